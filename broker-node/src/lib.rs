@@ -1,0 +1,2 @@
+//! One node of Sluice: MQTT listener, connector queues, agent, HTTP API, metrics and command line around the
+//! metadata service and the connector runtime.

@@ -1,0 +1,43 @@
+//! The right to act, as the tasks see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+/// Flipped by the node's watchdog thread; read before every fetch, send and commit.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    held: Arc<AtomicBool>,
+    changes: Arc<watch::Sender<bool>>,
+}
+
+impl Lease {
+    pub fn new(held: bool) -> Self {
+        Self { held: Arc::new(AtomicBool::new(held)), changes: Arc::new(watch::Sender::new(held)) }
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// The node's watchdog and its agent only.
+    pub fn set(&self, held: bool) {
+        if self.held.swap(held, Ordering::SeqCst) != held {
+            self.changes.send_replace(held);
+        }
+    }
+
+    /// Completes when the lease is lost; at once when it is not held.
+    pub async fn lost(&self) {
+        let mut changes = self.changes.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = changes.wait_for(|held| !held).await;
+    }
+
+    /// Completes when the lease is held.
+    pub async fn gained(&self) {
+        let mut changes = self.changes.subscribe();
+        let _ = changes.wait_for(|held| *held).await;
+    }
+}

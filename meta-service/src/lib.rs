@@ -1,0 +1,10 @@
+//! The metadata service: connectors, assignments and nodes, replicated by Raft; the scheduler that assigns; the leases
+//! that say who may act.
+//!
+//! ```text
+//! propose ─► forward (leader-or-forward) ─► raft ─► state::apply ─► watch
+//! heartbeat ─► liveness (leader) ─► scheduler::schedule ─► leader loop ─► raft
+//! ```
+
+pub mod rpc;
+pub mod state;
