@@ -1,0 +1,3 @@
+//! What families of sinks share.
+
+pub mod network;
