@@ -9,8 +9,12 @@
 
 pub mod config;
 pub mod lease;
+pub mod metrics;
+mod pipeline;
 pub mod registry;
 pub mod secrets;
+pub mod sink;
 pub mod sinks;
 pub mod source;
+pub mod supervisor;
 pub mod template;

@@ -194,16 +194,15 @@ impl<'a> Session<'a> {
         self.fetching = true;
         let (task, node, mut ready) = (self.task, self.source.node(), self.ready.clone());
         self.events.push(Box::pin(async move {
-            let grown = ready.wait_for(|queues| queues.get(&node).is_some_and(|queue| queue.head > head));
-            tokio::select! {
-                grown = grown => match grown {
-                    Ok(_) => Event::Grown,
+            let grown = async {
+                let more = |queues: &ReadyQueues| queues.get(&node).is_some_and(|queue| queue.head > head);
+                if ready.wait_for(more).await.is_err() {
                     // The node shuts its queues down; the supervisor will stop this task.
-                    Err(_) => {
-                        task.drain.cancelled().await;
-                        Event::Grown
-                    }
-                },
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = grown => Event::Grown,
                 () = task.drain.cancelled() => Event::Grown,
             }
         }));
@@ -240,8 +239,8 @@ impl<'a> Session<'a> {
     async fn commit_rest(&mut self) {
         let finished = self.window.iter().take_while(|unit| unit.is_settled()).count();
         let mut commit = commit_of(self.window.make_contiguous().get(..finished).unwrap_or_default());
-        if let Some(partial) = self.window.get(finished)
-            && let Some(to) = self.cut_at(partial).await
+        if let Some(partial) = self.window.get(finished).cloned()
+            && let Some(to) = cut_at(self.task, &*self.source, &partial).await
         {
             let from = commit.as_ref().map_or(partial.from, |commit| commit.from);
             let mut ends = commit.map(|commit| commit.ends).unwrap_or_default();
@@ -257,19 +256,19 @@ impl<'a> Session<'a> {
             self.task.stats.error("last commit failed", &error.to_string());
         }
     }
+}
 
-    /// Where a commit inside this unit may end. A sealed batch that a target deduplicates by stays whole; any other
-    /// is split where its settled records end.
-    async fn cut_at(&self, unit: &Unit) -> Option<Sequence> {
-        let to = unit.settled_up_to();
-        if self.task.deduplicates() {
-            return unit.last_seal_within(to);
-        }
-        if to <= unit.from || may_act(self.task).is_err() {
-            return None;
-        }
-        self.source.split(unit.from, to).await.ok().map(|()| to)
+/// Where a commit inside this unit may end. A sealed batch that a target deduplicates by stays whole; any other is
+/// split where its settled records end.
+async fn cut_at(task: &TaskContext, source: &dyn QueueSource, unit: &Unit) -> Option<Sequence> {
+    let to = unit.settled_up_to();
+    if task.deduplicates() {
+        return unit.last_seal_within(to);
     }
+    if to <= unit.from || may_act(task).is_err() {
+        return None;
+    }
+    source.split(unit.from, to).await.ok().map(|()| to)
 }
 
 async fn fetch(

@@ -79,10 +79,6 @@ impl TaskStats {
         }
     }
 
-    pub(crate) fn metrics(&self) -> &TaskMetrics {
-        &self.metrics
-    }
-
     pub(crate) fn report(&self) -> TaskReport {
         self.lock().report.clone()
     }

@@ -179,17 +179,17 @@ impl TaskContext {
         node: RaftId,
         ready: &mut watch::Receiver<ReadyQueues>,
     ) -> Option<Arc<dyn QueueSource>> {
+        let published = async {
+            if let Ok(queues) = ready.wait_for(|queues| queues.contains_key(&node)).await {
+                return queues.get(&node).map(|queue| Arc::clone(&queue.source));
+            }
+            // The node shuts its queues down; the supervisor will stop this task.
+            std::future::pending().await
+        };
         tokio::select! {
             biased;
             () = self.drain.cancelled() => None,
-            queues = ready.wait_for(|queues| queues.contains_key(&node)) => match queues {
-                Ok(queues) => queues.get(&node).map(|queue| Arc::clone(&queue.source)),
-                // The node shuts its queues down; the supervisor will stop this task.
-                Err(_) => {
-                    self.drain.cancelled().await;
-                    None
-                }
-            },
+            source = published => source,
         }
     }
 }

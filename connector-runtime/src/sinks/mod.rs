@@ -13,12 +13,14 @@ pub mod kafka;
 pub mod mongodb;
 pub mod mqtt;
 pub mod mysql;
+pub(crate) mod offered;
 pub mod opentsdb;
 pub mod postgres;
 pub mod pulsar;
 pub mod rabbitmq;
 pub mod redis;
 pub mod s3;
+pub mod shared;
 pub mod webhook;
 
 use crate::config::Schema;

@@ -27,16 +27,11 @@ pub(crate) struct Offered {
 pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, Result<Box<dyn Sink>, TargetFault>>;
 
 const OFFERED: &[Offered] = &[
-    #[cfg(feature = "sink-file")]
+    #[cfg(feature = "file")]
     super::file::sink::OFFERED,
-    #[cfg(feature = "sink-webhook")]
+    #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];
-
-/// The kinds this binary can run; a node announces those of them that its configuration allows.
-pub fn offered_kinds() -> Vec<&'static str> {
-    OFFERED.iter().map(|offered| offered.kind).collect()
-}
 
 /// What the node tells every sink.
 #[derive(Clone, Debug)]
@@ -46,7 +41,7 @@ pub(crate) struct SinkContext {
     pub(crate) file_roots: Arc<[PathBuf]>,
     pub(crate) data_dir: PathBuf,
     pub(crate) deny_networks: Arc<[Network]>,
-    #[cfg(feature = "sink-file")]
+    #[cfg(feature = "file")]
     pub(crate) file_writers: super::file::writers::Writers,
 }
 
@@ -74,7 +69,7 @@ impl CompiledSinks {
             file_roots: options.file_roots.clone().into(),
             data_dir: options.data_dir.clone(),
             deny_networks: options.deny_networks.clone().into(),
-            #[cfg(feature = "sink-file")]
+            #[cfg(feature = "file")]
             file_writers: super::file::writers::Writers::default(),
         };
         Self { context }
@@ -97,8 +92,9 @@ impl SinkMaker for CompiledSinks {
             Err(error) => return TaskSink::unavailable(format!("the stored configuration is not readable: {error}")),
         };
         let options = PipelineOptions::read(entry, &effective);
+        let order = entry.order_of(&effective);
         let opener = Arc::new(ConfiguredSink { entry, effective, context, open: offered.open });
-        TaskSink { opener, order: entry.order, options }
+        TaskSink { opener, order, options }
     }
 }
 
