@@ -16,27 +16,30 @@ use tokio::sync::watch;
 use crate::queue::{QueueDefaults, QueueTarget};
 
 /// One filter table. Readers take one `Arc` per socket read.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalogue {
+    /// Every create and delete up to this index is in it.
+    pub index: LogIndex,
     pub filters: FilterMap<Arc<QueueTarget>>,
-    /// The same targets, for who looks up by connector.
-    pub targets: Vec<Arc<QueueTarget>>,
 }
 
 impl Catalogue {
-    pub fn of(state: &ClusterState, defaults: &QueueDefaults) -> Self {
-        let mut catalogue = Self::default();
+    /// A connector that is being deleted matches nothing any more.
+    pub fn build(state: &ClusterState, defaults: &QueueDefaults) -> Self {
+        let mut filters = FilterMap::default();
         for connector in state.connectors.values().filter(|connector| !connector.deleting) {
-            let target = Arc::new(QueueTarget::of(connector, state, defaults));
-            catalogue.filters.insert(&target.filter, Arc::clone(&target));
-            catalogue.targets.push(target);
+            filters.insert(&connector.spec.filter, Arc::new(QueueTarget::of(connector, state, defaults)));
         }
-        catalogue
+        Self { index: state.catalogue_index, filters }
+    }
+
+    pub fn targets<'a>(&'a self, topic: &str, found: impl FnMut(&'a Arc<QueueTarget>)) {
+        self.filters.matches(topic, found);
     }
 
     pub fn wanted(&self, topic: &str) -> bool {
         let mut wanted = false;
-        self.filters.matches(topic, |_| wanted = true);
+        self.targets(topic, |_| wanted = true);
         wanted
     }
 }
@@ -91,7 +94,7 @@ impl SharedCatalogue {
         let mut built_from = self.built_from.lock().unwrap_or_else(PoisonError::into_inner);
         let inputs = Inputs::of(state);
         if built_from.as_ref() != Some(&inputs) {
-            self.current.store(Arc::new(Catalogue::of(state, &self.defaults)));
+            self.current.store(Arc::new(Catalogue::build(state, &self.defaults)));
             *built_from = Some(inputs);
         }
         let now = InUse { catalogue: state.catalogue_index, applied: state.applied };
