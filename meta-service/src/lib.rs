@@ -6,5 +6,9 @@
 //! heartbeat ─► liveness (leader) ─► scheduler::schedule ─► leader loop ─► raft
 //! ```
 
+pub mod clock;
 pub mod rpc;
 pub mod state;
+pub mod timings;
+
+pub use timings::Timings;
