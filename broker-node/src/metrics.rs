@@ -14,11 +14,11 @@ use std::sync::Arc;
 use api_types::status::{Health, Status};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use prometheus::core::{Collector, Desc};
+use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// From a memory copy (0.1 ms) to a disk that hangs (10 s).
@@ -97,36 +97,58 @@ impl Metrics {
         let registry = Registry::new();
         let r = &registry;
         let gauge = |name: &str, help: &str| registered(r, IntGauge::new(name, help));
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            registered(r, IntCounterVec::new(Opts::new(name, help), labels))
-        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| registered(r, IntCounterVec::new(Opts::new(name, help), labels));
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             registered(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };
         let build = registered(
             r,
-            IntGaugeVec::new(Opts::new("sluice_build_info", "Version and commit of this binary, always 1"), &["version", "commit"]),
+            IntGaugeVec::new(
+                Opts::new("sluice_build_info", "Version and commit of this binary, always 1"),
+                &["version", "commit"],
+            ),
         )?;
         build.with_label_values(&[version, commit]).set(1);
         #[cfg(target_os = "linux")]
         r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let request_options = HistogramOpts::new("sluice_api_request_seconds", "Time from a request of the HTTP API to its answer");
+        let request_options =
+            HistogramOpts::new("sluice_api_request_seconds", "Time from a request of the HTTP API to its answer");
         Ok(Self {
             mqtt_connections: gauge("sluice_mqtt_connections", "MQTT connections now")?,
             mqtt_publish_received: counters("sluice_mqtt_publish_received_total", "MQTT publishes received", &["qos"])?,
-            mqtt_publish_refused: counters("sluice_mqtt_publish_refused_total", "MQTT publishes that were not acknowledged", &["reason"])?,
+            mqtt_publish_refused: counters(
+                "sluice_mqtt_publish_refused_total",
+                "MQTT publishes that were not acknowledged",
+                &["reason"],
+            )?,
             mqtt_publish_ack_seconds: histogram(
                 "sluice_mqtt_publish_ack_seconds",
                 "Time from the receipt of a publish with QoS 1 or 2 to its acknowledgement",
                 &SYNC_BUCKETS,
             )?,
-            queue_sync_seconds: histogram("sluice_queue_sync_seconds", "Time of one sync of the queues' log", &SYNC_BUCKETS)?,
-            queue_disk_free_bytes: gauge("sluice_queue_disk_free_bytes", "Free bytes of the disk that holds the queues")?,
+            queue_sync_seconds: histogram(
+                "sluice_queue_sync_seconds",
+                "Time of one sync of the queues' log",
+                &SYNC_BUCKETS,
+            )?,
+            queue_disk_free_bytes: gauge(
+                "sluice_queue_disk_free_bytes",
+                "Free bytes of the disk that holds the queues",
+            )?,
             raft_is_leader: gauge("sluice_raft_is_leader", "Whether this node leads the metadata service")?,
             raft_term: gauge("sluice_raft_term", "Term of the metadata service")?,
             raft_applied_index: gauge("sluice_raft_applied_index", "Last log index that this node applied")?,
-            raft_propose_seconds: histogram("sluice_raft_propose_seconds", "Time from a proposal to its outcome", &SYNC_BUCKETS)?,
-            scheduler_moves: counters("sluice_scheduler_moves_total", "Tasks given to another node, counted by the leader", &["reason"])?,
+            raft_propose_seconds: histogram(
+                "sluice_raft_propose_seconds",
+                "Time from a proposal to its outcome",
+                &SYNC_BUCKETS,
+            )?,
+            scheduler_moves: counters(
+                "sluice_scheduler_moves_total",
+                "Tasks given to another node, counted by the leader",
+                &["reason"],
+            )?,
             scheduler_failover_seconds: histogram(
                 "sluice_scheduler_failover_seconds",
                 "Time from the last sign of life of a node to the new assignment of its tasks",
@@ -134,7 +156,10 @@ impl Metrics {
             )?,
             node_lease_remaining_seconds: registered(
                 r,
-                Gauge::new("sluice_node_lease_remaining_seconds", "Time that this node may still act; 0 without a lease"),
+                Gauge::new(
+                    "sluice_node_lease_remaining_seconds",
+                    "Time that this node may still act; 0 without a lease",
+                ),
             )?,
             rpc_refused: registered(
                 r,
@@ -189,7 +214,11 @@ fn facts(view: &dyn ClusterView) -> prometheus::Result<Vec<MetricFamily>> {
         IntGaugeVec::new(Opts::new(name, help), &labels)
     };
     let status = gauges("sluice_connector_status", "Status of a connector, 1 for the one it has", &["status"])?;
-    let health = gauges("sluice_connector_health", "Health of a connector, 1 for the one it has; on its owner and on the leader", &["health"])?;
+    let health = gauges(
+        "sluice_connector_health",
+        "Health of a connector, 1 for the one it has; on its owner and on the leader",
+        &["health"],
+    )?;
     for facts in view.connectors() {
         let (name, kind) = (facts.connector.as_str(), facts.kind.as_str());
         for each in Status::ALL {
@@ -204,7 +233,10 @@ fn facts(view: &dyn ClusterView) -> prometheus::Result<Vec<MetricFamily>> {
     let records = gauges("sluice_connector_queue_records", "Records on this node that wait for the connector", &[])?;
     let bytes = gauges("sluice_connector_queue_bytes", "Bytes on this node that wait for the connector", &[])?;
     let age = GaugeVec::new(
-        Opts::new("sluice_connector_oldest_record_age_seconds", "Age of the oldest record on this node that waits for the connector"),
+        Opts::new(
+            "sluice_connector_oldest_record_age_seconds",
+            "Age of the oldest record on this node that waits for the connector",
+        ),
         &ids,
     )?;
     let dropped = IntCounterVec::new(
@@ -227,7 +259,6 @@ fn facts(view: &dyn ClusterView) -> prometheus::Result<Vec<MetricFamily>> {
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -50,12 +50,18 @@ pub enum AskError {
 
 pub fn routes(local: Arc<dyn LocalView>) -> Router {
     Router::new()
-        .route(TASK_PATH, post(|State(local): State<Arc<dyn LocalView>>, body: Bytes| async move {
-            answer(&body, |incarnation| local.task(incarnation))
-        }))
-        .route(SHARE_PATH, post(|State(local): State<Arc<dyn LocalView>>, body: Bytes| async move {
-            answer(&body, |incarnation| local.holding(incarnation))
-        }))
+        .route(
+            TASK_PATH,
+            post(|State(local): State<Arc<dyn LocalView>>, body: Bytes| async move {
+                answer(&body, |incarnation| local.task(incarnation))
+            }),
+        )
+        .route(
+            SHARE_PATH,
+            post(|State(local): State<Arc<dyn LocalView>>, body: Bytes| async move {
+                answer(&body, |incarnation| local.holding(incarnation))
+            }),
+        )
         .with_state(local)
 }
 

@@ -15,7 +15,8 @@ const TOPIC_LENGTH_MAX: usize = 256;
 /// A hundred years: the seed has no upper bound, and sums of instants must not overflow.
 const WAIT_TIME_MS_MAX: u64 = 100 * 365 * 86_400_000;
 
-pub const TARGET_DOWN_WARNING: &str = "records are ended by the failure strategy while the target is down; set failure_strategy.on_target_down to wait";
+pub const TARGET_DOWN_WARNING: &str =
+    "records are ended by the failure strategy while the target is down; set failure_strategy.on_target_down to wait";
 
 const NAMES: [(&str, Name); 3] = [
     ("discard", Name::Discard),
@@ -65,7 +66,7 @@ pub fn parse(map: &Map<String, Value>, problems: &mut Vec<FieldProblem>, warning
     policy
 }
 
-fn plan(fields: &mut Fields<'_>) -> RetryPlan {
+fn plan(fields: &mut Fields<'_, '_>) -> RetryPlan {
     let times = fields.number("retry_total_times", 1, u64::from(u32::MAX)).and_then(|times| u32::try_from(times).ok());
     let wait = fields.number("wait_time_ms", 1, WAIT_TIME_MS_MAX);
     RetryPlan {
@@ -74,7 +75,7 @@ fn plan(fields: &mut Fields<'_>) -> RetryPlan {
     }
 }
 
-fn topic_name<'a>(fields: &mut Fields<'a>) -> Option<&'a str> {
+fn topic_name<'a>(fields: &mut Fields<'a, '_>) -> Option<&'a str> {
     let text = fields.text("topic_name")?;
     let text = fields.in_length("topic_name", text, TOPIC_LENGTH_MAX)?;
     if let Err(error) = check_topic_name(text) {

@@ -9,19 +9,19 @@ use super::request::{shortened, type_name};
 const SIMILAR_MIN: f64 = 0.75;
 
 /// One object of a request; `prefix` is its path, empty for the body itself.
-pub struct Fields<'a> {
+pub struct Fields<'a, 'p> {
     prefix: &'a str,
     map: &'a Map<String, Value>,
-    problems: &'a mut Vec<FieldProblem>,
+    problems: &'p mut Vec<FieldProblem>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a, 'p> Fields<'a, 'p> {
     /// Keys that are not in `known` are problems at once.
     pub fn new(
         prefix: &'a str,
         map: &'a Map<String, Value>,
         known: &[&str],
-        problems: &'a mut Vec<FieldProblem>,
+        problems: &'p mut Vec<FieldProblem>,
     ) -> Self {
         let mut fields = Self { prefix, map, problems };
         for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
@@ -31,7 +31,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Without a look at the keys: for an object whose keys somebody else checks.
-    pub fn trusting(prefix: &'a str, map: &'a Map<String, Value>, problems: &'a mut Vec<FieldProblem>) -> Self {
+    pub fn trusting(prefix: &'a str, map: &'a Map<String, Value>, problems: &'p mut Vec<FieldProblem>) -> Self {
         Self { prefix, map, problems }
     }
 

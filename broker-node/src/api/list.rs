@@ -94,7 +94,8 @@ fn sort(view: &View, found: &mut [&Arc<Connector>], query: &Query) {
         });
         number.map_or_else(|| SortKey::Text(text_of(&value)), SortKey::Number)
     };
-    let mut keyed: Vec<(SortKey, &Arc<Connector>)> = found.iter().map(|connector| (key(connector), *connector)).collect();
+    let mut keyed: Vec<(SortKey, &Arc<Connector>)> =
+        found.iter().map(|connector| (key(connector), *connector)).collect();
     let direction = |order: Ordering| if query.descending { order.reverse() } else { order };
     keyed.sort_by(|(a, _), (b, _)| direction(a.cmp(b)));
     for (place, (_, connector)) in found.iter_mut().zip(keyed) {

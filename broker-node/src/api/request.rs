@@ -35,7 +35,8 @@ impl Input {
         if announced.is_some_and(|length| length > body_bytes_max as u64) {
             return Err(too_large(body_bytes_max));
         }
-        let bytes = axum::body::to_bytes(body, body_bytes_max).await.map_err(|error| unreadable(&error, body_bytes_max))?;
+        let bytes =
+            axum::body::to_bytes(body, body_bytes_max).await.map_err(|error| unreadable(&error, body_bytes_max))?;
         let body_optional = head.method == Method::GET || head.method == Method::HEAD;
         if bytes.is_empty() && body_optional {
             return Ok(Self { query, body: Map::new() });
@@ -184,7 +185,8 @@ mod tests {
     #[test]
     fn query_strings_are_unescaped() {
         let pairs = parse_query("a=1&a=2&b=x+y&c=%7B%22%7d&d&=e&f=%zz&g=%C3%A4");
-        let expect = [("a", "1"), ("a", "2"), ("b", "x y"), ("c", "{\"}"), ("d", ""), ("", "e"), ("f", "%zz"), ("g", "ä")];
+        let expect =
+            [("a", "1"), ("a", "2"), ("b", "x y"), ("c", "{\"}"), ("d", ""), ("", "e"), ("f", "%zz"), ("g", "ä")];
         let seen: Vec<(&str, &str)> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(seen, expect);
     }

@@ -144,7 +144,7 @@ fn kind_and_config(
     }
 }
 
-fn kind(fields: &mut Fields<'_>) -> Option<&'static KindEntry> {
+fn kind(fields: &mut Fields<'_, '_>) -> Option<&'static KindEntry> {
     let text = fields.required_text("connector_type", TYPE_LENGTH_MAX)?;
     match registry::kind(text) {
         Ok(entry) => Some(entry),
@@ -156,7 +156,7 @@ fn kind(fields: &mut Fields<'_>) -> Option<&'static KindEntry> {
 }
 
 /// A JSON string as in the seed, or an object.
-fn config_map(fields: &mut Fields<'_>) -> Option<Map<String, Value>> {
+fn config_map(fields: &mut Fields<'_, '_>) -> Option<Map<String, Value>> {
     match fields.value("config") {
         None => {
             let text = format!("is required: a JSON string of 1 to {CONFIG_TEXT_LENGTH_MAX} characters, or an object");
@@ -189,7 +189,7 @@ fn config_map(fields: &mut Fields<'_>) -> Option<Map<String, Value>> {
     }
 }
 
-fn topic_filter(fields: &mut Fields<'_>) -> Option<TopicFilter> {
+fn topic_filter(fields: &mut Fields<'_, '_>) -> Option<TopicFilter> {
     let text = fields.required_text("topic_name", TOPIC_LENGTH_MAX)?;
     match TopicFilter::parse(text) {
         Ok(filter) => Some(filter),
@@ -200,7 +200,7 @@ fn topic_filter(fields: &mut Fields<'_>) -> Option<TopicFilter> {
     }
 }
 
-fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
+fn labels(fields: &mut Fields<'_, '_>) -> BTreeMap<String, String> {
     let Some(map) = fields.object("labels") else { return BTreeMap::new() };
     let given: Vec<(&String, &Value)> = map.iter().filter(|(_, value)| !value.is_null()).collect();
     if given.len() > LABELS_MAX {
@@ -211,7 +211,8 @@ fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
     for (name, value) in given {
         let path = format!("labels.{}", shortened(name));
         if name.is_empty() || name.chars().count() > LABEL_NAME_LENGTH_MAX || name.chars().any(char::is_control) {
-            let text = format!("the name of a label must have 1 to {LABEL_NAME_LENGTH_MAX} characters, no control ones");
+            let text =
+                format!("the name of a label must have 1 to {LABEL_NAME_LENGTH_MAX} characters, no control ones");
             fields.problem(&path, text);
         }
         match value.as_str() {
@@ -225,7 +226,7 @@ fn labels(fields: &mut Fields<'_>) -> BTreeMap<String, String> {
     labels
 }
 
-fn description(fields: &mut Fields<'_>) -> String {
+fn description(fields: &mut Fields<'_, '_>) -> String {
     let text = fields.text("description").unwrap_or_default();
     let length = text.chars().count();
     if length > DESCRIPTION_LENGTH_MAX {
@@ -246,7 +247,7 @@ fn queue(body: &Map<String, Value>, problems: &mut Vec<FieldProblem>) -> QueueOp
     }
 }
 
-fn bytes_max(fields: &mut Fields<'_>) -> Option<u64> {
+fn bytes_max(fields: &mut Fields<'_, '_>) -> Option<u64> {
     let value = fields.value("bytes_max")?;
     let bytes = match value {
         Value::Number(number) => number.as_u64(),
@@ -260,7 +261,7 @@ fn bytes_max(fields: &mut Fields<'_>) -> Option<u64> {
     bytes
 }
 
-fn age_max_ms(fields: &mut Fields<'_>) -> Option<u64> {
+fn age_max_ms(fields: &mut Fields<'_, '_>) -> Option<u64> {
     let text = fields.text("age_max")?;
     let millis = parse_duration(text).and_then(|age| u64::try_from(age.as_millis()).ok()).filter(|millis| *millis > 0);
     if millis.is_none() {

@@ -14,9 +14,10 @@ pub fn types(api: &Api, input: &Input) -> Outcome {
     let rows: Vec<Value> = registry::KINDS
         .iter()
         .map(|entry| {
-            let offering = state.nodes.values().filter(|node| {
-                node.state == NodeState::Up && node.kinds.iter().any(|kind| kind == entry.name)
-            });
+            let offering = state
+                .nodes
+                .values()
+                .filter(|node| node.state == NodeState::Up && node.kinds.iter().any(|kind| kind == entry.name));
             let nodes: Vec<&str> = offering.map(|node| node.name.as_str()).collect();
             json!({
                 "connector_type": entry.name,

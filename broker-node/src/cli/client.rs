@@ -141,6 +141,9 @@ mod tests {
         let errors = vec![FieldProblem::new("a", "is required"), FieldProblem::new("b", "must be true or false")];
         let text = told("joined", "INVALID_FIELDS", &errors);
         assert_eq!(text, "2 fields are wrong (INVALID_FIELDS)\n  a: is required\n  b: must be true or false");
-        assert_eq!(told("Connector a does not exist.", "CONNECTOR_NOT_FOUND", &[]), "Connector a does not exist. (CONNECTOR_NOT_FOUND)");
+        assert_eq!(
+            told("Connector a does not exist.", "CONNECTOR_NOT_FOUND", &[]),
+            "Connector a does not exist. (CONNECTOR_NOT_FOUND)"
+        );
     }
 }

@@ -116,8 +116,9 @@ async fn list(client: &Client, args: &ListArgs) -> Result<(), CliError> {
         add("exact_match", Some("true".to_owned()));
     }
     if let Some(filter) = &args.filter {
-        let (field, text) =
-            filter.split_once('=').ok_or_else(|| CliError::Usage("--filter must have the form FIELD=TEXT".to_owned()))?;
+        let (field, text) = filter
+            .split_once('=')
+            .ok_or_else(|| CliError::Usage("--filter must have the form FIELD=TEXT".to_owned()))?;
         add("filter_field", Some(field.to_owned()));
         add("filter_values", Some(json!([text]).to_string()));
         add("exact_match", Some(args.exact.to_string()));
@@ -126,10 +127,8 @@ async fn list(client: &Client, args: &ListArgs) -> Result<(), CliError> {
     client.print(&data, |data| {
         let rows = data["data"].as_array().map(Vec::as_slice).unwrap_or_default();
         let keys = ["connector_name", "connector_type", "topic_name", "status", "health", "broker_name"];
-        let cells: Vec<Vec<String>> = rows
-            .iter()
-            .map(|row| keys.iter().map(|key| cell(&row[*key])).chain([why(row)]).collect())
-            .collect();
+        let cells: Vec<Vec<String>> =
+            rows.iter().map(|row| keys.iter().map(|key| cell(&row[*key])).chain([why(row)]).collect()).collect();
         let titles = ["NAME", "TYPE", "TOPIC", "STATUS", "HEALTH", "NODE", "WHY"];
         let total = data["total_count"].as_u64().unwrap_or_default();
         let more = if total as usize > rows.len() { format!("{} of {total}\n", rows.len()) } else { String::new() };
@@ -178,7 +177,9 @@ fn show_text(data: &Value) -> String {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|node| ["broker_name", "lag_records", "lag_bytes", "lag_seconds"].iter().map(|key| cell(&node[*key])).collect())
+        .map(|node| {
+            ["broker_name", "lag_records", "lag_bytes", "lag_seconds"].iter().map(|key| cell(&node[*key])).collect()
+        })
         .collect();
     format!("{facts}\n{}", table(&["NODE", "WAITING", "BYTES", "OLDEST_S"], &rows))
 }
@@ -263,7 +264,9 @@ async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), CliError> {
 fn confirmed(name: &str) -> Result<bool, CliError> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(CliError::Usage(format!("deleting {name} drops what waits in its queues; say --yes or --if-empty")));
+        return Err(CliError::Usage(format!(
+            "deleting {name} drops what waits in its queues; say --yes or --if-empty"
+        )));
     }
     eprint!("Delete {name} and drop what waits in its queues? [y/N] ");
     let mut answer = String::new();
@@ -295,7 +298,13 @@ async fn types(client: &Client, kind: Option<&str>) -> Result<(), CliError> {
         let cells: Vec<Vec<String>> = fields
             .map(|(name, field)| {
                 let needed = if required.iter().any(|each| each == name.as_str()) { "yes" } else { "" };
-                vec![name.clone(), needed.to_owned(), cell(&field["type"]), cell(&field["default"]), cell(&field["description"])]
+                vec![
+                    name.clone(),
+                    needed.to_owned(),
+                    cell(&field["type"]),
+                    cell(&field["default"]),
+                    cell(&field["description"]),
+                ]
             })
             .collect();
         table(&["FIELD", "REQUIRED", "TYPE", "DEFAULT", "ABOUT"], &cells)

@@ -246,7 +246,13 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        for line in ["sluice", "sluice server", "sluice connector create", "sluice connector delete", "sluice -o xml cluster status"] {
+        for line in [
+            "sluice",
+            "sluice server",
+            "sluice connector create",
+            "sluice connector delete",
+            "sluice -o xml cluster status",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

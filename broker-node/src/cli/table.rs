@@ -12,7 +12,9 @@ pub fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = titles
         .iter()
         .enumerate()
-        .map(|(at, title)| rows.iter().filter_map(|row| row.get(at)).map(|text| width(text)).chain([width(title)]).max())
+        .map(|(at, title)| {
+            rows.iter().filter_map(|row| row.get(at)).map(|text| width(text)).chain([width(title)]).max()
+        })
         .map(Option::unwrap_or_default)
         .collect();
     let mut text = line(titles.iter().copied(), &widths);

@@ -43,7 +43,10 @@ fn members(config: &Config, problems: &mut Vec<Problem>) {
     let voters = &config.cluster.initial_voters;
     let mut problem = |path: &str, text: String| problems.push(Problem::new(path, text));
     if voters.is_empty() && config.cluster.join.is_empty() {
-        problem("cluster.initial_voters", "set cluster.initial_voters to found a cluster, or cluster.join to join one".into());
+        problem(
+            "cluster.initial_voters",
+            "set cluster.initial_voters to found a cluster, or cluster.join to join one".into(),
+        );
     }
     if !voters.is_empty() && !matches!(voters.len(), 1 | 3 | 5 | 7) {
         problem("cluster.initial_voters", format!("must name 1, 3, 5 or 7 voters, not {}", voters.len()));
@@ -67,7 +70,10 @@ fn members(config: &Config, problems: &mut Vec<Problem>) {
         problem("rpc.advertise", text);
     }
     if config.rpc_address().is_unspecified() {
-        problem("rpc.advertise", format!("is required when rpc.listen is {}: others cannot connect to that", config.rpc.listen));
+        problem(
+            "rpc.advertise",
+            format!("is required when rpc.listen is {}: others cannot connect to that", config.rpc.listen),
+        );
     }
     if config.cluster.secret_previous.is_some() && config.cluster.secret.is_none() {
         problem("cluster.secret_previous", "needs cluster.secret or cluster.secret_file".into());
@@ -82,14 +88,20 @@ fn timings(config: &Config, problems: &mut Vec<Problem>) {
     if cluster.dead_after < least {
         let text = format!(
             "must be at least {} with cluster.lease = {}: lease + {} (watchdog) + {} (stop) + {} (clock drift), or two nodes could act for one connector",
-            shown(least), shown(cluster.lease), shown(WATCHDOG), shown(STOP), shown(drift),
+            shown(least),
+            shown(cluster.lease),
+            shown(WATCHDOG),
+            shown(STOP),
+            shown(drift),
         );
         problems.push(Problem::new("cluster.dead_after", text));
     }
     if cluster.lease < LEADER_CHANGE + 2 * cluster.heartbeat {
         let text = format!(
             "must be at least {} with cluster.heartbeat = {}: two heartbeats + {} (leader change), or every leader change stops all connectors",
-            shown(LEADER_CHANGE + 2 * cluster.heartbeat), shown(cluster.heartbeat), shown(LEADER_CHANGE),
+            shown(LEADER_CHANGE + 2 * cluster.heartbeat),
+            shown(cluster.heartbeat),
+            shown(LEADER_CHANGE),
         );
         problems.push(Problem::new("cluster.lease", text));
     }
@@ -117,7 +129,8 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
     }
     let mut seen: Vec<(&str, &HostPort)> = Vec::new();
     let metrics = config.metrics.listen.iter().map(|listen| ("metrics.listen", listen));
-    let all = [("api.listen", &config.api.listen), ("rpc.listen", &config.rpc.listen), ("mqtt.listen", &config.mqtt.listen)];
+    let all =
+        [("api.listen", &config.api.listen), ("rpc.listen", &config.rpc.listen), ("mqtt.listen", &config.mqtt.listen)];
     for (path, listen) in all.into_iter().chain(metrics) {
         if let Some((other, _)) = seen.iter().find(|(_, other)| listen.port != 0 && *other == listen) {
             problems.push(Problem::new(path, format!("{listen} is also {other}")));

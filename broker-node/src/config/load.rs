@@ -181,7 +181,9 @@ impl Values {
         for set in sets {
             match set.split_once('=') {
                 Some((path, value)) => self.add(path.trim().to_owned(), Raw::Text(value.to_owned()), "--set"),
-                None => self.problems.push(Problem::new(format!("--set {set}"), "must have the form section.key=value")),
+                None => {
+                    self.problems.push(Problem::new(format!("--set {set}"), "must have the form section.key=value"))
+                }
             }
         }
     }

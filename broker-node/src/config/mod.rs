@@ -277,7 +277,8 @@ impl Config {
             ("mqtt", &self.mqtt.listen, self.mqtt.insecure && self.mqtt.password_file.is_none()),
         ] {
             if insecure && !listen.is_loopback() {
-                warnings.push(format!("{path}.listen {listen} is open to everybody who can reach it ({path}.insecure)"));
+                warnings
+                    .push(format!("{path}.listen {listen} is open to everybody who can reach it ({path}.insecure)"));
             }
         }
         warnings

@@ -33,7 +33,11 @@ impl Raw {
                 Some(items.into_iter().map(Raw::Text).collect())
             }
             Self::Text(text) => Some(
-                text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(|item| Raw::Text(item.into())).collect(),
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|item| !item.is_empty())
+                    .map(|item| Raw::Text(item.into()))
+                    .collect(),
             ),
         }
     }
