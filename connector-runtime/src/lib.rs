@@ -7,5 +7,10 @@
 //! registry: the 17 kinds, their configuration, and the sinks that were compiled in
 //! ```
 
+pub mod config;
 pub mod lease;
+pub mod registry;
+pub mod secrets;
+pub mod sinks;
 pub mod source;
+pub mod template;

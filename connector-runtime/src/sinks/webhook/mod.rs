@@ -1,0 +1,3 @@
+//! Sends records to an HTTP endpoint.
+
+pub mod config;
