@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod rpc;
+pub mod scheduler;
 pub mod state;
 pub mod timings;
 
