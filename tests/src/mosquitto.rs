@@ -97,9 +97,24 @@ pub struct Subscriber {
 impl Subscriber {
     /// Subscribes; when this returns, the broker has acknowledged the subscription.
     pub async fn start(port: u16, topic: &str) -> Result<Self> {
-        let mut command = tokio::process::Command::new("mosquitto_sub");
-        // Debug output, which tells of the SUBACK, and the messages share standard output.
-        command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-t", topic, "-q", "1", "-F", "message %p", "-d"]);
+        // Debug output, which tells of the SUBACK, and the messages share standard output; line by line, please.
+        // (stdbuf becomes mosquitto_sub, so the pid is right.)
+        let mut command = tokio::process::Command::new("stdbuf");
+        command.args([
+            "-oL",
+            "mosquitto_sub",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port.to_string(),
+            "-t",
+            topic,
+            "-q",
+            "1",
+            "-F",
+            "message %p",
+            "-d",
+        ]);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
