@@ -1,7 +1,6 @@
 //! Waiting for conditions. A probe answers `Ok` when the condition holds and `Err` with what is still missing; the
 //! last such answer stands in the failure.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
@@ -14,10 +13,9 @@ const PROBE_EVERY: Duration = Duration::from_millis(20);
 const SLACK: u32 = 10;
 
 /// Probes until the condition holds, for at most `limit`.
-pub async fn until<T, F, Fut>(limit: Duration, what: &str, mut probe: F) -> Result<T>
+pub async fn until<T, F>(limit: Duration, what: &str, mut probe: F) -> Result<T>
 where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T>>,
+    F: AsyncFnMut() -> Result<T>,
 {
     let began = Instant::now();
     let mut ticks = interval(PROBE_EVERY);
@@ -35,10 +33,9 @@ where
 }
 
 /// As [`until`] with ten times the `promised` time as the limit; prints and returns how long it took.
-pub async fn measured<T, F, Fut>(promised: Duration, what: &str, probe: F) -> Result<(T, Duration)>
+pub async fn measured<T, F>(promised: Duration, what: &str, probe: F) -> Result<(T, Duration)>
 where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T>>,
+    F: AsyncFnMut() -> Result<T>,
 {
     let began = Instant::now();
     let value = until(promised * SLACK, what, probe).await?;
