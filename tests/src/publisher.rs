@@ -81,7 +81,7 @@ struct Progress {
 impl Publisher {
     pub fn start(options: PublisherOptions) -> Self {
         let progress = Arc::new(Progress::default());
-        let task = tokio::spawn(Run::new(options, Arc::clone(&progress)).to_end());
+        let task = tokio::spawn(Run::new(options, Arc::clone(&progress)).complete());
         Self { task, progress }
     }
 
@@ -154,7 +154,7 @@ impl Run {
         }
     }
 
-    async fn to_end(mut self) -> Result<Published> {
+    async fn complete(mut self) -> Result<Published> {
         let mut attempts = interval(RECONNECT_EVERY);
         attempts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_port = 0;

@@ -126,20 +126,21 @@ impl Publisher {
                 },
                 Event::Incoming(_) | Event::Outgoing(_) => {}
             }
-            if self.submit(client).is_err() {
+            if self.submit(client).is_none() {
                 return;
             }
         }
     }
 
-    fn submit(&mut self, client: &AsyncClient) -> Result<(), rumqttc::v5::ClientError> {
+    /// `None` when the client takes no more: its connection is over.
+    fn submit(&mut self, client: &AsyncClient) -> Option<()> {
         while self.submitted.len() + self.in_flight.len() < usize::from(WINDOW) {
             let Some(number) = self.to_send.pop_front() else { break };
             self.submitted.push_back(number);
             let payload = serde_json::json!({ "message": self.message(number) }).to_string();
-            client.try_publish(format!("{TOPIC}/{}", self.name), QoS::AtLeastOnce, false, payload)?;
+            client.try_publish(format!("{TOPIC}/{}", self.name), QoS::AtLeastOnce, false, payload).ok()?;
         }
-        Ok(())
+        Some(())
     }
 
     fn acknowledged(&mut self, id: u16, port: u16) {

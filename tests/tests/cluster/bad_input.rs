@@ -9,7 +9,7 @@ use crate::bad_requests::{self, BODY_BYTES_MAX, Bad};
 
 #[tokio::test]
 async fn bad_requests_are_refused_by_name_and_change_nothing() -> Result<()> {
-    let set = vec![format!("api.body_bytes_max=\"{}KiB\"", BODY_BYTES_MAX / 1024)];
+    let set = vec![format!("api.body_bytes_max={}KiB", BODY_BYTES_MAX / 1024)];
     let cluster = Cluster::with(ClusterOptions { set, ..ClusterOptions::default() }).await?;
     cluster.api(0).create(&webhook_connector("taken", "taken/#", "http://127.0.0.1:9/")).await?.data()?;
     let before = cluster.api(0).names().await?;

@@ -33,7 +33,7 @@ async fn all_versions_and_qualities_of_service_are_delivered() -> Result<()> {
     for envelope in &arrived.envelopes {
         let name = envelope["payload"]["message"].as_str().unwrap_or_default();
         let (version, qos) = name.split_once('-').unwrap_or_default();
-        ensure!(envelope["qos"].to_string() == qos, "{envelope}");
+        ensure!(envelope["qos"].as_u64() == qos.parse().ok(), "{envelope}");
         ensure!(envelope["topic"] == format!("in/{version}/{qos}"), "{envelope}");
     }
     cluster.finish().await
