@@ -1,1 +1,26 @@
+//! The harness: real `sluice` processes, publishers that remember what was acknowledged, and targets that somebody
+//! else wrote.
+//!
+//! ```text
+//!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
+//!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
+//!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
+//! ```
+//!
+//! Rules: free loopback ports, data in a scratch folder, ready by condition (never by sleeping), every child ended
+//! by its own pid, and the logs stay when a test fails.
 
+pub mod api;
+pub mod binary;
+pub mod cluster;
+pub mod mosquitto;
+pub mod mqtt_session;
+pub mod nginx;
+pub mod node;
+pub mod ports;
+pub mod process;
+pub mod prometheus;
+pub mod publisher;
+pub mod records;
+pub mod scratch;
+pub mod wait;

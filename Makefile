@@ -1,0 +1,48 @@
+# The five things people do with a checkout. Everything that is built or downloaded lives under SLUICE_CACHE, which
+# may be absent, empty or kept from an earlier run.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+SLUICE_CACHE ?= $(if $(HOME),$(HOME),/tmp)/.cache/sluice
+CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
+export SLUICE_CACHE CARGO_TARGET_DIR
+
+CARGO := cargo
+DEMO_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
+
+.PHONY: help setup demo test verify fix
+
+help:
+	@echo 'make setup          install what the build and the tests need (Debian: apt; elsewhere: says what is missing)'
+	@echo 'make demo [KEEP=1]  build, start three nodes, kill one half-way, print what arrived'
+	@echo 'make test           every check and every test, with real servers'
+	@echo 'make verify         format, lints, documentation, dependencies, tidiness; writes nothing'
+	@echo 'make fix            format and apply lint suggestions'
+
+setup:
+	@scripts/setup all
+
+demo:
+	@scripts/setup build
+	$(CARGO) build --locked --package broker-node --bin sluice
+	$(CARGO_TARGET_DIR)/debug/sluice demo $(DEMO_FLAGS)
+
+# One build of all targets: the tests start the `sluice` program that it leaves in the target folder.
+test: setup verify
+	$(CARGO) build --locked --workspace --all-targets
+	$(CARGO) test --locked --workspace
+
+verify:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
+	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
+	else echo 'verify: cargo-deny is not installed; advisories, licences and bans were not checked'; fi
+	$(CARGO) test --locked --package tests --test tidy
+
+fix:
+	$(CARGO) fmt --all
+	$(CARGO) clippy --locked --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all

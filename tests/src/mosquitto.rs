@@ -1,0 +1,155 @@
+//! Mosquitto: its broker (to try the harness's own publishers on), its clients and its password tool.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+
+use crate::process::{self, Finished, Process};
+use crate::scratch::Scratch;
+use crate::{ports, wait};
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+const CLIENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// A running Mosquitto without persistence.
+pub struct Broker {
+    process: Process,
+    port: u16,
+    scratch: Scratch,
+}
+
+impl Broker {
+    pub async fn start() -> Result<Self> {
+        let scratch = Scratch::new("mosquitto")?;
+        let port = ports::free()?;
+        let process = spawn_broker(scratch.path(), port)?;
+        let broker = Self { process, port, scratch };
+        broker.wait_ready().await?;
+        Ok(broker)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// SIGKILL and start again.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process = spawn_broker(self.scratch.path(), self.port)?;
+        self.wait_ready().await
+    }
+
+    pub fn finish(mut self) {
+        self.scratch.passed();
+    }
+
+    async fn wait_ready(&self) -> Result<()> {
+        let port = self.port;
+        wait::until(START_LIMIT, "mosquitto listens", || async move {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn spawn_broker(folder: &Path, port: u16) -> Result<Process> {
+    let config = folder.join("mosquitto.conf");
+    std::fs::write(
+        &config,
+        format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nlog_dest stderr\n"),
+    )?;
+    let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
+    let mut command = Command::new(program);
+    command.arg("-c").arg(&config);
+    Process::spawn_unprivileged("mosquitto", &mut command, &folder.join("mosquitto.log"), folder)
+}
+
+/// `mosquitto_pub` with the arguments given, to its end.
+pub async fn publish(port: u16, arguments: &[&str]) -> Result<Finished> {
+    let mut command = tokio::process::Command::new("mosquitto_pub");
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
+    process::run(&mut command, CLIENT_LIMIT).await
+}
+
+/// Adds a user to a password file in the format of mosquitto_passwd (made if absent).
+pub async fn add_password(file: &Path, user: &str, password: &str) -> Result<()> {
+    let mut command = tokio::process::Command::new("mosquitto_passwd");
+    command.arg("-b");
+    if !file.exists() {
+        command.arg("-c");
+    }
+    command.arg(file).args([user, password]);
+    process::run(&mut command, CLIENT_LIMIT).await?.success()?;
+    Ok(())
+}
+
+/// A running `mosquitto_sub`.
+pub struct Subscriber {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Subscriber {
+    /// Subscribes; when this returns, the broker has acknowledged the subscription.
+    pub async fn start(port: u16, topic: &str) -> Result<Self> {
+        // Debug output, which tells of the SUBACK, and the messages share standard output; line by line, please.
+        // (stdbuf becomes mosquitto_sub, so the pid is right.)
+        let mut command = tokio::process::Command::new("stdbuf");
+        command.args([
+            "-oL",
+            "mosquitto_sub",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port.to_string(),
+            "-t",
+            topic,
+            "-q",
+            "1",
+            "-F",
+            "message %p",
+            "-d",
+        ]);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("start mosquitto_sub")?;
+        let stdout = child.stdout.take().context("mosquitto_sub without stdout")?;
+        let mut subscriber = Self { child, lines: BufReader::new(stdout).lines() };
+        let subscribed = async {
+            while let Some(line) = subscriber.lines.next_line().await? {
+                if line.starts_with("Subscribed") {
+                    return Ok(());
+                }
+            }
+            bail!("mosquitto_sub ended before it was subscribed")
+        };
+        tokio::time::timeout(CLIENT_LIMIT, subscribed).await.context("no SUBACK in time")??;
+        Ok(subscriber)
+    }
+
+    /// The next message's payload.
+    pub async fn next(&mut self, limit: Duration) -> Result<String> {
+        let message = async {
+            while let Some(line) = self.lines.next_line().await? {
+                if let Some(payload) = line.strip_prefix("message ") {
+                    return Ok(payload.to_owned());
+                }
+            }
+            bail!("mosquitto_sub ended")
+        };
+        tokio::time::timeout(limit, message).await.with_context(|| format!("no message within {limit:?}"))?
+    }
+
+    pub async fn stop(mut self) -> Result<()> {
+        self.child.kill().await.context("end mosquitto_sub")
+    }
+}

@@ -1,0 +1,175 @@
+//! nginx as a webhook target: an HTTP server that somebody else wrote. It answers by path and writes every request
+//! with its body into its access log, which is the oracle.
+//!
+//! ```text
+//!   sluice ──POST──▶ front (logs the body) ──proxy_pass──▶ back (answers 200)
+//!                      /accept → 200   /refuse → 400   /down → 503
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::process::Process;
+use crate::records::{self, Arrived};
+use crate::scratch::Scratch;
+use crate::{ports, wait};
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+pub struct Nginx {
+    process: Process,
+    port: u16,
+    log: PathBuf,
+    config: PathBuf,
+    scratch: Scratch,
+}
+
+/// One request as nginx logged it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub status: u16,
+    pub content_type: String,
+    pub idempotency_key: String,
+    pub authorization: String,
+    pub body: String,
+}
+
+impl Nginx {
+    pub async fn start() -> Result<Self> {
+        let scratch = Scratch::new("nginx")?;
+        let port = ports::free()?;
+        let config = scratch.path().join("nginx.conf");
+        std::fs::write(&config, configuration(scratch.path(), port, ports::free()?))?;
+        let process = spawn(scratch.path(), &config)?;
+        let log = scratch.path().join("requests.log");
+        let mut nginx = Self { process, port, log, config, scratch };
+        nginx.wait_ready().await?;
+        Ok(nginx)
+    }
+
+    /// A target that accepts everything.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/accept", self.port)
+    }
+
+    /// A target that refuses every request with 400: each record's own fault.
+    pub fn refusing_url(&self) -> String {
+        format!("http://127.0.0.1:{}/refuse", self.port)
+    }
+
+    /// A target that is out of order: 503.
+    pub fn failing_url(&self) -> String {
+        format!("http://127.0.0.1:{}/down", self.port)
+    }
+
+    pub fn requests(&self) -> Result<Vec<Request>> {
+        let text = std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+        records::complete_lines(&text).map(parse_line).collect()
+    }
+
+    /// What arrived at [`Self::url`] and was answered with 200.
+    pub fn arrived(&self) -> Result<Arrived> {
+        let mut arrived = Arrived::default();
+        for request in self.requests()? {
+            if request.status == 200 && request.path == "/accept" {
+                records::of_body(&request.body, &mut arrived)?;
+            }
+        }
+        Ok(arrived)
+    }
+
+    /// The target goes away, as by a power cut.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(drop)
+    }
+
+    pub async fn restart(&mut self) -> Result<()> {
+        ensure!(!self.process.is_running(), "nginx still runs");
+        self.process = spawn(self.scratch.path(), &self.config)?;
+        self.wait_ready().await
+    }
+
+    /// The test passed: the folder may go.
+    pub fn finish(mut self) {
+        self.scratch.passed();
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
+        let port = self.port;
+        let ready = wait::until(START_LIMIT, "nginx listens", || async move {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+            Ok(())
+        });
+        ready.await.with_context(|| self.process.log_tail())
+    }
+}
+
+fn spawn(folder: &Path, config: &Path) -> Result<Process> {
+    let errors = folder.join("error.log");
+    let mut command = Command::new(program());
+    command.arg("-p").arg(folder).arg("-c").arg(config).arg("-e").arg(&errors);
+    Process::spawn_unprivileged("nginx", &mut command, &folder.join("output.log"), folder)
+}
+
+/// Debian has it in /usr/sbin, which is not on every user's PATH.
+fn program() -> PathBuf {
+    let path = Path::new("/usr/sbin/nginx");
+    if path.exists() { path.to_owned() } else { PathBuf::from("nginx") }
+}
+
+fn configuration(folder: &Path, front: u16, back: u16) -> String {
+    let folder = folder.display();
+    // One process and a body buffer larger than any request: `$request_body` holds only what is in memory.
+    format!(
+        r#"daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log warn;
+events {{ worker_connections 1024; }}
+http {{
+  log_format requests escape=json '{{"method":"$request_method","path":"$uri","status":$status,'
+    '"content_type":"$http_content_type","idempotency_key":"$http_idempotency_key",'
+    '"authorization":"$http_authorization","body":"$request_body"}}';
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  client_max_body_size 64m;
+  client_body_buffer_size 64m;
+  server {{
+    listen 127.0.0.1:{front};
+    access_log {folder}/requests.log requests;
+    location / {{ proxy_pass http://127.0.0.1:{back}; proxy_set_header Content-Type $http_content_type; }}
+  }}
+  server {{
+    listen 127.0.0.1:{back};
+    location /accept {{ return 200; }}
+    location /refuse {{ return 400 "this record cannot be read\n"; }}
+    location /down {{ return 503; }}
+  }}
+}}
+"#
+    )
+}
+
+fn parse_line(line: &str) -> Result<Request> {
+    let value: Value = serde_json::from_str(line).with_context(|| format!("access log line: {line}"))?;
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    Ok(Request {
+        method: text("method"),
+        path: text("path"),
+        status: u16::try_from(value["status"].as_u64().context("no status")?)?,
+        content_type: text("content_type"),
+        idempotency_key: text("idempotency_key"),
+        authorization: text("authorization"),
+        body: text("body"),
+    })
+}

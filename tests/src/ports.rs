@@ -1,0 +1,41 @@
+//! Free loopback ports. They come from below the kernel's ephemeral range, so that no outgoing connection can take
+//! one between the choice and the bind, or while its server is down for a restart.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Result, bail};
+use rand::Rng;
+
+const LOWEST: u16 = 12_000;
+const HIGHEST: u16 = 31_999;
+
+/// Where this process goes on looking. Random at first: several test programs may run at once.
+static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::rng().random_range(LOWEST..=HIGHEST)));
+
+/// A port that nobody listened on a moment ago and that this process has not given out before.
+pub fn free() -> Result<u16> {
+    for _ in LOWEST..=HIGHEST {
+        let port = NEXT
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| {
+                Some(if port >= HIGHEST { LOWEST } else { port + 1 })
+            })
+            .unwrap_or(LOWEST);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port between {LOWEST} and {HIGHEST}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_is_given_out_twice() {
+        let ports: std::collections::BTreeSet<u16> = (0..100).map(|_| free().unwrap()).collect();
+        assert_eq!(ports.len(), 100);
+    }
+}

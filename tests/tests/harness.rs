@@ -1,0 +1,143 @@
+//! The harness itself, tried on servers that are known to work.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests::mosquitto::{self, Broker, Subscriber};
+use tests::mqtt_session::Version;
+use tests::nginx::Nginx;
+use tests::prometheus::{self, Prometheus};
+use tests::publisher::{self, Publisher, PublisherOptions};
+use tests::{api, wait};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn nginx_answers_by_path_and_logs_bodies() -> Result<()> {
+    let mut nginx = Nginx::start().await?;
+    let http = api::http_client()?;
+    let body = r#"[{"id":"1-1-1","payload":{"message":"a \"quoted\" ü"}},{"id":"1-1-2","payload":1}]"#;
+    for (url, status) in [(nginx.url(), 200), (nginx.refusing_url(), 400), (nginx.failing_url(), 503)] {
+        let request = http.post(url).header("Idempotency-Key", "k-1").body(body);
+        ensure!(request.send().await?.status() == status, "expected {status}");
+    }
+    let requests = wait::until(LIMIT, "three requests are logged", || async {
+        let requests = nginx.requests()?;
+        ensure!(requests.len() == 3, "{}", requests.len());
+        Ok(requests)
+    })
+    .await?;
+    ensure!(requests.iter().all(|one| one.body == body && one.method == "POST" && one.idempotency_key == "k-1"));
+    let arrived = nginx.arrived()?;
+    ensure!(arrived.envelopes.len() == 2 && arrived.messages.contains_key("a \"quoted\" ü"), "{arrived:?}");
+
+    nginx.kill()?;
+    ensure!(http.post(nginx.url()).body("[]").send().await.is_err(), "a killed target answered");
+    nginx.restart().await?;
+    http.post(nginx.url()).body("[]").send().await?.error_for_status()?;
+    nginx.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_large_body_is_logged_whole() -> Result<()> {
+    let nginx = Nginx::start().await?;
+    let text = "x".repeat(3_000_000);
+    let body = format!(r#"[{{"id":"1-1-1","payload":"{text}"}}]"#);
+    api::http_client()?.post(nginx.url()).body(body).send().await?.error_for_status()?;
+    let logged = wait::until(LIMIT, "the body is logged", || async {
+        let arrived = nginx.arrived()?;
+        ensure!(arrived.envelopes.len() == 1, "nothing yet");
+        Ok(arrived.envelopes[0]["payload"].as_str().map(str::len))
+    });
+    ensure!(logged.await? == Some(3_000_000));
+    nginx.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn publishers_know_what_was_acknowledged() -> Result<()> {
+    let broker = Broker::start().await?;
+    for version in [Version::V4, Version::V5] {
+        let mut subscriber = Subscriber::start(broker.port(), "sensor/#").await?;
+        let options = PublisherOptions {
+            version,
+            ..PublisherOptions::new(&format!("pub-{version:?}"), "sensor/a", &[broker.port()], 500)
+        };
+        let published = publisher::publish(options, LIMIT).await?;
+        ensure!(published.acknowledged.len() == 500, "{version:?}: {}", published.acknowledged.len());
+        ensure!(published.sent_again == 0 && published.connections == 1);
+        let first: serde_json::Value = serde_json::from_str(&subscriber.next(LIMIT).await?)?;
+        ensure!(first["message"] == format!("pub-{version:?}-0"), "{first}");
+        subscriber.stop().await?;
+    }
+    broker.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_publisher_goes_on_after_its_broker_was_killed() -> Result<()> {
+    let mut broker = Broker::start().await?;
+    let mut options = PublisherOptions::new("pub", "sensor/a", &[broker.port()], 3_000);
+    options.per_second = Some(2_000);
+    let publisher = Publisher::start(options);
+    wait::until(LIMIT, "a third is acknowledged", || async {
+        ensure!(publisher.acknowledged() > 1_000, "{}", publisher.acknowledged());
+        Ok(())
+    })
+    .await?;
+    broker.kill_and_restart().await?;
+    let published = publisher.finish(LIMIT).await?;
+    ensure!(published.acknowledged.len() == 3_000 && published.connections >= 2, "{}", published.connections);
+    broker.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stopped_publisher_has_nothing_under_way() -> Result<()> {
+    let broker = Broker::start().await?;
+    let publisher = Publisher::start(PublisherOptions::new("pub", "sensor/a", &[broker.port()], 1_000_000));
+    wait::until(LIMIT, "something is acknowledged", || async {
+        ensure!(publisher.acknowledged() > 0, "nothing");
+        Ok(())
+    })
+    .await?;
+    let published = publisher.stop(LIMIT).await?;
+    ensure!((1..1_000_000).contains(&published.acknowledged.len()));
+    broker.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn mosquitto_pub_publishes() -> Result<()> {
+    let broker = Broker::start().await?;
+    let mut subscriber = Subscriber::start(broker.port(), "out/#").await?;
+    mosquitto::publish(broker.port(), &["-t", "out/a", "-m", "hello", "-q", "1"]).await?.success()?;
+    ensure!(subscriber.next(LIMIT).await? == "hello");
+    broker.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn promtool_tells_a_clean_page_from_a_bad_one() -> Result<()> {
+    prometheus::check_metrics("# HELP a_total Things.\n# TYPE a_total counter\na_total 3\n").await?;
+    let bad = prometheus::check_metrics("# TYPE a counter\na 3\n").await;
+    ensure!(bad.is_err_and(|error| error.to_string().contains("_total")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn prometheus_answers_queries_about_what_it_scraped() -> Result<()> {
+    // It scrapes itself through the name of another: any server with a metrics page will do.
+    let inner = Prometheus::start(&[]).await?;
+    let outer = Prometheus::start(&[inner.address()]).await?;
+    wait::until(LIMIT, "a series is there", || async {
+        let (sum, series) = outer.query_sum("prometheus_build_info").await?;
+        ensure!(series == 1 && sum == 1.0, "{series} series");
+        Ok(())
+    })
+    .await?;
+    inner.finish();
+    outer.finish();
+    Ok(())
+}
