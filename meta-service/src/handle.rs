@@ -13,6 +13,7 @@ use crate::core::{Core, ProposeObserver};
 use crate::fatal::FatalReason;
 use crate::forward::{ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
 use crate::identity::Identity;
+use crate::leader::Reports;
 use crate::reads::{ReadError, ReadView};
 use crate::retry::LeaderSeeker;
 use crate::state::{ClusterState, Command, CommandBody, NodeRegistration, Reply, ReplyBody};
@@ -189,6 +190,11 @@ impl Handle {
                 Err(HeartbeatError::NoLeader)
             }
         }
+    }
+
+    /// What the nodes last told this one; worth something only while it leads.
+    pub fn reports(&self) -> Arc<Reports> {
+        self.core.leader.reports()
     }
 
     pub fn leader(&self) -> Option<RaftId> {
