@@ -8,7 +8,6 @@
 
 mod boot;
 pub mod clock;
-mod core;
 mod durable_file;
 mod duties;
 mod fatal;
@@ -26,6 +25,7 @@ mod retry;
 pub mod rpc;
 mod seat;
 mod service;
+mod shared;
 mod standing;
 pub mod state;
 mod status;
@@ -33,7 +33,7 @@ mod system_clock;
 pub mod timings;
 
 pub use boot::BootStatus;
-pub use core::ProposeObserver;
+pub use shared::ProposeObserver;
 pub use fatal::FatalReason;
 pub use handle::{Handle, HeartbeatError, ProposeError};
 pub use identity::Identity;
