@@ -74,6 +74,11 @@ impl CompiledSinks {
         };
         Self { context }
     }
+
+    #[cfg(test)]
+    pub(crate) fn with_context(context: SinkContext) -> Self {
+        Self { context }
+    }
 }
 
 impl SinkMaker for CompiledSinks {
@@ -160,4 +165,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::offered_kinds;
+
+    #[test]
+    fn every_offered_kind_has_a_sink() {
+        let mut sinks: Vec<&str> = OFFERED.iter().map(|offered| offered.kind).collect();
+        let mut kinds = offered_kinds();
+        sinks.sort_unstable();
+        kinds.sort_unstable();
+        assert_eq!(sinks, kinds);
+    }
 }
