@@ -12,7 +12,9 @@ use api_types::topic::TopicFilter;
 use api_types::{Connector, ConnectorName, Epoch, NodeName, RaftId, Revision};
 
 use super::*;
-use crate::pipeline::tests::double::{Answer, INCARNATION, MemoryQueue, ScriptedSink, Setup, down, message, sources, until};
+use crate::pipeline::tests::double::{
+    Answer, INCARNATION, MemoryQueue, ScriptedSink, Setup, down, message, sources, until,
+};
 use crate::registry::OrderClass;
 use crate::sink::Outcome;
 use crate::sinks::offered::TaskSink;
@@ -97,7 +99,8 @@ async fn a_panic_is_caught_counted_and_the_task_restarted() {
     });
     let running = start(&queue, &sink);
     running.supervisor.set_desired(desired(5, 1));
-    until("crash loop shows", || running.supervisor.reports().iter().any(|task| task.health == Health::CrashLoop)).await;
+    until("crash loop shows", || running.supervisor.reports().iter().any(|task| task.health == Health::CrashLoop))
+        .await;
     let report = running.supervisor.reports().remove(0);
     assert_eq!(report.health_reason.as_deref(), Some("TASK_PANICKED"));
     assert_eq!(report.last_error.as_deref(), Some("the script says so"));
@@ -195,7 +198,8 @@ async fn a_task_that_cannot_be_joined_is_detached_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_lease_keeps_the_task() {
     let queue = MemoryQueue::numbered(1);
-    let sink = ScriptedSink::new(|call, _| if call.number == 0 { Answer::Never } else { Answer::All(Outcome::Delivered) });
+    let sink =
+        ScriptedSink::new(|call, _| if call.number == 0 { Answer::Never } else { Answer::All(Outcome::Delivered) });
     let running = start(&queue, &sink);
     running.supervisor.set_desired(desired(5, 1));
     until("a request is under way", || sink.calls().len() == 1).await;

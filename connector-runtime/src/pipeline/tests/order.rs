@@ -42,8 +42,7 @@ async fn without_order_batches_overlap_and_commit_only_the_finished_prefix() {
     assert_eq!(queue.position(), 0, "nothing is committed before the first batch is done");
     assert_eq!(sink.calls().len(), 3, "a full window stops fetching");
     queue.all_committed().await;
-    let commits: Vec<(u64, u64)> =
-        queue.commits().iter().map(|commit| (commit.from.0, number_of(commit.to))).collect();
+    let commits: Vec<(u64, u64)> = queue.commits().iter().map(|commit| (commit.from.0, number_of(commit.to))).collect();
     assert_eq!(commits[0], (0, 29), "the whole finished prefix at once");
 }
 

@@ -23,9 +23,8 @@ struct Expect {
 /// One record whose attempts end as `outcomes` say; after them everything is delivered.
 async fn check(name: &str, policy: FailurePolicy, outcomes: Vec<Outcome>, expect: Expect) {
     let queue = MemoryQueue::numbered(1);
-    let sink = ScriptedSink::new(move |call, _| {
-        Answer::All(outcomes.get(call.number).cloned().unwrap_or(Outcome::Delivered))
-    });
+    let sink =
+        ScriptedSink::new(move |call, _| Answer::All(outcomes.get(call.number).cloned().unwrap_or(Outcome::Delivered)));
     let task = Setup { policy, ..Setup::default() }.start(&queue, &sink);
     queue.all_committed().await;
     let end = match queue.ends().get(&0) {
@@ -36,8 +35,7 @@ async fn check(name: &str, policy: FailurePolicy, outcomes: Vec<Outcome>, expect
     assert_eq!(end, expect.end, "{name}");
     assert_eq!(sink.times(), expect.times, "{name}");
     let counters = task.report().counters;
-    let counted =
-        [counters.send_fail_total, counters.retry_total, counters.discard_total, counters.dead_letter_total];
+    let counted = [counters.send_fail_total, counters.retry_total, counters.discard_total, counters.dead_letter_total];
     assert_eq!(counted, expect.counters, "{name}");
     assert_eq!(counters.send_success_total, u64::from(expect.end == "delivered"), "{name}");
 }
@@ -123,7 +121,8 @@ async fn target_faults_under_strategy_are_failed_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_target_that_is_waited_for_never_ends_a_record() {
-    for strategy in [FailureStrategy::Absent, FailureStrategy::Discard, discard_after(1, 10), dead_letter_after(1, 10)] {
+    for strategy in [FailureStrategy::Absent, FailureStrategy::Discard, discard_after(1, 10), dead_letter_after(1, 10)]
+    {
         let queue = MemoryQueue::numbered(3);
         let sink =
             ScriptedSink::new(|call, _| Answer::All(if call.number < 200 { down() } else { Outcome::Delivered }));
@@ -193,10 +192,8 @@ async fn faults_that_need_a_person_are_blocked_with_their_reason() {
         until("asked", || sink.calls().len() > 2).await;
         let report = task.report();
         assert_eq!((report.health, report.health_reason.as_deref()), (health, Some(reason)));
-        let reopens = matches!(
-            kind,
-            TargetFaultKind::Auth | TargetFaultKind::Permission | TargetFaultKind::Misconfigured(_)
-        );
+        let reopens =
+            matches!(kind, TargetFaultKind::Auth | TargetFaultKind::Permission | TargetFaultKind::Misconfigured(_));
         assert_eq!(sink.opens() > 1, reopens, "{kind:?}: secrets are read again when they may have changed");
         task.handle.abort();
     }

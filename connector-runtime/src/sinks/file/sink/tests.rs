@@ -80,7 +80,10 @@ async fn every_record_is_one_line_with_its_envelope() {
     let values: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
     assert!(text.ends_with('\n'));
     assert_eq!(values.len(), 3);
-    assert_eq!((&values[0]["id"], &values[0]["topic"], &values[0]["payload"]["t"]), (&json!("1-7-1"), &json!("plant/one"), &json!(21.5)));
+    assert_eq!(
+        (&values[0]["id"], &values[0]["topic"], &values[0]["payload"]["t"]),
+        (&json!("1-7-1"), &json!("plant/one"), &json!(21.5))
+    );
     assert_eq!((&values[1]["payload"], &values[2]["payload_base64"]), (&json!("two\nlines"), &json!("/wA=")));
 }
 
@@ -200,7 +203,11 @@ fn a_period_that_ended_while_the_node_was_away_is_rotated_too() {
     fs::create_dir_all(&folder.path).expect("folder");
     fs::write(folder.file(), "old\n").expect("writes");
     let written = SystemTime::from(at("2026-11-20T05:30:00Z"));
-    File::options().append(true).open(folder.file()).and_then(|file| file.set_modified(written)).expect("sets the time");
+    File::options()
+        .append(true)
+        .open(folder.file())
+        .and_then(|file| file.set_modified(written))
+        .expect("sets the time");
     let mut writer = Writer::open(folder.file(), Rotation::Hourly, 0).expect("opens");
     writer.append(&lines(&["new"]), at("2026-11-23T20:00:00Z"));
     let expect = [("out.log".to_owned(), "new\n".to_owned()), ("out.log.2026-11-20T05".into(), "old\n".into())];
@@ -288,7 +295,11 @@ async fn an_aborted_sink_writes_nothing_more() {
 async fn ten_thousand_records_go_through_the_pipeline_in_order() {
     let folder = folder();
     let queue = MemoryQueue::numbered(10_000);
-    let sink = folder.node.sink_for("a", "file", folder.config(json!({"rotation_strategy": "size", "max_size_bytes": 500_000})));
+    let sink = folder.node.sink_for(
+        "a",
+        "file",
+        folder.config(json!({"rotation_strategy": "size", "max_size_bytes": 500_000})),
+    );
     let task = Setup::default().start_with(&queue, sink.opener, sink.options);
     queue.all_committed().await;
     task.drain.cancel();
@@ -323,9 +334,10 @@ async fn a_file_whose_folder_vanished_comes_back() {
 fn what_could_not_be_written_leaves_nothing_behind() {
     let folder = folder();
     fs::create_dir_all(&folder.path).expect("folder");
-    // A limit on the size of files of this process would hit the other tests; a child has its own.
+    // A limit on the size of files of this process would hit the other tests; a child has its own. Its signal is
+    // ignored, so that the write fails instead.
     let script = format!(
-        "ulimit -f 8; exec {} --exact {} --nocapture --ignored",
+        "trap '' XFSZ; ulimit -f 8; exec {} --exact {} --nocapture --ignored",
         std::env::current_exe().expect("a test runs").display(),
         "sinks::file::sink::tests::child_writes_beyond_its_limit"
     );

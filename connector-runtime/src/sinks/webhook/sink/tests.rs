@@ -64,7 +64,8 @@ impl Server {
                  listen 127.0.0.1:{port};
                  location /ok {{ return 204; }}
                  location /busy {{ add_header Retry-After 7 always; return 503; }}
-                 location /protected {{ auth_basic sluice; auth_basic_user_file {0}/users; return 204; }}
+                 location /protected {{ auth_basic sluice; auth_basic_user_file {0}/users;
+                                       proxy_pass http://127.0.0.1:{port}/ok; }}
                }}
              }}",
             folder.display()
@@ -152,10 +153,7 @@ async fn modes_and_bodies_are_as_configured() {
         (json!({"mode": "single", "payload_format": "raw"}), vec!["{\"t\":1}", "text"], "application/octet-stream"),
         (
             json!({"mode": "single", "body": "{\"who\":\"${client_id}\",\"at\":${timestamp}}"}),
-            vec![
-                "{\"who\":\"device-1\",\"at\":1700000000001}",
-                "{\"who\":\"device-2\",\"at\":1700000000002}",
-            ],
+            vec!["{\"who\":\"device-1\",\"at\":1700000000001}", "{\"who\":\"device-2\",\"at\":1700000000002}"],
             "application/json",
         ),
     ] {
@@ -192,7 +190,8 @@ async fn a_missing_template_value_is_that_records_fault_alone() {
 async fn signatures_are_over_id_time_and_body() {
     let server = Server::python(&[]);
     let key = "a key of at least sixteen characters";
-    let config = json!({"url": server.url("/ok"), "hmac_secret": key, "hmac_secret_previous": "the key that was there before"});
+    let config =
+        json!({"url": server.url("/ok"), "hmac_secret": key, "hmac_secret_previous": "the key that was there before"});
     let sink = open(config).await;
     deliver(&*sink, &[record(1, "x")]).await;
     let request = server.requests(1).await.remove(0);
@@ -200,7 +199,8 @@ async fn signatures_are_over_id_time_and_body() {
     assert_eq!(header("webhook-id"), header("idempotency-key"));
     let age = now_ms() / 1000 - header("webhook-timestamp").parse::<u64>().expect("seconds");
     assert!(age < 60, "{age}");
-    let signed = format!("{}.{}.{}", header("webhook-id"), header("webhook-timestamp"), request["body"].as_str().expect("text"));
+    let signed =
+        format!("{}.{}.{}", header("webhook-id"), header("webhook-timestamp"), request["body"].as_str().expect("text"));
     // Python's hmac is the judge.
     let program = "import base64,hashlib,hmac,sys; print('v1,'+base64.b64encode(hmac.new(sys.argv[1].encode(),sys.argv[2].encode(),hashlib.sha256).digest()).decode(),end='')";
     let signature = Command::new("python3").args(["-c", program, key, &signed]).output().expect("python3 runs");
@@ -343,13 +343,17 @@ async fn a_poison_record_is_found_and_its_neighbours_arrive_once() {
     Setup { policy, deduplicates: true, ..Setup::default() }.start_with(&queue, sink.opener, sink.options);
     queue.all_committed().await;
     assert_eq!(queue.ends().into_keys().collect::<Vec<u64>>(), [617]);
+    let arrived = || {
+        let requests = server.requests.lock().expect("no panic").clone();
+        let bodies = requests.into_iter().filter_map(|request| request["body"].as_str().map(str::to_owned));
+        let accepted = bodies.filter(|body| !body.contains("poison"));
+        accepted.flat_map(|body| serde_json::from_str::<Vec<String>>(&body).expect("is an array")).collect::<Vec<_>>()
+    };
+    until("the log has all of them", || arrived().len() >= 999).await;
+    let expect: Vec<String> = (0..1000).filter(|number| *number != 617).map(|number| format!("r{number}")).collect();
+    assert!(arrived() == expect, "each once and in order");
     let requests = server.requests.lock().expect("no panic").clone();
     assert!(requests.len() <= 21, "{} requests", requests.len());
-    let accepted = requests.iter().filter_map(|request| request["body"].as_str()).filter(|body| !body.contains("poison"));
-    let arrived: Vec<String> =
-        accepted.flat_map(|body| serde_json::from_str::<Vec<String>>(body).expect("is an array")).collect();
-    let expect: Vec<String> = (0..1000).filter(|number| *number != 617).map(|number| format!("r{number}")).collect();
-    assert_eq!(arrived, expect);
     let keys: std::collections::BTreeSet<&str> =
         requests.iter().filter_map(|request| request["headers"]["idempotency-key"].as_str()).collect();
     assert_eq!(keys.len(), requests.len(), "every half is a batch of its own");
@@ -359,9 +363,7 @@ async fn a_poison_record_is_found_and_its_neighbours_arrive_once() {
 async fn nginx_refuses_and_the_sink_understands() {
     let temporary = tempfile::tempdir().expect("temporary folder");
     let server = Server::nginx(temporary.path());
-    let user = |password: &str| {
-        json!({"url": server.url("/protected"), "auth_type": "basic", "username": "dev", "password": password})
-    };
+    let user = |password: &str| json!({"url": server.url("/protected"), "auth_type": "basic", "username": "dev", "password": password});
     for (config, expect) in [
         (json!({"url": server.url("/ok")}), None),
         (user("pass word"), None),
@@ -411,7 +413,13 @@ async fn a_target_that_is_killed_and_comes_back_gets_everything_once() {
     queue.append((10..50).map(double::message));
     until("the target is missed", || task.report().health_reason.as_deref() == Some("TARGET_UNREACHABLE")).await;
     let configuration = temporary.path().join("nginx.conf");
-    let child = Command::new("nginx").arg("-p").arg(temporary.path()).arg("-c").arg(configuration).stderr(Stdio::null()).spawn();
+    let child = Command::new("nginx")
+        .arg("-p")
+        .arg(temporary.path())
+        .arg("-c")
+        .arg(configuration)
+        .stderr(Stdio::null())
+        .spawn();
     let _second = Server { child: child.expect("nginx starts again"), port, requests: Arc::default() };
     queue.all_committed().await;
     let counters = task.report().counters;
