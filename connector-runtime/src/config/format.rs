@@ -143,10 +143,12 @@ fn is_url(text: &str, schemes: &[&str]) -> bool {
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-    let hosts_fit = hosts.split(',').all(|host| !host.is_empty() && (is_host(host) || is_address(host)));
+    let one_fits = |host: &str| is_host(host) || is_address(host);
     // Several hosts are a habit of messaging clients; an HTTP client has one, and reads the whole by its own rules.
-    let http = scheme.to_ascii_lowercase().starts_with("http");
-    hosts_fit && (!http || reqwest::Url::parse(text).is_ok_and(|url| url.has_host()))
+    if scheme.to_ascii_lowercase().starts_with("http") {
+        return one_fits(hosts) && reqwest::Url::parse(text).is_ok_and(|url| url.has_host());
+    }
+    hosts.split(',').all(one_fits)
 }
 
 fn is_file_path(text: &str) -> bool {

@@ -1,5 +1,7 @@
 //! A configuration as sent, judged as a whole.
 
+use std::fmt;
+
 use api_types::FieldProblem;
 use api_types::connector::Delivery;
 use serde_json::{Map, Value};
@@ -10,8 +12,8 @@ use super::rules::{Checked, Report};
 use crate::registry::KindEntry;
 use crate::secrets::SecretFences;
 
-/// A configuration without problems.
-#[derive(Clone, Debug, PartialEq)]
+/// A configuration without problems. It holds what the user sent, secrets and all.
+#[derive(Clone, PartialEq)]
 pub struct ValidConfig {
     /// JSON text with the keys in the order they were sent.
     pub sent: String,
@@ -20,6 +22,16 @@ pub struct ValidConfig {
     pub delivery: Delivery,
     /// What the user gave up, and what has no effect.
     pub warnings: Vec<String>,
+}
+
+impl fmt::Debug for ValidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValidConfig")
+            .field("keys", &self.effective.keys().collect::<Vec<_>>())
+            .field("delivery", &self.delivery)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Finds every problem at once. Pure: opens nothing and reads no reference.
