@@ -247,8 +247,7 @@ fn the_tables_know_the_documents_fields_and_mark_all_others_as_added() {
             .collect();
         for field in &document {
             let known = entry.schema.field(field).unwrap_or_else(|| panic!("{}.{field} is missing", entry.name));
-            // `ca_cert_path` is the seed's for one kind and ours for the others.
-            assert!(!known.spec.added || field == "ca_cert_path", "{}.{field} is the document's", entry.name);
+            assert!(!known.spec.added, "{}.{field} is the document's", entry.name);
         }
         for field in entry.schema.fields().filter(|field| !field.spec.added) {
             assert!(
@@ -419,7 +418,7 @@ fn fields_in_conflict_are_named() {
         ("webhook", json!({"body":"${payload}","payload_format":"raw"}), "body", "payload_format"),
         ("webhook", json!({"headers":{"a b":"x"}}), "headers.a b", "name of an HTTP header"),
         ("webhook", json!({"headers":{"Host":"x"}}), "headers.Host", "itself"),
-        ("webhook", json!({"headers":{"X":"a\r\nY: b"}}), "headers.X", "object"),
+        ("webhook", json!({"headers":{"X":"a\r\nY: b"}}), "headers.X", "HTTP header"),
         ("webhook", json!({"headers":{"X":1}}), "headers.X", "text, not a number"),
         ("webhook", json!({"url":"ftp://a"}), "url", "http:// or https://"),
         ("cassandra", json!({"nodes":[]}), "nodes", "1 to 64"),
@@ -529,11 +528,46 @@ fn what_has_no_effect_is_warned_about() {
             json!({"replication_factor":3}),
             "config.replication_factor has no effect while create_if_missing is false",
         ),
-        ("kafka", json!({"tls_verify":false}), "config.tls_verify is false: the target's certificate is not checked"),
+        (
+            "kafka",
+            json!({"enable_tls":true,"tls_verify":false}),
+            "config.tls_verify is false: the target's certificate is not checked",
+        ),
+        ("kafka", json!({"ca_cert_path":"/ca.pem"}), "config.ca_cert_path has no effect without TLS"),
+        ("elasticsearch", json!({"tls_server_name":"a"}), "config.tls_server_name has no effect without TLS"),
+        ("mysql", json!({"tls_server_name":"a"}), "config.tls_server_name has no effect without TLS"),
     ] {
         let mut config = minimal(name);
         config.extend(object(sent));
         assert_eq!(judge(name, &config).expect(name).warnings, [says], "{name}");
+    }
+}
+
+#[test]
+fn what_has_its_effect_is_not_warned_about() {
+    for (name, sent) in [
+        ("webhook", json!({"tls_server_name":"a"})),
+        ("s3", json!({"tls_server_name":"a"})),
+        ("redis", json!({"tls_enabled":true,"tls_server_name":"a"})),
+        ("mqtt", json!({"server":"mqtts://a","tls_server_name":"a"})),
+        ("influxdb", json!({"server":"${env:SLUICE_SECRET_URL}","tls_server_name":"a"})),
+        ("kafka", json!({"max_in_flight":2})),
+    ] {
+        let mut config = minimal(name);
+        config.extend(object(sent.clone()));
+        assert_eq!(judge(name, &config).expect(name).warnings, Vec::<String>::new(), "{name} {sent}");
+    }
+}
+
+#[test]
+fn giving_up_the_order_shows() {
+    for (name, sent) in [("webhook", json!({})), ("file", json!({})), ("mongodb", json!({"ordered_insert":true}))] {
+        let mut config = minimal(name);
+        config.extend(object(sent));
+        assert_eq!(judge(name, &config).expect(name).effective["max_in_flight"], json!(1), "{name}");
+        config.insert("max_in_flight".to_owned(), json!(2));
+        let warnings = judge(name, &config).expect(name).warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains("order is not kept"), "{name}: {warnings:?}");
     }
 }
 

@@ -106,8 +106,7 @@ fn resolve_text(field: &Field, format: TextFormat, text: &str, fences: &SecretFe
         | TextFormat::FilePath
         | TextFormat::Alphanumeric
         | TextFormat::Pem
-        | TextFormat::HttpHeaders
-        | TextFormat::Names => fences.resolve(text).map_err(failed)?.reveal().to_owned(),
+        | TextFormat::HeaderValue => fences.resolve(text).map_err(failed)?.reveal().to_owned(),
     };
     if had_reference && !format.accepts(&resolved) {
         return Err(ResolveError::Form { field: field.name.to_owned(), must_be: format.says() });
