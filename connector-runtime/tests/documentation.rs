@@ -6,8 +6,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use connector_runtime::config::{reference_page, replace_generated, type_index};
+use connector_runtime::config::{reference_page, replace_generated, type_index, validate};
 use connector_runtime::registry::KINDS;
+use connector_runtime::secrets::SecretFences;
+use serde_json::Value;
 
 #[test]
 fn pages_hold_what_the_tables_say() {
@@ -33,6 +35,22 @@ fn pages_hold_what_the_tables_say() {
         "not up to date: {}; run UPDATE_DOCS=1 cargo test -p connector-runtime",
         stale.join(", ")
     );
+}
+
+#[test]
+fn examples_are_valid_and_give_nothing_up() {
+    let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/connectors");
+    for entry in KINDS {
+        let page = fs::read_to_string(docs.join(format!("{}.md", entry.name))).expect("a page");
+        let (_, example) = page.split_once("## Example\n\n```json\n").expect("an example");
+        let (example, _) = example.split_once("```").expect("its end");
+        let example: Value = serde_json::from_str(example).unwrap_or_else(|error| panic!("{}: {error}", entry.name));
+        assert_eq!(example["connector_type"], entry.name);
+        let config = example["config"].as_object().expect("an object");
+        let valid = validate(entry, config, &SecretFences::default());
+        let valid = valid.unwrap_or_else(|problems| panic!("{}: {problems:?}", entry.name));
+        assert_eq!(valid.warnings, Vec::<String>::new(), "{}", entry.name);
+    }
 }
 
 #[test]

@@ -420,6 +420,7 @@ fn fields_in_conflict_are_named() {
         ("webhook", json!({"headers":{"Host":"x"}}), "headers.Host", "itself"),
         ("webhook", json!({"headers":{"X":"a\r\nY: b"}}), "headers.X", "HTTP header"),
         ("webhook", json!({"headers":{"X":1}}), "headers.X", "text, not a number"),
+        ("webhook", json!({"hmac_secret":"whsec_not base 64 at all"}), "hmac_secret", "base64"),
         ("webhook", json!({"url":"ftp://a"}), "url", "http:// or https://"),
         ("cassandra", json!({"nodes":[]}), "nodes", "1 to 64"),
         ("cassandra", json!({"nodes":["a",3]}), "nodes[1]", "text, not a number"),
