@@ -124,9 +124,9 @@ impl Hub {
     /// Counts a connection in as long as there is room.
     pub fn admit(self: &Arc<Self>, takes_over: bool) -> Option<Admission> {
         let allowed = self.limits.connections_max + usize::from(takes_over);
-        let counted = self
-            .connected
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |connected| (connected < allowed).then_some(connected + 1));
+        let counted = self.connected.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |connected| {
+            (connected < allowed).then_some(connected + 1)
+        });
         counted.ok()?;
         self.metrics.connections.inc();
         Some(Admission { hub: self.clone() })

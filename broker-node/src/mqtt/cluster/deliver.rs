@@ -128,12 +128,7 @@ enum DeliverError {
     Encode,
 }
 
-async fn send(
-    cluster: &Cluster,
-    peer: &Peer,
-    number: u64,
-    batch: &[Arc<Publication>],
-) -> Result<(), DeliverError> {
+async fn send(cluster: &Cluster, peer: &Peer, number: u64, batch: &[Arc<Publication>]) -> Result<(), DeliverError> {
     let started = Instant::now();
     let publications: Vec<ForwardedPublication> =
         batch.iter().filter_map(|publication| ForwardedPublication::of(publication, started)).collect();

@@ -83,7 +83,7 @@ pub struct Pending {
 
 impl Intake {
     pub fn is_settled(&self) -> bool {
-        self.pending.is_empty() && self.waiting.is_none()
+        self.pending.is_empty() && self.held.is_none()
     }
 
     /// MQTT 5 clients know the window, and are refused beyond it; others are not read.
@@ -296,7 +296,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             content_type: text(&properties.content_type),
             response_topic: text(&properties.response_topic),
             correlation_data: properties.correlation_data.clone(),
-            user_properties: properties.user.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            user_properties: properties
+                .user
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
             dead_letter_of: Vec::new(),
         };
         if self.hub.router.has_subscriber(&topic) {
@@ -353,11 +357,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// A packet larger than the free bytes is read on only with a share of the budget.
     fn provide_for_large_packet(&mut self) {
-        if !matches!(self.phase, Phase::Open) || self.intake.waiting.is_some() || self.intake.packet_share.is_some() {
+        if !matches!(self.phase, Phase::Open) || self.intake.waiting.is_some() {
             return;
         }
-        let Ok(Some(announced)) = self.wire.announced_bytes(&self.input) else { return };
-        if announced <= FREE_BYTES || announced <= self.input.len() {
+        let announced = self.wire.announced_bytes(&self.input).ok().flatten().filter(|bytes| *bytes > FREE_BYTES);
+        let Some(announced) = announced else {
+            self.intake.packet_share = None;
+            self.intake.packet_until = None;
+            return;
+        };
+        if announced <= self.input.len() {
+            self.intake.packet_until = None;
+            return;
+        }
+        if self.intake.packet_share.is_some() {
             return;
         }
         let bytes = self.hub.budget_share(announced);
