@@ -15,8 +15,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
 use super::auth::Auth;
+use super::budget::Budget;
 use super::cluster::{Cluster, ClusterLink};
 use super::connection::Connection;
+use super::connection::io::READ_BYTES;
 use super::handshake::handshake;
 use super::hub::{Hub, Limits, PublishError};
 use super::ingest::Ingest;
@@ -69,7 +71,7 @@ impl MqttServer {
         });
         let hub = Arc::new(Hub {
             router: Router::new(subscriptions.clone(), cluster.clone(), metrics.clone()),
-            budget: Arc::new(Semaphore::new(limits.budget_bytes())),
+            budget: Budget::new(limits.inflight_bytes_max, limits.packet_bytes_max as usize + READ_BYTES),
             limits,
             auth,
             ingest,

@@ -31,8 +31,9 @@ struct Subscriber {
 
 impl Subscriber {
     async fn start(server: &Server, arguments: &[&str]) -> Self {
-        let mut child = Command::new("mosquitto_sub")
-            .args(["-h", "127.0.0.1", "-p", &server.address.port().to_string(), "-d"])
+        // Its debug lines would wait in a buffer.
+        let mut child = Command::new("stdbuf")
+            .args(["-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", &server.address.port().to_string(), "-d"])
             .args(arguments)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -141,7 +142,7 @@ async fn passwords_made_by_mosquitto_open_the_door() {
             let (success, error) = run("mosquitto_pub", &server, &publish).await;
             assert_eq!(success, anonymous, "{version}: {error}");
             if !success {
-                assert!(error.to_lowercase().contains("not authorised"), "{error}");
+                assert!(error.to_lowercase().contains("not authori"), "{error}");
             }
         }
     }

@@ -26,7 +26,7 @@ impl Node {
         let peer = Peer { name: name.into(), address: listener.local_addr().expect("bound").to_string() };
         let secrets = Secrets::new(Some(secret), None);
         let (peers, receiver) = watch::channel(Vec::new());
-        let rpc = RpcClient::new(secrets.clone()).expect("a client");
+        let rpc = client(secrets.clone());
         let cluster = Some(ClusterLink { node: name.into(), rpc, peers: receiver });
         let server = Setup { cluster, ..Setup::default() }.start(&["wanted/#"]).await;
         let guard = axum::middleware::from_fn_with_state(secrets, authorize);
@@ -38,6 +38,12 @@ impl Node {
     fn know(&self, nodes: &[&Node]) {
         self.peers.send_replace(nodes.iter().map(|node| node.peer.clone()).collect());
     }
+}
+
+fn client(secrets: Secrets) -> RpcClient {
+    // Another test may have installed it already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    RpcClient::new(secrets).expect("a client")
 }
 
 async fn pair() -> (Node, Node) {
@@ -139,7 +145,7 @@ async fn a_wrong_secret_keeps_the_door_shut() {
     let message = Message { topic: "t".into(), ..Message::default() };
     b.server.mqtt.publish_internal(message).await.expect("published");
     assert!(subscriber.is_silent_for(Duration::from_millis(300)).await);
-    let rpc = RpcClient::new(Secrets::default()).expect("a client");
+    let rpc = client(Secrets::default());
     let body = bytes::Bytes::from_static(b"\x01");
     for path in ["/subscriptions/announce", "/subscriptions/deliver"] {
         let refused = rpc.post(&a.peer.address, path, body.clone(), PATIENCE).await;
@@ -150,7 +156,7 @@ async fn a_wrong_secret_keeps_the_door_shut() {
 #[tokio::test]
 async fn bodies_that_cannot_be_read_are_refused() {
     let a = Node::start("a", "s", 0).await;
-    let rpc = RpcClient::new(Secrets::new(Some("s"), None)).expect("a client");
+    let rpc = client(Secrets::new(Some("s"), None));
     for (body, status) in [(&b""[..], "400"), (b"\x02", "501"), (b"\x01", "400"), (b"\x01\xff\xff\xff\xff\x7f", "400")]
     {
         for path in ["/subscriptions/announce", "/subscriptions/deliver"] {

@@ -82,6 +82,7 @@ async fn a_client_beyond_its_receive_maximum_is_disconnected() {
     server.queues.until_stored(4).await;
     raw.expect_nothing_before_ping().await;
     raw.send(&publish(Level::V5, 1, 5, "t", b"x")).await;
+    server.until_refused(Refused::ReceiveMaximum, 1).await;
     server.queues.release_all();
     for (first, packet_id) in [(PUBREC, 1), (PUBACK, 2), (PUBREC, 3), (PUBACK, 4)] {
         raw.expect(&ack(Level::V5, first, packet_id)).await;

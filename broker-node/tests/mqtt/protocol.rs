@@ -233,7 +233,7 @@ async fn a_large_packet_waits_for_its_share_of_the_budget() {
     begun.extend_from_slice(&large[..20 << 10]);
     crawling.send(&begun).await;
     crawling.expect(&[0xD0, 0]).await;
-    // The rest of the budget is enough for small ones, not for a second large one.
+    // A second large one finds no room, small ones do.
     let mut waiting = Raw::connect(server.address, Level::V311, "waiting").await;
     waiting.send(&large[..64 << 10]).await;
     let mut small = Raw::connect(server.address, Level::V311, "small").await;

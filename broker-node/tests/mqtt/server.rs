@@ -65,6 +65,15 @@ impl Server {
         self.metrics.refused_total(reason)
     }
 
+    pub async fn until_refused(&self, reason: broker_node::mqtt::Refused, count: u64) {
+        let wait = async {
+            while self.refused(reason) < count {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(crate::raw::PATIENCE, wait).await.expect("refused in time");
+    }
+
     /// Waits until no client is connected.
     pub async fn until_empty(&self) {
         let wait = async {

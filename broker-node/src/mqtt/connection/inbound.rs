@@ -12,11 +12,11 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, future};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{ALIAS_MAX, Connection, OUTPUT_BYTES_MAX, Phase};
+use crate::mqtt::budget::{Purpose, Share};
 use crate::mqtt::hub::{WithoutLease, not_stored, refused, wall_clock_ms};
 use crate::mqtt::ingest::{Ticket, TicketError};
 use crate::mqtt::metrics::Refused;
@@ -39,11 +39,11 @@ pub struct Intake {
     /// Submitted and not yet settled, oldest first.
     pub pending: VecDeque<Pending>,
     /// A share of the budget that reading waits for.
-    pub waiting: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+    pub waiting: Option<BoxFuture<'static, Option<Share>>>,
     /// The batch for which `waiting` is; without one it is for the packet that is being read.
     held: Option<Batch>,
     /// The share of a large packet that is being read.
-    packet_share: Option<OwnedSemaphorePermit>,
+    packet_share: Option<Share>,
     /// When a packet that holds a share must be complete.
     pub packet_until: Option<Instant>,
     /// Publishes in `pending`.
@@ -78,7 +78,7 @@ pub struct Pending {
     publishes_qos0: usize,
     read_at: Instant,
     /// Returned to the budget when it is settled.
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Option<Share>,
 }
 
 impl Intake {
@@ -99,7 +99,7 @@ impl Intake {
         }
     }
 
-    fn push(&mut self, batch: Batch, ticket: Option<Ticket>, share: Option<OwnedSemaphorePermit>) {
+    fn push(&mut self, batch: Batch, ticket: Option<Ticket>, share: Option<Share>) {
         self.publishes += batch.publishes;
         self.publishes_qos0 += batch.publishes_qos0;
         self.pending.push_back(Pending {
@@ -132,9 +132,7 @@ pub async fn front_ticket(pending: &mut VecDeque<Pending>) -> Result<(), TicketE
 }
 
 /// Completes when the share of the budget is there; never while none is waited for.
-pub async fn granted(
-    waiting: &mut Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
-) -> Option<OwnedSemaphorePermit> {
+pub async fn granted(waiting: &mut Option<BoxFuture<'static, Option<Share>>>) -> Option<Share> {
     match waiting {
         None => future::pending().await,
         Some(waiting) => waiting.await,
@@ -326,22 +324,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.intake.packet_until = None;
             return self.submit(batch, Some(share));
         }
-        let bytes = self.hub.budget_share(batch.bytes);
-        match self.hub.budget.clone().try_acquire_many_owned(bytes) {
-            Ok(share) => self.submit(batch, Some(share)),
-            Err(_) => {
+        match self.hub.budget.take(Purpose::Batch, batch.bytes) {
+            Some(share) => self.submit(batch, Some(share)),
+            None => {
+                self.intake.waiting = Some(self.hub.budget.wait(Purpose::Batch, batch.bytes));
                 self.intake.held = Some(batch);
-                self.wait_for_budget(bytes);
             }
         }
     }
 
-    fn wait_for_budget(&mut self, bytes: u32) {
-        let budget = self.hub.budget.clone();
-        self.intake.waiting = Some(budget.acquire_many_owned(bytes).map(Result::ok).boxed());
-    }
-
-    pub(super) fn granted(&mut self, share: Option<OwnedSemaphorePermit>) {
+    pub(super) fn granted(&mut self, share: Option<Share>) {
         self.intake.waiting = None;
         match (self.intake.held.take(), share) {
             (Some(batch), share) => {
@@ -373,14 +365,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.intake.packet_share.is_some() {
             return;
         }
-        let bytes = self.hub.budget_share(announced);
-        match self.hub.budget.clone().try_acquire_many_owned(bytes) {
-            Ok(share) => self.granted(Some(share)),
-            Err(_) => self.wait_for_budget(bytes),
+        match self.hub.budget.take(Purpose::Packet, announced) {
+            Some(share) => self.granted(Some(share)),
+            None => self.intake.waiting = Some(self.hub.budget.wait(Purpose::Packet, announced)),
         }
     }
 
-    fn submit(&mut self, mut batch: Batch, share: Option<OwnedSemaphorePermit>) {
+    fn submit(&mut self, mut batch: Batch, share: Option<Share>) {
         match self.hub.ingest.submit(std::mem::take(&mut batch.messages)) {
             Ok(ticket) => {
                 self.intake.push(batch, Some(ticket), share);
