@@ -10,7 +10,7 @@ use api_types::Message;
 use connector_runtime::lease::Lease;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
@@ -49,8 +49,8 @@ pub struct MqttServer {
     connections: TaskTracker,
     /// Ends the accept loops.
     accepting: CancellationToken,
-    /// Ends the tasks that speak to other nodes, after the last connection.
-    forwarding: CancellationToken,
+    /// Ends the tasks that speak to other nodes, with the server: what the broker itself publishes goes on until then.
+    _forwarding: DropGuard,
     /// Ends connections that outlive the drain.
     aborting: CancellationToken,
     listening: Mutex<Vec<SocketAddr>>,
@@ -87,7 +87,7 @@ impl MqttServer {
             hub,
             connections: TaskTracker::new(),
             accepting: CancellationToken::new(),
-            forwarding,
+            _forwarding: forwarding.drop_guard(),
             aborting: CancellationToken::new(),
             listening: Mutex::default(),
         }
@@ -139,7 +139,6 @@ impl MqttServer {
         let in_time = tokio::time::timeout(bound, self.connections.wait()).await.is_ok();
         self.aborting.cancel();
         self.connections.wait().await;
-        self.forwarding.cancel();
         in_time
     }
 }

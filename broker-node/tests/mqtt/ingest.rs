@@ -143,6 +143,30 @@ async fn a_repeated_qos_2_publish_is_stored_once() {
 }
 
 #[tokio::test]
+async fn acks_that_wait_for_the_disk_are_bounded() {
+    let server = server().await;
+    server.queues.hold();
+    let mut raw = Raw::connect(server.address, Level::V311, "c").await;
+    raw.send(&publish(Level::V311, 2, 9, "wanted/a", b"x")).await;
+    server.queues.until_submits(1).await;
+    let repeats = publish(Level::V311, 2, 9, "wanted/a", b"x").repeat(3000);
+    let rest = raw.send_later([repeats, vec![0xC0, 0]].concat());
+    assert!(raw.is_silent_for(Duration::from_millis(200)).await, "the ping is behind the acks");
+    server.queues.release_all();
+    for _ in 0..3001 {
+        let packet = loop {
+            let packet = raw.packet().await.expect("open");
+            if packet[0] != 0xD0 {
+                break packet;
+            }
+        };
+        assert_eq!(packet, ack(Level::V311, PUBREC, 9));
+    }
+    rest.await.expect("sent");
+    assert_eq!(server.queues.stored().len(), 1);
+}
+
+#[tokio::test]
 async fn a_new_connection_is_a_new_session() {
     let server = server().await;
     for _ in 0..2 {

@@ -27,6 +27,10 @@ use crate::mqtt::wire::{Ack, AckKind, AckOutcome, Inbound, Outbound, Publish, Re
 /// A client whose publishes cannot be stored is not read for a time in this range, so that a fleet does not come back
 /// at once and together.
 const REFUSED_PAUSE_MS: std::ops::RangeInclusive<u64> = 1000..=5000;
+/// Acks that may wait beside those of a full window: PUBCOMPs, and PUBRECs of repeats.
+const ACKS_SPARE: usize = 1024;
+/// QoS 2 packet ids that a client of version 3 may leave unreleased; those of MQTT 5 are bound by the window.
+const RECEIVED_MAX: usize = 10_000;
 /// Bytes of all topics that one client's aliases may hold.
 const ALIAS_BYTES_MAX: usize = 64 << 10;
 /// Input that a connection may hold outside the budget: less than one packet larger than a read.
@@ -50,6 +54,8 @@ pub struct Intake {
     publishes: usize,
     /// Those of QoS 0 among them.
     publishes_qos0: usize,
+    /// Acks in `pending`.
+    acks: usize,
     /// QoS 1 and 2 publishes that the client counts against its receive maximum.
     unacknowledged: usize,
     /// QoS 2 packet ids from PUBLISH to PUBREL: a PUBLISH with one of them is a repeat.
@@ -93,6 +99,9 @@ impl Intake {
 
     fn window_is_full_with(&self, batch: &Batch, version: Version, window: NonZeroU16) -> bool {
         let window = usize::from(window.get());
+        if self.acks + batch.acks.len() >= 2 * window + ACKS_SPARE {
+            return true;
+        }
         match version {
             Version::V31 | Version::V311 => self.publishes + batch.publishes >= window,
             Version::V5 => self.publishes_qos0 + batch.publishes_qos0 >= window,
@@ -102,6 +111,7 @@ impl Intake {
     fn push(&mut self, batch: Batch, ticket: Option<Ticket>, share: Option<Share>) {
         self.publishes += batch.publishes;
         self.publishes_qos0 += batch.publishes_qos0;
+        self.acks += batch.acks.len();
         self.pending.push_back(Pending {
             ticket,
             publications: batch.publications,
@@ -117,6 +127,7 @@ impl Intake {
         let pending = self.pending.pop_front()?;
         self.publishes -= pending.publishes;
         self.publishes_qos0 -= pending.publishes_qos0;
+        self.acks -= pending.acks.len();
         Some(pending)
     }
 }
@@ -266,6 +277,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(Reason::ServerBusy);
         }
         if let (2, Some(packet_id)) = (publish.qos, publish.packet_id) {
+            if self.intake.received.len() >= RECEIVED_MAX {
+                return Err(Reason::QuotaExceeded);
+            }
             self.intake.received.insert(packet_id);
         }
         self.collect(publish, topic, now_ms, batch);

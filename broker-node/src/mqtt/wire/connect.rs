@@ -20,7 +20,7 @@ const FLAG_USER_NAME: u8 = 0x80;
 /// What the length field can say, less a margin for the fields around a payload: the codec panics beyond it.
 const PEER_PACKET_BYTES_MAX: usize = 0x0FFF_FFFF - 64;
 
-#[derive(Debug)]
+/// No `Debug`: it holds a password.
 pub struct Connect {
     pub client_id: ByteString,
     pub keep_alive_secs: u16,
