@@ -52,8 +52,7 @@ impl PasswordFile {
     pub fn load(path: &Path) -> Result<Self, PasswordFileError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| PasswordFileError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text)
-            .map_err(|(line, problem)| PasswordFileError::Line { path: path.to_owned(), line, problem })
+        Self::parse(&text).map_err(|(line, problem)| PasswordFileError::Line { path: path.to_owned(), line, problem })
     }
 
     /// The number of the first bad line and what is wrong with it.

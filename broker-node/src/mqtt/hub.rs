@@ -7,13 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api_types::Message;
 use connector_runtime::lease::Lease;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::auth::Auth;
+use super::budget::Budget;
 use super::cluster::Cluster;
-use super::connection::io::READ_BYTES;
 use super::ingest::{Ingest, SubmitRefusal, TicketError};
 use super::metrics::{MqttMetrics, Refused};
 use super::publication::Publication;
@@ -40,17 +39,9 @@ pub struct Limits {
     pub window: NonZeroU16,
     pub packet_bytes_max: u32,
     pub connections_max: usize,
-    /// Bytes of publishes of all connections that may wait for the disk.
+    /// Bytes of publishes of all connections that may be read or wait for the disk.
     pub inflight_bytes_max: usize,
     pub without_lease: WithoutLease,
-}
-
-impl Limits {
-    /// The budget holds at least one packet of the largest size, or that packet could never be read.
-    pub fn budget_bytes(&self) -> usize {
-        let largest = self.packet_bytes_max as usize + READ_BYTES;
-        self.inflight_bytes_max.max(largest).min(Semaphore::MAX_PERMITS)
-    }
 }
 
 pub struct Hub {
@@ -63,8 +54,7 @@ pub struct Hub {
     pub cluster: Option<Arc<Cluster>>,
     pub router: Router,
     pub metrics: MqttMetrics,
-    /// One permit per byte of `inflight_bytes_max`.
-    pub budget: Arc<Semaphore>,
+    pub budget: Budget,
     pub connected: AtomicUsize,
     /// Ends what is not yet a session; sessions are told through the registry.
     pub stopping: CancellationToken,
@@ -116,17 +106,12 @@ impl Hub {
         }
     }
 
-    /// The permits for that many bytes; never more than there are.
-    pub fn budget_share(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.min(self.limits.budget_bytes())).unwrap_or(u32::MAX)
-    }
-
     /// Counts a connection in as long as there is room.
     pub fn admit(self: &Arc<Self>, takes_over: bool) -> Option<Admission> {
         let allowed = self.limits.connections_max + usize::from(takes_over);
-        let counted = self
-            .connected
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |connected| (connected < allowed).then_some(connected + 1));
+        let counted = self.connected.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |connected| {
+            (connected < allowed).then_some(connected + 1)
+        });
         counted.ok()?;
         self.metrics.connections.inc();
         Some(Admission { hub: self.clone() })

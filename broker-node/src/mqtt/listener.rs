@@ -10,13 +10,15 @@ use api_types::Message;
 use connector_runtime::lease::Lease;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
 use super::auth::Auth;
+use super::budget::Budget;
 use super::cluster::{Cluster, ClusterLink};
 use super::connection::Connection;
+use super::connection::io::READ_BYTES;
 use super::handshake::handshake;
 use super::hub::{Hub, Limits, PublishError};
 use super::ingest::Ingest;
@@ -47,8 +49,8 @@ pub struct MqttServer {
     connections: TaskTracker,
     /// Ends the accept loops.
     accepting: CancellationToken,
-    /// Ends the tasks that speak to other nodes, after the last connection.
-    forwarding: CancellationToken,
+    /// Ends the tasks that speak to other nodes, with the server: what the broker itself publishes goes on until then.
+    _forwarding: DropGuard,
     /// Ends connections that outlive the drain.
     aborting: CancellationToken,
     listening: Mutex<Vec<SocketAddr>>,
@@ -69,7 +71,7 @@ impl MqttServer {
         });
         let hub = Arc::new(Hub {
             router: Router::new(subscriptions.clone(), cluster.clone(), metrics.clone()),
-            budget: Arc::new(Semaphore::new(limits.budget_bytes())),
+            budget: Budget::new(limits.inflight_bytes_max, limits.packet_bytes_max as usize + READ_BYTES),
             limits,
             auth,
             ingest,
@@ -85,7 +87,7 @@ impl MqttServer {
             hub,
             connections: TaskTracker::new(),
             accepting: CancellationToken::new(),
-            forwarding,
+            _forwarding: forwarding.drop_guard(),
             aborting: CancellationToken::new(),
             listening: Mutex::default(),
         }
@@ -137,7 +139,6 @@ impl MqttServer {
         let in_time = tokio::time::timeout(bound, self.connections.wait()).await.is_ok();
         self.aborting.cancel();
         self.connections.wait().await;
-        self.forwarding.cancel();
         in_time
     }
 }

@@ -26,15 +26,8 @@ pub enum Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 7] = [
-        Self::QueueFull,
-        Self::DiskFull,
-        Self::Failed,
-        Self::Closed,
-        Self::NoLease,
-        Self::Topic,
-        Self::ReceiveMaximum,
-    ];
+    const ALL: [Self; 7] =
+        [Self::QueueFull, Self::DiskFull, Self::Failed, Self::Closed, Self::NoLease, Self::Topic, Self::ReceiveMaximum];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -14,6 +14,7 @@
 //! - Everything has a bound: see the constants of each module and [`Limits`].
 
 mod auth;
+mod budget;
 mod cluster;
 mod connection;
 mod handshake;

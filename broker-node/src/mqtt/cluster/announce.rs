@@ -28,9 +28,15 @@ pub struct Announcement {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Content {
-    All { filters: Vec<TopicFilter> },
+    All {
+        filters: Vec<TopicFilter>,
+    },
     /// Each filter is in at most one of the two.
-    Changes { from: Version, added: Vec<TopicFilter>, removed: Vec<TopicFilter> },
+    Changes {
+        from: Version,
+        added: Vec<TopicFilter>,
+        removed: Vec<TopicFilter>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +101,9 @@ async fn announce(cluster: &Cluster, peer: &Peer, known: Option<Version>) -> Res
     let (to, content) = match (cluster.subscriptions.update_since(known), known) {
         (Update::All { to, filters }, _) => (to, Content::All { filters }),
         (Update::Changes { to, changes }, Some(from)) => (to, net(from, changes)),
-        (Update::Changes { to, .. }, None) => (to, Content::Changes { from: 0, added: Vec::new(), removed: Vec::new() }),
+        (Update::Changes { to, .. }, None) => {
+            (to, Content::Changes { from: 0, added: Vec::new(), removed: Vec::new() })
+        }
     };
     let body = encode(&Announcement { origin: cluster.origin.clone(), to, content }).map_err(AnnounceError::Format)?;
     let answer = cluster.rpc.post(&peer.address, ANNOUNCE_PATH, Bytes::from(body), TIMEOUT).await?;

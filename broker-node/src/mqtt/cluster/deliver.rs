@@ -93,13 +93,16 @@ pub async fn run(cluster: Arc<Cluster>, peer: Peer, outbox: Arc<Outbox>, cancel:
         if batch.is_empty() {
             tokio::select! {
                 () = outbox.filled.notified() => continue,
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => break,
             }
         }
         number += 1;
         let sent = tokio::select! {
             sent = send(&cluster, &peer, number, &batch) => sent,
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => {
+                cluster.metrics.dropped(Dropped::PeerUnreachable, batch.len());
+                break;
+            }
         };
         match sent {
             Ok(()) => {
@@ -118,6 +121,7 @@ pub async fn run(cluster: Arc<Cluster>, peer: Peer, outbox: Arc<Outbox>, cancel:
             }
         }
     }
+    cluster.metrics.dropped(Dropped::PeerUnreachable, outbox.clear());
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -128,12 +132,7 @@ enum DeliverError {
     Encode,
 }
 
-async fn send(
-    cluster: &Cluster,
-    peer: &Peer,
-    number: u64,
-    batch: &[Arc<Publication>],
-) -> Result<(), DeliverError> {
+async fn send(cluster: &Cluster, peer: &Peer, number: u64, batch: &[Arc<Publication>]) -> Result<(), DeliverError> {
     let started = Instant::now();
     let publications: Vec<ForwardedPublication> =
         batch.iter().filter_map(|publication| ForwardedPublication::of(publication, started)).collect();

@@ -29,6 +29,7 @@ use meta_service::rpc::RpcClient;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -160,7 +161,7 @@ impl Cluster {
 
     /// Queues the publication for every other node whose filters match it.
     pub fn forward(&self, publication: &Arc<Publication>) {
-        let nodes = self.remote.nodes(&publication.topic);
+        let nodes = self.remote.nodes(&publication.topic, Instant::now());
         if nodes.is_empty() {
             return;
         }
@@ -193,13 +194,13 @@ impl Cluster {
 
 async fn receive_announcement(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<Vec<u8>, StatusCode> {
     let announcement: announce::Announcement = decode(&body)?;
-    encode(&cluster.remote.learn(announcement))
+    encode(&cluster.remote.learn(announcement, Instant::now()))
 }
 
 async fn receive_delivery(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<Vec<u8>, StatusCode> {
     let batch: deliver::DeliveryBatch = decode(&body)?;
     if cluster.remote.is_new(&batch.origin, batch.number) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         for publication in batch.publications {
             (cluster.local)(publication.into_publication(now));
         }

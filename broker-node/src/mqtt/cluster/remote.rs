@@ -37,9 +37,8 @@ struct Known {
 }
 
 impl RemoteFilters {
-    pub fn learn(&self, announcement: Announcement) -> Announced {
+    pub fn learn(&self, announcement: Announcement, now: Instant) -> Announced {
         let Announcement { origin, to, content } = announcement;
-        let now = Instant::now();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         match content {
             Content::All { filters } => {
@@ -87,9 +86,8 @@ impl RemoteFilters {
     }
 
     /// The nodes that want the topic, each once.
-    pub fn nodes(&self, topic: &str) -> Vec<NodeName> {
+    pub fn nodes(&self, topic: &str, now: Instant) -> Vec<NodeName> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
         let mut nodes: Vec<&NodeName> = Vec::new();
         table.matching.matches(topic, |node| {
             let alive = table.nodes.get(node).is_some_and(|known| now - known.heard < SILENCE_MAX);
@@ -150,30 +148,33 @@ mod tests {
         Announcement { origin: Origin { node: "b".into(), boot }, to, content }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn changes_need_the_set_they_change() {
+    #[test]
+    fn changes_need_the_set_they_change() {
         let remote = RemoteFilters::default();
-        assert_eq!(remote.learn(changes(1, 0, 1, &["a"], &[])), Announced::TellAll);
-        assert_eq!(remote.learn(all(1, 5, &["a", "a/+"])), Announced::Known);
-        assert_eq!(remote.nodes("a"), [NodeName::from("b")]);
-        assert_eq!(remote.learn(changes(1, 5, 6, &["c"], &["a"])), Announced::Known);
+        let now = Instant::now();
+        assert_eq!(remote.learn(changes(1, 0, 1, &["a"], &[]), now), Announced::TellAll);
+        assert_eq!(remote.learn(all(1, 5, &["a", "a/+"]), now), Announced::Known);
+        assert_eq!(remote.nodes("a", now), [NodeName::from("b")]);
+        assert_eq!(remote.learn(changes(1, 5, 6, &["c"], &["a"]), now), Announced::Known);
         assert!(!remote.matches("a") && remote.matches("c") && remote.matches("a/x"));
-        assert_eq!(remote.learn(changes(1, 5, 7, &["d"], &[])), Announced::TellAll, "a gap");
-        assert_eq!(remote.learn(changes(2, 6, 7, &["d"], &[])), Announced::TellAll, "another life");
-        assert_eq!(remote.learn(all(2, 1, &["e"])), Announced::Known);
+        assert_eq!(remote.learn(changes(1, 5, 7, &["d"], &[]), now), Announced::TellAll, "a gap");
+        assert_eq!(remote.learn(changes(2, 6, 7, &["d"], &[]), now), Announced::TellAll, "another life");
+        assert_eq!(remote.learn(all(2, 1, &["e"]), now), Announced::Known);
         assert!(!remote.matches("c") && remote.matches("e"));
         remote.forget(&"b".into());
         assert!(!remote.matches("e"));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_node_gets_nothing_until_it_speaks() {
+    #[test]
+    fn a_silent_node_gets_nothing_until_it_speaks() {
         let remote = RemoteFilters::default();
-        remote.learn(all(1, 1, &["a"]));
-        tokio::time::advance(SILENCE_MAX).await;
-        assert!(remote.nodes("a").is_empty());
-        remote.learn(changes(1, 1, 1, &[], &[]));
-        assert_eq!(remote.nodes("a").len(), 1);
+        let now = Instant::now();
+        let later = now + SILENCE_MAX;
+        remote.learn(all(1, 1, &["a"]), now);
+        assert_eq!(remote.nodes("a", later - Duration::from_millis(1)).len(), 1);
+        assert!(remote.nodes("a", later).is_empty());
+        remote.learn(changes(1, 1, 1, &[], &[]), later);
+        assert_eq!(remote.nodes("a", later).len(), 1);
     }
 
     #[test]

@@ -12,11 +12,11 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, future};
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{ALIAS_MAX, Connection, OUTPUT_BYTES_MAX, Phase};
+use crate::mqtt::budget::{Purpose, Share};
 use crate::mqtt::hub::{WithoutLease, not_stored, refused, wall_clock_ms};
 use crate::mqtt::ingest::{Ticket, TicketError};
 use crate::mqtt::metrics::Refused;
@@ -27,6 +27,10 @@ use crate::mqtt::wire::{Ack, AckKind, AckOutcome, Inbound, Outbound, Publish, Re
 /// A client whose publishes cannot be stored is not read for a time in this range, so that a fleet does not come back
 /// at once and together.
 const REFUSED_PAUSE_MS: std::ops::RangeInclusive<u64> = 1000..=5000;
+/// Acks that may wait beside those of a full window: PUBCOMPs, and PUBRECs of repeats.
+const ACKS_SPARE: usize = 1024;
+/// QoS 2 packet ids that a client of version 3 may leave unreleased; those of MQTT 5 are bound by the window.
+const RECEIVED_MAX: usize = 10_000;
 /// Bytes of all topics that one client's aliases may hold.
 const ALIAS_BYTES_MAX: usize = 64 << 10;
 /// Input that a connection may hold outside the budget: less than one packet larger than a read.
@@ -39,17 +43,19 @@ pub struct Intake {
     /// Submitted and not yet settled, oldest first.
     pub pending: VecDeque<Pending>,
     /// A share of the budget that reading waits for.
-    pub waiting: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+    pub waiting: Option<BoxFuture<'static, Option<Share>>>,
     /// The batch for which `waiting` is; without one it is for the packet that is being read.
     held: Option<Batch>,
     /// The share of a large packet that is being read.
-    packet_share: Option<OwnedSemaphorePermit>,
+    packet_share: Option<Share>,
     /// When a packet that holds a share must be complete.
     pub packet_until: Option<Instant>,
     /// Publishes in `pending`.
     publishes: usize,
     /// Those of QoS 0 among them.
     publishes_qos0: usize,
+    /// Acks in `pending`.
+    acks: usize,
     /// QoS 1 and 2 publishes that the client counts against its receive maximum.
     unacknowledged: usize,
     /// QoS 2 packet ids from PUBLISH to PUBREL: a PUBLISH with one of them is a repeat.
@@ -78,12 +84,12 @@ pub struct Pending {
     publishes_qos0: usize,
     read_at: Instant,
     /// Returned to the budget when it is settled.
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Option<Share>,
 }
 
 impl Intake {
     pub fn is_settled(&self) -> bool {
-        self.pending.is_empty() && self.waiting.is_none()
+        self.pending.is_empty() && self.held.is_none()
     }
 
     /// MQTT 5 clients know the window, and are refused beyond it; others are not read.
@@ -93,15 +99,19 @@ impl Intake {
 
     fn window_is_full_with(&self, batch: &Batch, version: Version, window: NonZeroU16) -> bool {
         let window = usize::from(window.get());
+        if self.acks + batch.acks.len() >= 2 * window + ACKS_SPARE {
+            return true;
+        }
         match version {
             Version::V31 | Version::V311 => self.publishes + batch.publishes >= window,
             Version::V5 => self.publishes_qos0 + batch.publishes_qos0 >= window,
         }
     }
 
-    fn push(&mut self, batch: Batch, ticket: Option<Ticket>, share: Option<OwnedSemaphorePermit>) {
+    fn push(&mut self, batch: Batch, ticket: Option<Ticket>, share: Option<Share>) {
         self.publishes += batch.publishes;
         self.publishes_qos0 += batch.publishes_qos0;
+        self.acks += batch.acks.len();
         self.pending.push_back(Pending {
             ticket,
             publications: batch.publications,
@@ -117,6 +127,7 @@ impl Intake {
         let pending = self.pending.pop_front()?;
         self.publishes -= pending.publishes;
         self.publishes_qos0 -= pending.publishes_qos0;
+        self.acks -= pending.acks.len();
         Some(pending)
     }
 }
@@ -132,9 +143,7 @@ pub async fn front_ticket(pending: &mut VecDeque<Pending>) -> Result<(), TicketE
 }
 
 /// Completes when the share of the budget is there; never while none is waited for.
-pub async fn granted(
-    waiting: &mut Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
-) -> Option<OwnedSemaphorePermit> {
+pub async fn granted(waiting: &mut Option<BoxFuture<'static, Option<Share>>>) -> Option<Share> {
     match waiting {
         None => future::pending().await,
         Some(waiting) => waiting.await,
@@ -268,6 +277,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Err(Reason::ServerBusy);
         }
         if let (2, Some(packet_id)) = (publish.qos, publish.packet_id) {
+            if self.intake.received.len() >= RECEIVED_MAX {
+                return Err(Reason::QuotaExceeded);
+            }
             self.intake.received.insert(packet_id);
         }
         self.collect(publish, topic, now_ms, batch);
@@ -296,7 +308,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             content_type: text(&properties.content_type),
             response_topic: text(&properties.response_topic),
             correlation_data: properties.correlation_data.clone(),
-            user_properties: properties.user.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            user_properties: properties
+                .user
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
             dead_letter_of: Vec::new(),
         };
         if self.hub.router.has_subscriber(&topic) {
@@ -322,22 +338,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.intake.packet_until = None;
             return self.submit(batch, Some(share));
         }
-        let bytes = self.hub.budget_share(batch.bytes);
-        match self.hub.budget.clone().try_acquire_many_owned(bytes) {
-            Ok(share) => self.submit(batch, Some(share)),
-            Err(_) => {
+        match self.hub.budget.take(Purpose::Batch, batch.bytes) {
+            Some(share) => self.submit(batch, Some(share)),
+            None => {
+                self.intake.waiting = Some(self.hub.budget.wait(Purpose::Batch, batch.bytes));
                 self.intake.held = Some(batch);
-                self.wait_for_budget(bytes);
             }
         }
     }
 
-    fn wait_for_budget(&mut self, bytes: u32) {
-        let budget = self.hub.budget.clone();
-        self.intake.waiting = Some(budget.acquire_many_owned(bytes).map(Result::ok).boxed());
-    }
-
-    pub(super) fn granted(&mut self, share: Option<OwnedSemaphorePermit>) {
+    pub(super) fn granted(&mut self, share: Option<Share>) {
         self.intake.waiting = None;
         match (self.intake.held.take(), share) {
             (Some(batch), share) => {
@@ -353,21 +363,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// A packet larger than the free bytes is read on only with a share of the budget.
     fn provide_for_large_packet(&mut self) {
-        if !matches!(self.phase, Phase::Open) || self.intake.waiting.is_some() || self.intake.packet_share.is_some() {
+        if !matches!(self.phase, Phase::Open) || self.intake.waiting.is_some() {
             return;
         }
-        let Ok(Some(announced)) = self.wire.announced_bytes(&self.input) else { return };
-        if announced <= FREE_BYTES || announced <= self.input.len() {
+        let announced = self.wire.announced_bytes(&self.input).ok().flatten().filter(|bytes| *bytes > FREE_BYTES);
+        let Some(announced) = announced else {
+            self.intake.packet_share = None;
+            self.intake.packet_until = None;
+            return;
+        };
+        if announced <= self.input.len() {
+            self.intake.packet_until = None;
             return;
         }
-        let bytes = self.hub.budget_share(announced);
-        match self.hub.budget.clone().try_acquire_many_owned(bytes) {
-            Ok(share) => self.granted(Some(share)),
-            Err(_) => self.wait_for_budget(bytes),
+        if self.intake.packet_share.is_some() {
+            return;
+        }
+        match self.hub.budget.take(Purpose::Packet, announced) {
+            Some(share) => self.granted(Some(share)),
+            None => self.intake.waiting = Some(self.hub.budget.wait(Purpose::Packet, announced)),
         }
     }
 
-    fn submit(&mut self, mut batch: Batch, share: Option<OwnedSemaphorePermit>) {
+    fn submit(&mut self, mut batch: Batch, share: Option<Share>) {
         match self.hub.ingest.submit(std::mem::take(&mut batch.messages)) {
             Ok(ticket) => {
                 self.intake.push(batch, Some(ticket), share);

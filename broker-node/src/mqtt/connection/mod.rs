@@ -109,12 +109,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let keep_alive = Duration::from_millis(1500) * u32::from(connect.keep_alive_secs);
         let mut connection = Self {
             stream,
-            session,
             input: rest,
             output,
             intake: Intake::default(),
             outlet: Outlet::new(connect.receive_max.map_or(u16::MAX, NonZeroU16::get)),
-            subscribed: Subscribed::default(),
+            subscribed: Subscribed::new(hub.clone(), session.clone()),
+            session,
             keep_alive: (!keep_alive.is_zero()).then_some(keep_alive),
             last_read: now,
             last_write: now,
@@ -285,23 +285,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// The end: last words, the end of the session, the will.
-    async fn leave(mut self) {
-        self.hub.subscriptions.forget(self.session.id, self.subscribed.filters());
-        self.hub.sessions.forget(&self.session);
-        if let Phase::Ending(Ending { reason: Some(reason), .. }) = self.phase {
+    /// The end: of the session, last words, the will.
+    async fn leave(self) {
+        let Self { hub, mut stream, mut wire, session, mut output, subscribed, will, phase, .. } = self;
+        drop(subscribed);
+        if let Phase::Ending(Ending { reason: Some(reason), .. }) = phase {
             // A DISCONNECT that the peer has no room for is left out.
-            let _ = self.wire.encode(Outbound::Disconnect(reason), &mut self.output);
-            let said = tokio::time::timeout(FLUSH_MAX, self.stream.write_all(&self.output)).await;
+            let _ = wire.encode(Outbound::Disconnect(reason), &mut output);
+            let said = tokio::time::timeout(FLUSH_MAX, stream.write_all(&output)).await;
             if matches!(said, Ok(Ok(()))) {
-                linger(&mut self.stream).await;
+                linger(&mut stream).await;
             }
         }
-        drop(self.stream);
-        debug!(client_id = %self.session.client_id, "client disconnected");
-        if let Some((message, publication)) = self.will.take() {
+        drop(stream);
+        debug!(client_id = %session.client_id, "client disconnected");
+        if let Some((message, publication)) = will {
             let message = Message { timestamp_ms: wall_clock_ms(), ..message };
-            self.hub.publish_will(message, publication).await;
+            hub.publish_will(message, publication).await;
         }
     }
 

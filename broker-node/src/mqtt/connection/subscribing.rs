@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::topic::TopicFilter;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use crate::mqtt::hub::Hub;
+use crate::mqtt::session::Session;
 use crate::mqtt::subscriptions::{SESSION_FILTER_BYTES_MAX, SESSION_FILTERS_MAX, Version, parse_filter};
 use crate::mqtt::wire::{Outbound, Reason, Subscribe};
 
@@ -20,8 +22,10 @@ const ANNOUNCE_WAIT: Duration = Duration::from_millis(250);
 /// SUBACKs that may wait at once; the oldest is sent when there are more.
 const ANSWERS_MAX: usize = 16;
 
-#[derive(Default)]
+/// The session's place in the registry and among the subscribers; given up when it is dropped.
 pub struct Subscribed {
+    hub: Arc<Hub>,
+    session: Arc<Session>,
     filters: HashSet<TopicFilter>,
     filter_bytes: usize,
     answers: VecDeque<Answer>,
@@ -35,12 +39,19 @@ struct Answer {
 }
 
 impl Subscribed {
-    pub fn filters(&self) -> impl Iterator<Item = &TopicFilter> {
-        self.filters.iter()
+    pub fn new(hub: Arc<Hub>, session: Arc<Session>) -> Self {
+        Self { hub, session, filters: HashSet::new(), filter_bytes: 0, answers: VecDeque::new() }
     }
 
     pub fn answer_until(&self) -> Option<Instant> {
         self.answers.front().map(|answer| answer.until)
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.hub.subscriptions.forget(self.session.id, &self.filters);
+        self.hub.sessions.forget(&self.session);
     }
 }
 

@@ -20,10 +20,9 @@ const FLAG_USER_NAME: u8 = 0x80;
 /// What the length field can say, less a margin for the fields around a payload: the codec panics beyond it.
 const PEER_PACKET_BYTES_MAX: usize = 0x0FFF_FFFF - 64;
 
-#[derive(Debug)]
+/// No `Debug`: it holds a password.
 pub struct Connect {
     pub client_id: ByteString,
-    pub clean: bool,
     pub keep_alive_secs: u16,
     pub username: Option<ByteString>,
     pub password: Option<Bytes>,
@@ -51,10 +50,7 @@ pub enum ConnectFailure {
 }
 
 /// Takes a CONNECT of at most `bytes_max` off the buffer; `None` = more bytes are needed.
-pub fn decode_connect(
-    buffer: &mut BytesMut,
-    bytes_max: usize,
-) -> Result<Option<(Wire, Connect)>, ConnectFailure> {
+pub fn decode_connect(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<(Wire, Connect)>, ConnectFailure> {
     let close = |reason| ConnectFailure::Close(reason);
     if buffer.first().is_some_and(|first| *first != frame::CONNECT) {
         return Err(close(Reason::ProtocolError));
@@ -155,7 +151,6 @@ fn decode_v3(buffer: &mut BytesMut, version: Version) -> Result<(Wire, Connect),
     });
     let connect = Connect {
         client_id: connect.client_id,
-        clean: connect.clean_session,
         keep_alive_secs: connect.keep_alive,
         username: connect.username,
         password: connect.password,
@@ -206,7 +201,6 @@ fn decode_v5(buffer: &mut BytesMut) -> Result<(Wire, Connect), ConnectFailure> {
         .map_or(PEER_PACKET_BYTES_MAX, |bytes| bytes.min(PEER_PACKET_BYTES_MAX));
     let connect = Connect {
         client_id: connect.client_id,
-        clean: connect.clean_start,
         keep_alive_secs: connect.keep_alive,
         username: connect.username,
         password: connect.password,

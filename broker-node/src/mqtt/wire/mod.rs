@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
 pub use connect::{Connect, ConnectFailure, Will, decode_connect};
-pub use encode::{Unsendable, encode_refusal};
+pub use encode::encode_refusal;
 pub use frame::frame_bytes;
 pub use reason::Reason;
 
@@ -120,8 +120,14 @@ pub enum Outbound<'a> {
     Ack(Ack),
     /// Answers a PUBREC that nothing here asked for.
     Pubrel(NonZeroU16),
-    Suback { packet_id: NonZeroU16, results: &'a [Result<u8, Reason>] },
-    Unsuback { packet_id: NonZeroU16, existed: &'a [bool] },
+    Suback {
+        packet_id: NonZeroU16,
+        results: &'a [Result<u8, Reason>],
+    },
+    Unsuback {
+        packet_id: NonZeroU16,
+        existed: &'a [bool],
+    },
     Pingresp,
     Publish(Delivery<'a>),
     /// MQTT 5 only; nothing is written for the older versions.
@@ -196,5 +202,59 @@ impl Wire {
             Codec::V5(codec) => decode::v5(codec, buffer)?,
         };
         Ok(packet.map(|packet| (packet, total)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(version: Version) -> Wire {
+        let bytes: &[u8] = match version {
+            Version::V31 => b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x00\x00\x01a",
+            Version::V311 => b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a",
+            Version::V5 => b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01a",
+        };
+        let (wire, _) = decode_connect(&mut BytesMut::from(bytes), 100).expect("sound").expect("whole");
+        wire
+    }
+
+    #[test]
+    fn an_announced_length_reserves_no_memory() {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let mut wire = wire(version);
+            wire.set_packet_bytes_max(100 << 20);
+            let mut buffer = BytesMut::from(&b"\x30\xff\xff\xff\x0f"[..]);
+            assert!(matches!(wire.decode(&mut buffer), Ok(None)));
+            assert!(buffer.capacity() < 1000, "{}", buffer.capacity());
+            assert_eq!(wire.announced_bytes(&buffer), Ok(Some(0x01FF_FFFF + 5)));
+        }
+    }
+
+    #[test]
+    fn what_the_peer_cannot_take_is_not_written_at_all() {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let mut wire = wire(version);
+            wire.peer_packet_bytes_max = 20;
+            let (topic, properties) = (ByteString::from("t"), Properties::default());
+            let mut send = |payload: &'static [u8], out: &mut BytesMut| {
+                let payload = Bytes::from_static(payload);
+                let delivery = Delivery {
+                    topic: &topic,
+                    payload: &payload,
+                    properties: &properties,
+                    expiry_secs: None,
+                    retain: false,
+                    packet_id: None,
+                    subscription_ids: &[],
+                };
+                wire.encode(Outbound::Publish(delivery), out).is_ok()
+            };
+            let mut out = BytesMut::from(&b"before"[..]);
+            assert!(!send(&[0; 17], &mut out));
+            assert!(!send(&[0; 100], &mut out));
+            assert_eq!(&out[..], b"before");
+            assert!(send(&[0; 14], &mut out));
+        }
     }
 }
