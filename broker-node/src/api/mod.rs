@@ -169,3 +169,6 @@ async fn count(State(api): Shared, request: Request, next: Next) -> Response {
     metrics.api_requests.with_label_values(&[path, response.status().as_str()]).inc();
     response
 }
+
+#[cfg(test)]
+mod tests;
