@@ -256,3 +256,21 @@ async fn if_empty_takes_the_filter_out_before_it_counts() {
     let held_first = matches!(&plane.script.lock().expect("script").proposals[1], CommandBody::HoldConnector { .. });
     assert!(held_first);
 }
+
+#[tokio::test(start_paused = true)]
+async fn if_empty_puts_back_even_when_the_caller_hangs_up_and_the_leader_is_away() {
+    let plane = Plane::new();
+    create(&plane, "a").await;
+    plane.set(|script| {
+        script.pending.insert(RaftId(1), 1);
+        script.restore_failures = 3;
+    });
+    let request = post(&plane, DELETE, r#"{"connector_name":"a","if_empty":true}"#);
+    // Long enough to take the filter out, too short for an answer.
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), request).await.is_err());
+    assert!(plane.state().connector("a").expect("held").deleting);
+    let mut applied = crate::api::control::ControlPlane::applied(&*plane);
+    while plane.state().connector("a").expect("it is there").deleting {
+        applied.changed().await.expect("the plane lives");
+    }
+}

@@ -2,6 +2,6 @@ mod bad_requests;
 mod changes;
 mod documentation;
 mod listing;
-mod plane;
+pub(crate) mod plane;
 mod reading;
 mod seed;

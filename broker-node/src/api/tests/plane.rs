@@ -46,6 +46,8 @@ pub struct Script {
     pub observed: Observed,
     pub parts: Option<Parts>,
     pub proposals: Vec<CommandBody>,
+    /// So many proposals to put a connector back fail for want of a leader.
+    pub restore_failures: u32,
 }
 
 pub struct Plane {
@@ -224,6 +226,11 @@ impl ControlPlane for Plane {
     async fn propose(&self, body: CommandBody) -> Result<Reply, Unavailable> {
         if let Some(error) = self.look(|script| script.unavailable) {
             return Err(error);
+        }
+        let left = self.look(|script| script.restore_failures);
+        if matches!(body, CommandBody::RestoreConnector { .. }) && left > 0 {
+            self.set(|script| script.restore_failures -= 1);
+            return Err(Unavailable::NoLeader);
         }
         self.set(|script| script.proposals.push(body.clone()));
         let reply = self.apply(body.clone());

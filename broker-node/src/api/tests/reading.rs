@@ -128,6 +128,19 @@ async fn types_are_the_seeds_seventeen() {
 }
 
 #[tokio::test]
+async fn one_type_can_be_asked_for() {
+    let plane = Plane::new();
+    let seen = get(&plane, "/api/mqtt/connector/types?connector_type=webhook").await;
+    assert_eq!(
+        (&seen.body["data"]["total_count"], &seen.body["data"]["data"][0]["connector_type"]),
+        (&json!(1), &json!("webhook"))
+    );
+    let unknown = get(&plane, "/api/mqtt/connector/types?connector_type=pigeon").await;
+    assert_eq!((unknown.status.as_u16(), unknown.reason()), (404, "KIND_NOT_FOUND"), "{}", unknown.text);
+    assert!(unknown.message().contains("webhook"), "the known ones are named: {}", unknown.message());
+}
+
+#[tokio::test]
 async fn the_cluster_shows_its_nodes() {
     let plane = Plane::new();
     create(&plane, "a").await;
