@@ -30,7 +30,7 @@ config_fields! {
         /// HTTP method.
         pub method: Method = choice(&["post", "put"]).default_text("post");
         /// Headers of every request. Values are masked in all answers.
-        pub headers: BTreeMap<String, Secret> = text_map(HEADERS_MAX, TextFormat::HttpHeaders)
+        pub headers: BTreeMap<String, Secret> = text_map(HEADERS_MAX, TextFormat::HeaderValue)
             .default(Literal::EmptyMap)
             .masked();
         /// How long one request may take, from connecting to the last byte of the answer.
@@ -42,7 +42,7 @@ config_fields! {
         /// Password of `basic`.
         pub password: Option<Secret> = secret().required_when("auth_type", &[Literal::Text("basic")]);
         /// Token of `bearer`.
-        pub bearer_token: Option<Secret> = formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HttpHeaders)
+        pub bearer_token: Option<Secret> = formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HeaderValue)
             .masked()
             .required_when("auth_type", &[Literal::Text("bearer")]);
         /// `array`: one request for each batch, always a JSON array; `ndjson`: one request for each batch, one JSON
