@@ -88,6 +88,16 @@ fn registered<T: Collector + Clone + 'static>(
     Ok(metric)
 }
 
+/// What runs here, and what the operating system says of it.
+fn describe_process(registry: &Registry, version: &str, commit: &str) -> prometheus::Result<()> {
+    let options = Opts::new("sluice_build_info", "Version and commit of this binary, always 1");
+    let build = registered(registry, IntGaugeVec::new(options, &["version", "commit"]))?;
+    build.with_label_values(&[version, commit]).set(1);
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    Ok(())
+}
+
 impl Metrics {
     pub fn new(version: &str, commit: &str) -> prometheus::Result<Self> {
         let registry = Registry::new();
@@ -98,16 +108,7 @@ impl Metrics {
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             registered(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
         };
-        let build = registered(
-            r,
-            IntGaugeVec::new(
-                Opts::new("sluice_build_info", "Version and commit of this binary, always 1"),
-                &["version", "commit"],
-            ),
-        )?;
-        build.with_label_values(&[version, commit]).set(1);
-        #[cfg(target_os = "linux")]
-        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        describe_process(r, version, commit)?;
         let request_options =
             HistogramOpts::new("sluice_api_request_seconds", "Time from a request of the HTTP API to its answer");
         Ok(Self {

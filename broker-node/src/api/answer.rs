@@ -78,6 +78,9 @@ impl IntoResponse for Failure {
 
 /// A failure whose body says more than the error itself.
 pub fn failure(error: &ApiError, body: Value) -> Response {
+    if error.reason == Reason::Internal {
+        tracing::error!(%error, "request failed");
+    }
     let status = StatusCode::from_u16(error.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(body)).into_response();
     if status == StatusCode::SERVICE_UNAVAILABLE {

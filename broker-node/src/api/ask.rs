@@ -136,4 +136,74 @@ mod tests {
         assert!(matches!(decode::<Option<TaskReport>>(&newer), Err(AskError::Version(2))));
         assert!(matches!(decode::<Option<TaskReport>>(&[]), Err(AskError::Format(_))));
     }
+
+    struct Fixed(Option<QueueHolding>);
+
+    impl LocalView for Fixed {
+        fn task(&self, incarnation: Incarnation) -> Option<TaskReport> {
+            (incarnation == Incarnation(7)).then(|| TaskReport { incarnation, ..TaskReport::default() })
+        }
+
+        fn holding(&self, _: Incarnation) -> Option<QueueHolding> {
+            self.0
+        }
+    }
+
+    /// Listens until the test ends.
+    async fn serve(local: Fixed) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move { axum::serve(listener, routes(Arc::new(local))).await });
+        address
+    }
+
+    fn client() -> RpcClient {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        RpcClient::new(meta_service::rpc::Secrets::default()).expect("a client")
+    }
+
+    #[tokio::test]
+    async fn owners_are_asked_over_the_wire() {
+        let address = serve(Fixed(None)).await;
+        let rpc = client();
+        let known = task(&rpc, &address, Incarnation(7)).await.expect("an answer");
+        assert_eq!(known.map(|report| report.incarnation), Some(Incarnation(7)));
+        assert_eq!(task(&rpc, &address, Incarnation(8)).await.expect("an answer"), None);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_cannot_be_asked_has_an_unknown_share() {
+        let mut holding = QueueHolding::default();
+        holding.ledger.pending = 5;
+        let there = serve(Fixed(Some(holding))).await;
+        let closed = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.local_addr().expect("an address").to_string()
+        };
+        let mut state = ClusterState::default();
+        for (id, address) in [(1, "unused"), (2, there.as_str()), (3, closed.as_str())] {
+            let node = meta_service::state::Node {
+                raft_id: RaftId(id),
+                disk_id: Default::default(),
+                name: format!("n{id}").into(),
+                rpc_address: address.to_owned(),
+                api_address: String::new(),
+                mqtt_address: String::new(),
+                zone: String::new(),
+                version: String::new(),
+                kinds: Vec::new(),
+                state: meta_service::state::NodeState::Up,
+                node_epoch: api_types::NodeEpoch(id),
+                boot_nonce: id,
+                since_ms: 0,
+                log_synced: Default::default(),
+            };
+            state.nodes.insert(RaftId(id), Arc::new(node));
+        }
+        let local = Fixed(Some(QueueHolding::default()));
+        let shares = shares(&client(), &state, Some(RaftId(1)), &local, Incarnation(7)).await;
+        let pending: Vec<Option<u64>> =
+            shares.iter().map(|share| share.holds.map(|held| held.ledger.pending)).collect();
+        assert_eq!(pending, [Some(0), Some(5), None]);
+    }
 }

@@ -6,6 +6,7 @@
 //! otherwise:                                                       mark ─► wait until the incarnation is gone ─► barrier
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{ConnectorName, FieldProblem, Incarnation, Reason};
@@ -21,18 +22,27 @@ use super::request::Input;
 const KEYS: [&str; 2] = ["connector_name", "if_empty"];
 /// How often the records that will be dropped are counted while the task stops.
 const COUNT_EVERY: Duration = Duration::from_millis(250);
+/// A connector that was taken out must come back, so that is tried for as long as a cluster may be without a leader.
+const RESTORE_EVERY: Duration = Duration::from_secs(1);
+const RESTORE_TRIES_MAX: u32 = 3600;
 
 struct Request {
     name: String,
     if_empty: bool,
 }
 
-pub async fn delete(api: &Api, input: Input) -> Outcome {
+/// Runs to its end even when the caller hangs up: what was taken out is either deleted or put back.
+pub async fn delete(api: Arc<Api>, input: Input) -> Outcome {
+    let flow = tokio::spawn(async move { run(&api, input).await });
+    flow.await.unwrap_or_else(|error| Err(Failure::new(Reason::Internal, format!("the delete broke off: {error}"))))
+}
+
+async fn run(api: &Api, input: Input) -> Outcome {
     let mut warnings = input.unknown_keys(&[], false);
     let request = parse(&input)?;
     let name = request.name.as_str();
     if request.if_empty {
-        warnings.extend(hold_if_empty(api, name).await?);
+        hold_if_empty(api, name).await?;
     }
     let command = CommandBody::DeleteConnector { name: ConnectorName::from(name), incarnation: None };
     let (reply, incarnation) = mark(api, name, command).await?;
@@ -68,22 +78,31 @@ async fn mark(api: &Api, name: &str, command: CommandBody) -> Result<(Reply, Inc
 }
 
 /// Takes the filter out, then counts; puts it back when anything waits, or when a node cannot be asked.
-async fn hold_if_empty(api: &Api, name: &str) -> Result<Vec<String>, Failure> {
+async fn hold_if_empty(api: &Api, name: &str) -> Result<(), Failure> {
     let command = CommandBody::HoldConnector { name: ConnectorName::from(name), incarnation: None };
     let (reply, incarnation) = mark(api, name, command).await?;
     // A node that has not confirmed may still store for it, so it counts as one that holds records.
-    let unconfirmed = match api.control.barrier(reply.index).await {
+    let mut holders: Vec<String> = match api.control.barrier(reply.index).await {
         Ok(missing) => missing.into_iter().map(|node| format!("{node} (not confirmed)")).collect(),
         Err(error) => vec![error.to_string()],
     };
-    let mut holders: Vec<String> = unconfirmed;
     holders.extend(holders_of(&api.control.shares(incarnation).await));
     if holders.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    api.control.propose(CommandBody::RestoreConnector { incarnation }).await?;
+    restore(api, name, incarnation).await;
     let message = format!("Connector {name} holds records: {}.", holders.join(", "));
     Err(Failure::new(Reason::ConnectorHasRecords, message))
+}
+
+async fn restore(api: &Api, name: &str, incarnation: Incarnation) {
+    for attempt in 1..=RESTORE_TRIES_MAX {
+        // Any reply is final: it is back, or somebody deleted it meanwhile.
+        let Err(error) = api.control.propose(CommandBody::RestoreConnector { incarnation }).await else { return };
+        tracing::warn!(connector = name, attempt, %error, "connector could not be put back after a delete if_empty");
+        tokio::time::sleep(RESTORE_EVERY).await;
+    }
+    tracing::error!(connector = name, "connector takes no records: put it back by a delete if_empty");
 }
 
 fn holders_of(shares: &[QueueShare]) -> Vec<String> {

@@ -116,7 +116,8 @@ async fn connector_create(State(api): Shared, request: Request) -> Outcome {
 }
 
 async fn connector_delete(State(api): Shared, request: Request) -> Outcome {
-    delete::delete(&api, read(&api, request).await?).await
+    let input = read(&api, request).await?;
+    delete::delete(api, input).await
 }
 
 async fn connector_show(State(api): Shared, request: Request) -> Outcome {
@@ -169,3 +170,6 @@ async fn count(State(api): Shared, request: Request, next: Next) -> Response {
     metrics.api_requests.with_label_values(&[path, response.status().as_str()]).inc();
     response
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

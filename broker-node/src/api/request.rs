@@ -1,13 +1,14 @@
 //! From an HTTP request to its parameters: query string, JSON body, or both.
 
 use api_types::{ApiError, FieldProblem, Reason};
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request, header};
+use futures::StreamExt;
 use serde_json::{Map, Value};
 
 use super::answer::Failure;
 
-/// Longest query string that is looked at; the HTTP layer bounds the whole head, too.
+/// Far more than all parameters and values of a reasonable filter; the work on them grows with their square.
 const QUERY_PAIRS_MAX: usize = 1000;
 
 /// The parameters of one request.
@@ -31,12 +32,11 @@ impl Input {
     pub async fn read(request: Request<Body>, body_bytes_max: usize) -> Result<Self, Failure> {
         let (head, body) = request.into_parts();
         let query = parse_query(head.uri.query().unwrap_or_default());
-        let announced = content_length(&head.headers);
-        if announced.is_some_and(|length| length > body_bytes_max as u64) {
-            return Err(too_large(body_bytes_max));
+        if query.len() > QUERY_PAIRS_MAX {
+            let message = format!("the query string has more than {QUERY_PAIRS_MAX} parameters");
+            return Err(Failure::new(Reason::InvalidQuery, message));
         }
-        let bytes =
-            axum::body::to_bytes(body, body_bytes_max).await.map_err(|error| unreadable(&error, body_bytes_max))?;
+        let bytes = read_body(&head.headers, body, body_bytes_max).await?;
         let body_optional = head.method == Method::GET || head.method == Method::HEAD;
         if bytes.is_empty() && body_optional {
             return Ok(Self { query, body: Map::new() });
@@ -94,14 +94,24 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_large(body_bytes_max: usize) -> Failure {
-    Failure::new(Reason::BodyTooLarge, format!("the body is larger than {body_bytes_max} bytes (api.body_bytes_max)"))
-}
-
-fn unreadable(error: &axum::Error, body_bytes_max: usize) -> Failure {
-    use std::error::Error;
-    let limited = error.source().is_some_and(|source| source.to_string().contains("length limit"));
-    if limited { too_large(body_bytes_max) } else { Failure::new(Reason::InvalidJson, "the body could not be read") }
+/// Stops at the bound: what is longer is never held in memory.
+async fn read_body(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Failure> {
+    let too_large = || {
+        Failure::new(Reason::BodyTooLarge, format!("the body is larger than {bytes_max} bytes (api.body_bytes_max)"))
+    };
+    if content_length(headers).is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    let mut chunks = body.into_data_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Failure::new(Reason::InvalidJson, "the body broke off"))?;
+        if bytes.len() + chunk.len() > bytes_max {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.into())
 }
 
 /// Absent means JSON; parameters such as `charset` are ignored.
@@ -129,7 +139,7 @@ fn without_nulls(map: Map<String, Value>) -> Map<String, Value> {
 
 /// `application/x-www-form-urlencoded`: `+` is a space, `%41` an `A`.
 fn parse_query(query: &str) -> Vec<(String, String)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty()).take(QUERY_PAIRS_MAX);
+    let pairs = query.split('&').filter(|pair| !pair.is_empty()).take(QUERY_PAIRS_MAX + 1);
     pairs
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -250,4 +250,66 @@ mod tests {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
+
+    /// Runs one client command against a node that listens.
+    async fn run(address: &str, line: &[&str]) -> Result<(), CliError> {
+        let words = ["sluice", "--api", address].into_iter().chain(line.iter().copied());
+        let cli = Cli::try_parse_from(words).expect("a good line");
+        match &cli.command {
+            Command::Connector(command) => connector::run(&cli.client, command).await,
+            Command::Cluster(command) => cluster::run(&cli.client, command).await,
+            Command::Server(_) | Command::Config(_) | Command::Demo(_) | Command::Completions { .. } => {
+                panic!("no client command: {line:?}")
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn client_commands_work_against_a_node() {
+        let plane = crate::api::tests::plane::Plane::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}/", listener.local_addr().expect("an address"));
+        let router = plane.router();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let config = "{\"local_file_path\":\"/tmp/x\"}";
+        let create = ["connector", "create", "a b", "--type", "file", "--topic", "s/#", "--config", config];
+        assert!(run(&address, &create).await.is_ok());
+        assert_eq!(plane.state().connector("a b").expect("created").spec.filter.as_str(), "s/#");
+        for line in [
+            vec!["connector", "list", "--filter", "status=Idle", "--sort", "revision", "--desc"],
+            vec!["connector", "show", "a b"],
+            vec!["connector", "explain", "a b", "-o", "json"],
+            vec!["connector", "types"],
+            vec!["connector", "types", "s3"],
+            vec!["cluster", "status"],
+            vec!["cluster", "nodes", "-o", "json"],
+        ] {
+            assert!(run(&address, &line).await.is_ok(), "{line:?}");
+        }
+        for (line, says) in [
+            (create.to_vec(), "Connector a b already exists. (CONNECTOR_EXISTS)"),
+            (vec!["connector", "show", "ghost"], "Connector ghost does not exist. (CONNECTOR_NOT_FOUND)"),
+            (vec!["connector", "list", "--sort", "colour"], "sort_field: must be one of"),
+            (vec!["connector", "types", "pigeon"], "unknown kind pigeon"),
+            (
+                vec!["connector", "create", "x", "--type", "file", "--topic", "a", "--config", "{"],
+                "--config is not JSON",
+            ),
+        ] {
+            let error = run(&address, &line).await.expect_err("a failure").to_string();
+            assert!(error.contains(says), "{line:?}: {error}");
+        }
+        assert!(run(&address, &["connector", "delete", "a b", "--yes"]).await.is_ok());
+        assert!(plane.state().connectors.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_not_there_is_named_with_the_cause() {
+        let closed = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            format!("http://{}", listener.local_addr().expect("an address"))
+        };
+        let error = run(&closed, &["cluster", "status"]).await.expect_err("nobody listens").to_string();
+        assert!(error.starts_with(&closed) && error.contains("refused"), "{error}");
+    }
 }

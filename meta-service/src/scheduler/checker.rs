@@ -125,7 +125,7 @@ impl Check<'_> {
             let to_run = self.is_to_run(connector);
             if state == AssignmentState::Idle && to_run && !touched {
                 let fit = self.state.nodes.keys().any(|node| self.ready(connector, *node));
-                if fit && !self.waits(*incarnation) {
+                if fit && !self.waits(connector) {
                     self.wrong(*incarnation, "idle although a node could run it");
                 }
             }
@@ -231,10 +231,12 @@ impl Check<'_> {
         there && seen.node_epoch == node.node_epoch && allows(connector, node)
     }
 
-    fn waits(&self, incarnation: Incarnation) -> bool {
-        let last = self.state.assignments[&incarnation].last_node;
-        let seen = last.and_then(|last| self.view.nodes.get(&last));
-        seen.is_some_and(|seen| matches!(seen.presence, Presence::Joining { .. }))
+    /// The one exception: its last node has just registered again and could run it.
+    fn waits(&self, connector: &Connector) -> bool {
+        let Some(last) = self.state.assignments[&connector.incarnation].last_node else { return false };
+        let (Some(node), Some(seen)) = (self.state.nodes.get(&last), self.view.nodes.get(&last)) else { return false };
+        let joins = matches!(seen.presence, Presence::Joining { .. }) && !seen.stopping;
+        joins && node.state == NodeState::Up && allows(connector, node)
     }
 }
 

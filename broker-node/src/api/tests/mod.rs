@@ -1,0 +1,7 @@
+mod bad_requests;
+mod changes;
+mod documentation;
+mod listing;
+pub(crate) mod plane;
+mod reading;
+mod seed;
