@@ -16,6 +16,11 @@ use crate::wait;
 /// Whose turn it is.
 static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
+/// Waits for the turn of a test that runs nodes of its own.
+pub async fn turn() -> OwnedMutexGuard<()> {
+    Arc::clone(&TURN).lock_owned().await
+}
+
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     /// All of them initial voters.
@@ -53,7 +58,7 @@ impl Cluster {
 
     /// Configured, not started.
     pub async fn configured(options: ClusterOptions) -> Result<Self> {
-        let turn = Arc::clone(&TURN).lock_owned().await;
+        let turn = turn().await;
         let scratch = Scratch::new("cluster")?;
         std::fs::create_dir(scratch.path().join("files"))?;
         let nodes = (0..options.nodes).map(|index| Node::reserve(&format!("sluice-{index}"), scratch.path()));
