@@ -16,8 +16,11 @@ pub struct Heartbeat {
     /// Tasks that have stopped and were joined.
     pub stopped: Vec<StoppedTask>,
     pub load: NodeLoad,
+    /// The node is about to end: its tasks go elsewhere at once, and it gets no new ones.
+    pub stopping: bool,
 }
 
+/// A task that stopped after its release. It is never started again under this epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoppedTask {
     pub incarnation: Incarnation,

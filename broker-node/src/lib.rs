@@ -1,4 +1,15 @@
 //! One node of Sluice: MQTT listener, connector queues, agent, HTTP API, metrics and command line around the
 //! metadata service and the connector runtime.
 
+pub mod agent;
+pub mod api;
+pub mod catalogue;
+pub mod cli;
+pub mod config;
 pub mod demo;
+pub mod health;
+pub mod metrics;
+pub mod mqtt;
+pub mod node;
+pub mod queue;
+pub mod telemetry;

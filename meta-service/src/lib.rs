@@ -6,5 +6,10 @@
 //! heartbeat ─► liveness (leader) ─► scheduler::schedule ─► leader loop ─► raft
 //! ```
 
+pub mod clock;
 pub mod rpc;
+pub mod scheduler;
 pub mod state;
+pub mod timings;
+
+pub use timings::Timings;

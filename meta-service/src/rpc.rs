@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::HeaderMap;
 
 /// `cluster.secret` and `cluster.secret_previous`; none means an open RPC on loopback.
 #[derive(Clone, Default)]
@@ -105,7 +106,19 @@ impl RpcClient {
         body: reqwest::Body,
         timeout: Option<Duration>,
     ) -> Result<reqwest::Response, RpcError> {
-        let mut request = self.http.post(format!("http://{address}{path}")).body(body);
+        self.send_with(address, path, HeaderMap::new(), body, timeout).await
+    }
+
+    /// Like `send`, with headers of the caller's.
+    pub async fn send_with(
+        &self,
+        address: &str,
+        path: &str,
+        headers: HeaderMap,
+        body: reqwest::Body,
+        timeout: Option<Duration>,
+    ) -> Result<reqwest::Response, RpcError> {
+        let mut request = self.http.post(format!("http://{address}{path}")).headers(headers).body(body);
         if let Some(secret) = &self.secrets.current {
             request = request.bearer_auth(secret);
         }

@@ -27,7 +27,7 @@ pub enum CommandBody {
         name: ConnectorName,
         incarnation: Option<Incarnation>,
     },
-    /// Takes back a delete that found records (`if_empty`).
+    /// Takes back a hold that found records, or a delete that was not carried out yet.
     RestoreConnector {
         incarnation: Incarnation,
     },
@@ -72,6 +72,13 @@ pub enum CommandBody {
         cluster_id: api_types::ClusterId,
         members: Vec<(RaftId, Disk)>,
     },
+
+    /// Takes the connector's filter out and nothing else: the first step of a delete `if_empty`. The task goes on;
+    /// then comes `DeleteConnector` or `RestoreConnector`. Answered with `Deleting`.
+    HoldConnector {
+        name: ConnectorName,
+        incarnation: Option<Incarnation>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,12 +117,6 @@ pub enum PlanStep {
     Release { incarnation: Incarnation, expect_epoch: Epoch, why: String },
     /// Says why an idle task is idle (`state_reason`), when that changed.
     Explain { incarnation: Incarnation, expect_epoch: Epoch, why: String },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placed {
-    pub incarnation: Incarnation,
-    pub epoch: Epoch,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,24 @@
 //! The replicated state and the only way to change it. Pure: no clock, no randomness, no async, no hash order; time is
 //! in the entry.
+//!
+//! ```text
+//! entry ─► apply ─► a repeat? first reply : connectors | nodes | tasks ─► Reply
+//! to_rows ─► snapshot ─► from_rows
+//! ```
 
+mod apply;
 mod command;
+mod connectors;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod memory;
+mod nodes;
+mod rows;
+mod tasks;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api_types::assignment::{Assignment, AssignmentState};
@@ -12,7 +27,8 @@ use api_types::status::Status;
 use api_types::{ClusterId, Connector, ConnectorName, DiskId, Incarnation, LogIndex, NodeEpoch, NodeName, RaftId};
 use serde::{Deserialize, Serialize};
 
-pub use command::{Command, CommandBody, Disk, NodeRegistration, Placed, PlanStep, Refusal, Reply, ReplyBody};
+pub use command::{Command, CommandBody, Disk, NodeRegistration, PlanStep, Refusal, Reply, ReplyBody};
+pub use rows::{RowError, StateBuilder, StateRow};
 
 /// A cheap clone: ordered maps of `Arc`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +43,9 @@ pub struct ClusterState {
     pub assignments: BTreeMap<Incarnation, Arc<Assignment>>,
     /// Members and registered nodes, by disk.
     pub nodes: BTreeMap<RaftId, Arc<Node>>,
-    // The request replies that a repeat needs, and what else `apply` keeps, are added by `apply`.
+    /// Connectors whose filter was taken out by `HoldConnector`: `deleting`, but not to be removed.
+    pub held: BTreeSet<Incarnation>,
+    memory: memory::ReplyMemory,
 }
 
 /// One disk that belongs to the cluster and the process that last registered with it.
@@ -75,6 +93,16 @@ impl ClusterState {
 
     pub fn assignment(&self, incarnation: Incarnation) -> Option<&Arc<Assignment>> {
         self.assignments.get(&incarnation)
+    }
+
+    /// A delete was accepted and is to be carried out; a held connector may still come back.
+    pub fn is_going(&self, connector: &Connector) -> bool {
+        connector.deleting && !self.held.contains(&connector.incarnation)
+    }
+
+    /// The node process that is registered and not fenced.
+    pub fn node_up(&self, node: RaftId) -> Option<&Arc<Node>> {
+        self.nodes.get(&node).filter(|node| node.state == NodeState::Up)
     }
 
     /// The seed's status: a replicated fact. A task that is being released still runs.

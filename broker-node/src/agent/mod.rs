@@ -1,0 +1,208 @@
+//! The agent: makes this node do what the cluster's state says, and tells the leader what it does.
+//!
+//! ```text
+//! replica ──► catalogue in use ──► heartbeat{catalogue_index, tasks, stopped} ──► leader
+//!        └──► desired tasks ──► supervisor                                         │
+//! lease watchdog ◄── renewed(sent_at + L) ◄────────────────────────────────────────┘
+//! ```
+
+pub mod lease;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::assignment::AssignmentState;
+use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad};
+use api_types::{LogIndex, NodeEpoch, RaftId};
+use connector_runtime::supervisor::{DesiredTask, Supervisor};
+use meta_service::state::{ClusterState, NodeRegistration, Refusal, ReplyBody};
+use meta_service::{Clock, Handle, HeartbeatError, ProposeError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalogue::SharedCatalogue;
+use crate::queue::Queues;
+use lease::LeaseKeeper;
+
+/// Early heartbeats (catalogue applied, task stopped) come at most this often.
+const EARLY_HEARTBEAT_MIN: Duration = Duration::from_millis(20);
+/// How soon a heartbeat is tried again while nobody leads.
+const NO_LEADER_RETRY: Duration = Duration::from_millis(100);
+
+pub struct Agent {
+    pub handle: Handle,
+    pub queues: Queues,
+    pub supervisor: Supervisor,
+    pub catalogue: SharedCatalogue,
+    pub lease: Arc<LeaseKeeper>,
+    pub clock: Arc<dyn Clock>,
+    pub heartbeat_interval: Duration,
+    /// Everything but the log index, which is read at each registration.
+    pub registration: NodeRegistration,
+    pub load: Box<dyn Fn() -> NodeLoad + Send + Sync>,
+    pub node_epoch: watch::Sender<Option<NodeEpoch>>,
+}
+
+impl Agent {
+    /// Runs until cancelled. The heartbeat goes on while the node hands its tasks over; the caller cancels after that.
+    pub async fn run(self, cancel: CancellationToken) {
+        let agent = Arc::new(self);
+        let follow = tokio::spawn(Arc::clone(&agent).follow_state(cancel.clone()));
+        agent.beat(&cancel).await;
+        if let Err(error) = follow.await
+            && error.is_panic()
+        {
+            tracing::error!(%error, "the agent's state loop ended in a panic");
+        }
+    }
+
+    /// Level-triggered: whatever was missed in between is in the next state.
+    async fn follow_state(self: Arc<Self>, cancel: CancellationToken) {
+        let mut applied = self.handle.applied();
+        let mut epoch = self.node_epoch.subscribe();
+        loop {
+            applied.borrow_and_update();
+            epoch.borrow_and_update();
+            let state = self.handle.state();
+            self.catalogue.follow(&state);
+            self.queues.reconcile(&state, self.lease.held_since_boot());
+            self.follow_assignments(&state);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = applied.changed() => if changed.is_err() { return },
+                changed = epoch.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn follow_assignments(&self, state: &ClusterState) {
+        let me = self.registration.raft_id;
+        let registered = *self.node_epoch.borrow();
+        // Acting under a registration that the replica does not show as the current one would be acting under a
+        // fenced or an unknown one.
+        let current = state.nodes.get(&me).map(|node| node.node_epoch);
+        let Some(node_epoch) = registered.filter(|epoch| Some(*epoch) == current) else {
+            self.supervisor.set_desired(Vec::new());
+            return;
+        };
+        let mine = |state: AssignmentState| match state {
+            AssignmentState::Assigned(owner) => owner.node == me && owner.node_epoch == node_epoch,
+            AssignmentState::Releasing(_) | AssignmentState::Idle => false,
+        };
+        let desired = state
+            .assignments
+            .iter()
+            .filter(|(_, assignment)| mine(assignment.state))
+            .filter_map(|(incarnation, assignment)| {
+                let connector = Arc::clone(state.connectors.get(incarnation)?);
+                Some(DesiredTask { connector, epoch: assignment.epoch })
+            })
+            .collect();
+        self.supervisor.set_desired(desired);
+        for stopped in self.supervisor.stopped() {
+            let still_waited_for = state.assignments.get(&stopped.incarnation).is_some_and(|assignment| {
+                assignment.epoch == stopped.epoch && assignment.owner().is_some_and(|owner| owner.node == me)
+            });
+            if !still_waited_for {
+                self.supervisor.forget_stopped(stopped);
+            }
+        }
+    }
+
+    async fn beat(&self, cancel: &CancellationToken) {
+        let mut number = 0;
+        let mut in_use = self.catalogue.watch();
+        loop {
+            let pause = match *self.node_epoch.borrow() {
+                None => None,
+                Some(node_epoch) => {
+                    number += 1;
+                    Some(self.heartbeat(node_epoch, number).await)
+                }
+            };
+            let pause = match pause {
+                Some(pause) => pause,
+                None => self.register().await,
+            };
+            let earliest = tokio::time::Instant::now() + EARLY_HEARTBEAT_MIN;
+            let early = async {
+                tokio::select! {
+                    // The catalogue lives as long as the agent, so waiting cannot fail.
+                    _ = in_use.changed() => {}
+                    () = self.supervisor.changed() => {}
+                }
+                tokio::time::sleep_until(earliest).await;
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                () = early => {}
+            }
+        }
+    }
+
+    /// Returns how long to wait for the next one.
+    async fn heartbeat(&self, node_epoch: NodeEpoch, number: u64) -> Duration {
+        let heartbeat = Heartbeat {
+            node: self.registration.raft_id,
+            node_epoch,
+            number,
+            catalogue_index: self.catalogue.index_in_use(),
+            running: self.supervisor.reports(),
+            stopped: self.supervisor.stopped(),
+            load: (self.load)(),
+        };
+        let sent_at = self.clock.boottime();
+        match self.handle.heartbeat(heartbeat).await {
+            Ok(HeartbeatAnswer::Renewed { term: _, lease_ms }) => {
+                self.lease.renewed(sent_at, Duration::from_millis(lease_ms));
+                self.heartbeat_interval
+            }
+            Ok(HeartbeatAnswer::Behind { required }) => {
+                tracing::debug!(%required, "the leader waits for this node's catalogue");
+                NO_LEADER_RETRY
+            }
+            Ok(HeartbeatAnswer::Fenced) => {
+                tracing::warn!(%node_epoch, "this registration is over: tasks stop and the node registers anew");
+                self.lease.end();
+                self.node_epoch.send_replace(None);
+                Duration::ZERO
+            }
+            Err(HeartbeatError::NoLeader) => NO_LEADER_RETRY,
+            Err(HeartbeatError::Rpc(error)) => {
+                tracing::debug!(%error, "heartbeat not answered");
+                NO_LEADER_RETRY
+            }
+        }
+    }
+
+    async fn register(&self) -> Duration {
+        let mut registration = self.registration.clone();
+        registration.last_log = LogIndex(self.handle.raft_status().last_log);
+        match self.handle.register(registration).await {
+            Ok(reply) => match reply.body {
+                ReplyBody::Registered { node_epoch } => {
+                    tracing::info!(%node_epoch, "registered");
+                    self.node_epoch.send_replace(Some(node_epoch));
+                    Duration::ZERO
+                }
+                ReplyBody::Refused(refusal) => {
+                    log_refusal(self.registration.raft_id, &refusal);
+                    self.heartbeat_interval
+                }
+                ReplyBody::Done
+                | ReplyBody::Created { .. }
+                | ReplyBody::Deleting { .. }
+                | ReplyBody::Admitted { .. } => {
+                    tracing::error!("the registration was answered with another command's reply");
+                    self.heartbeat_interval
+                }
+            },
+            Err(ProposeError::NoLeader | ProposeError::NotReady | ProposeError::OutcomeUnknown) => NO_LEADER_RETRY,
+        }
+    }
+}
+
+fn log_refusal(node: RaftId, refusal: &Refusal) {
+    tracing::error!(%node, %refusal, "the cluster refuses this node's registration");
+}

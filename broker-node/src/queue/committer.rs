@@ -1,0 +1,303 @@
+//! The one thread that writes: takes all that waits, applies it to the state, writes one batch, syncs once, and only
+//! then shows the new heads and answers.
+//!
+//! ```text
+//! inbox ──► Turn::apply … ──► store.write(batch, sync) ──► heads, watchers, dead records ──► tickets, answers
+//!                                     └─ error ──► everybody is told ──► close, open, read back
+//! ```
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use api_types::Incarnation;
+use tracing::{error, info, warn};
+
+use super::load::Loaded;
+use super::op::{CallError, Op, Taken, TicketError};
+use super::reclaim::Reclaim;
+use super::rows::{self, MetaKey};
+use super::state::{Phase, State};
+use super::store::{StoreError, format};
+use super::turn::{Group, Turn};
+use super::{Shared, lock};
+
+const TICK: Duration = Duration::from_secs(1);
+const REOPEN_FIRST: Duration = Duration::from_millis(100);
+const REOPEN_MAX: Duration = Duration::from_secs(5);
+/// Passed bytes of one queue after which its files are looked at.
+const RECLAIM_BYTES: u64 = 64 << 20;
+/// How often the files are compared with what is alive, in ticks.
+const COMPARE_TICKS: u64 = 30;
+/// Dead bytes that are not worth a compaction of everything.
+const DEAD_BYTES_SPARED: u64 = 256 << 20;
+
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    reclaim: Sender<Reclaim>,
+    last_tick: Instant,
+    ticks: u64,
+}
+
+impl Committer {
+    pub fn new(shared: Arc<Shared>, reclaim: Sender<Reclaim>) -> Self {
+        Self { shared, reclaim, last_tick: Instant::now(), ticks: 0 }
+    }
+
+    pub fn run(mut self) {
+        loop {
+            let patience = TICK.saturating_sub(self.last_tick.elapsed());
+            let result = match self.shared.inbox.take(patience) {
+                Taken::Closed => break,
+                Taken::Ops(ops) if ops.is_empty() => Ok(()),
+                Taken::Ops(ops) => self.group(ops),
+            };
+            let result = match result {
+                Ok(()) if self.last_tick.elapsed() >= TICK => self.tick(),
+                other => other,
+            };
+            if let Err(error) = result
+                && !self.reopen(&error)
+            {
+                break;
+            }
+        }
+        lock(&self.shared.state).phase = Phase::Closed;
+        if let Err(error) = self.shared.store.write(super::store::Batch::default(), self.shared.settings.sync()) {
+            warn!(error = &error as &dyn std::error::Error, "last sync of the queues failed");
+        }
+        self.shared.store.close();
+    }
+
+    fn group(&mut self, ops: Vec<Op>) -> Result<(), StoreError> {
+        self.shared.sample_disk();
+        let records: usize = ops
+            .iter()
+            .map(|op| match op {
+                Op::Append(append) => append.entries.len(),
+                Op::Call(..) => 0,
+            })
+            .sum();
+        let shared = self.shared.clone();
+        let mut group = Group::default();
+        let applied = {
+            let mut state = lock(&shared.state);
+            group.number = state.group_written + 1;
+            let mut waiting = ops.into_iter();
+            let applied = Self::apply(&shared, &mut state, &mut group, &mut waiting, records as u64);
+            if applied.is_err() {
+                waiting.for_each(|op| refuse(&mut state, op));
+            }
+            applied
+        };
+        let written = applied.and_then(|()| self.write(&mut group));
+        match written {
+            Ok(()) => {
+                self.publish(group);
+                Ok(())
+            }
+            Err(error) => {
+                lock(&shared.state).phase = Phase::Failed;
+                let message = error.to_string();
+                // Whoever does not wait for an answer any more does not need one; so below.
+                for ticket in group.tickets {
+                    let _ = ticket.send(Err(TicketError::Failed));
+                }
+                for (answer, _) in group.answers {
+                    let _ = answer.send(Err(CallError::Failed(message.clone())));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn apply(
+        shared: &Shared,
+        state: &mut State,
+        group: &mut Group,
+        ops: &mut impl Iterator<Item = Op>,
+        records: u64,
+    ) -> Result<(), StoreError> {
+        while state.blocks.left() < records {
+            shared.reserve_block(&mut state.blocks, shared.raft_id(), false)?;
+        }
+        for op in ops {
+            let adopts = matches!(&op, Op::Call(super::op::Call::Adopt { .. }, _));
+            Turn { shared, state, group }.apply(op)?;
+            while adopts && state.blocks.left() < records {
+                shared.reserve_block(&mut state.blocks, shared.raft_id(), false)?;
+            }
+        }
+        Turn { shared, state, group }.finish()
+    }
+
+    fn write(&self, group: &mut Group) -> Result<(), StoreError> {
+        let sync = group.sync && self.shared.settings.sync();
+        let start = Instant::now();
+        self.shared.store.write(std::mem::take(&mut group.batch), sync)?;
+        if sync {
+            self.shared.settings.sync_seconds.observe(start.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// The group is on disk (or as near to it as it asked for): now the world may know.
+    fn publish(&self, group: Group) {
+        let shared = &self.shared;
+        let mut woken: Vec<Incarnation> = Vec::new();
+        let mut reclaim = Vec::new();
+        {
+            let mut state = lock(&shared.state);
+            state.group_written = group.number;
+            if group.sync {
+                state.group_synced = group.number;
+                state.letters_synced = state.letters.next;
+            }
+            for (incarnation, head) in &group.heads {
+                let Some(queue) = state.queues.get_mut(incarnation) else { continue };
+                queue.head.send_replace(*head);
+                // `armed` is set under this lock by whoever answered "nothing up to the head": no wake-up is lost.
+                if std::mem::take(&mut queue.armed) || group.was_empty.contains(incarnation) {
+                    woken.push(*incarnation);
+                }
+            }
+            if group.sync {
+                let dead =
+                    group.deleted.iter().map(|incarnation| (*incarnation, None)).chain(group.dirty.iter().filter_map(
+                        |incarnation| state.queues.get(incarnation).map(|queue| (*incarnation, Some(queue.dead()))),
+                    ));
+                shared.store.set_dead(dead.collect::<Vec<_>>());
+                for incarnation in &group.dirty {
+                    if let Some(queue) = state.queues.get_mut(incarnation)
+                        && queue.passed_bytes >= RECLAIM_BYTES
+                    {
+                        queue.passed_bytes = 0;
+                        reclaim.push(Reclaim::Files(*incarnation, queue.dead().below));
+                    }
+                }
+            }
+        }
+        reclaim.extend(group.deleted.iter().chain(&group.squeezed).map(|incarnation| Reclaim::Queue(*incarnation)));
+        reclaim.into_iter().for_each(|reclaim| self.reclaim(reclaim));
+        shared.hub.wake(&woken);
+        for ticket in group.tickets {
+            let _ = ticket.send(Ok(()));
+        }
+        for (answer, result) in group.answers {
+            let _ = answer.send(result);
+        }
+        if group.letters_dirty {
+            shared.letters_added.notify_waiters();
+        }
+    }
+
+    fn reclaim(&self, reclaim: Reclaim) {
+        use std::sync::atomic::Ordering;
+        let squeezes = matches!(reclaim, Reclaim::Queue(_));
+        if squeezes {
+            self.shared.squeezing.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.reclaim.send(reclaim).is_err() && squeezes {
+            self.shared.squeezing.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// What needs a clock and nobody asks for: ages, the open clock, orphans, files.
+    fn tick(&mut self) -> Result<(), StoreError> {
+        self.last_tick = Instant::now();
+        self.ticks += 1;
+        self.shared.sample_disk();
+        self.shared.delete_orphans();
+        let shared = self.shared.clone();
+        let mut group = Group::default();
+        let alive = {
+            let mut state = lock(&shared.state);
+            group.number = state.group_written + 1;
+            let open_ms = rows::encode(&shared.open_ms()).map_err(format("the clock"))?;
+            group.batch.put_meta(MetaKey::Clock, open_ms);
+            let aging: Vec<Incarnation> = state
+                .queues
+                .iter()
+                .filter(|(_, queue)| queue.bounds.is_some_and(|bounds| bounds.age_max_ms.is_some()))
+                .map(|(incarnation, _)| *incarnation)
+                .collect();
+            let mut turn = Turn { shared: &shared, state: &mut state, group: &mut group };
+            for incarnation in aging {
+                turn.expire(incarnation)?;
+            }
+            turn.trim_letters()?;
+            turn.finish()?;
+            state.bytes + state.letters.bytes
+        };
+        self.write(&mut group)?;
+        self.publish(group);
+        if self.ticks.is_multiple_of(COMPARE_TICKS) && shared.store.file_bytes()? > 2 * alive + DEAD_BYTES_SPARED {
+            self.reclaim(Reclaim::Everything);
+        }
+        Ok(())
+    }
+
+    /// Until the store takes writes again. False when the queues were closed meanwhile.
+    fn reopen(&mut self, cause: &StoreError) -> bool {
+        error!(error = cause as &dyn std::error::Error, "queue write failed, the store is opened again");
+        lock(&self.shared.state).phase = Phase::Failed;
+        let mut pause = REOPEN_FIRST;
+        loop {
+            self.shared.store.close();
+            match self.try_open() {
+                Ok(()) => break,
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "queue store not opened"),
+            }
+            let until = Instant::now() + pause;
+            while let Some(patience) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                match self.shared.inbox.take(patience) {
+                    Taken::Closed => return false,
+                    Taken::Ops(ops) => {
+                        let mut state = lock(&self.shared.state);
+                        ops.into_iter().for_each(|op| refuse(&mut state, op));
+                    }
+                }
+            }
+            pause = (pause * 2).min(REOPEN_MAX);
+        }
+        info!("queue store opened again");
+        let waiting: Vec<Incarnation> = lock(&self.shared.state).queues.keys().copied().collect();
+        self.shared.hub.wake(&waiting);
+        self.shared.letters_added.notify_waiters();
+        true
+    }
+
+    fn try_open(&self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let loaded = shared.open_store()?;
+        let mut state = lock(&shared.state);
+        loaded.install(&mut state);
+        state.phase = Phase::Open;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Opens the store, reads it and begins a fresh block: a synced write, so this also proves that the disk takes
+    /// writes again.
+    pub(super) fn open_store(&self) -> Result<Loaded, StoreError> {
+        self.store.open()?;
+        let mut loaded = Loaded::read(&self.store, &self.reserved_file)?;
+        self.reserve_block(&mut loaded.blocks, self.raft_id(), true)?;
+        self.set_open_base(loaded.open_ms);
+        self.store.set_dead(loaded.queues.iter().map(|(incarnation, queue)| (*incarnation, Some(queue.dead()))));
+        Ok(loaded)
+    }
+}
+
+fn refuse(state: &mut State, op: Op) {
+    match op {
+        Op::Append(append) => {
+            state.release(&append.reserved);
+            let _ = append.done.send(Err(TicketError::Failed));
+        }
+        Op::Call(_, answer) => {
+            let _ = answer.send(Err(CallError::Failed("the store is being opened".to_owned())));
+        }
+    }
+}

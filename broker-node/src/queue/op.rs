@@ -1,0 +1,184 @@
+//! What the committer thread is asked to do, and the inbox it takes it from.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use api_types::{Epoch, Incarnation, RaftId, Sequence};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::rows::LetterRow;
+use super::target::QueueTarget;
+
+/// Most bytes of records written in one group: what one fsync waits for.
+const GROUP_BYTES_MAX: u64 = 16 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// The write failed; nothing of the submission may be acknowledged.
+    #[error("the queue store did not take the write")]
+    Failed,
+    #[error("the queues are closed")]
+    Closed,
+}
+
+/// Why the queue of a connector did not do what its owner asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    #[error("another epoch owns this connector")]
+    Fenced,
+    #[error("the queue stands elsewhere")]
+    Moved,
+    #[error("the queue is gone")]
+    Gone,
+    /// The store is being opened again.
+    #[error("the queue store failed: {0}")]
+    Failed(String),
+    #[error("the queues are closed")]
+    Closed,
+}
+
+pub(super) enum Op {
+    Append(Append),
+    Call(Call, oneshot::Sender<Result<Answer, CallError>>),
+}
+
+/// One submission. All of it is in one write batch.
+pub(super) struct Append {
+    pub entries: Vec<Entry>,
+    pub targets: Vec<Arc<QueueTarget>>,
+    /// Bytes per queue, counted when the submission was let in.
+    pub reserved: Vec<(Incarnation, u64)>,
+    pub done: oneshot::Sender<Result<(), TicketError>>,
+}
+
+pub(super) struct Entry {
+    pub value: Bytes,
+    /// Indexes into the submission's targets.
+    pub wanted_by: Vec<u32>,
+}
+
+pub(super) enum Answer {
+    Done,
+    /// The queue changed since the caller looked: look again.
+    Retry,
+}
+
+pub(super) enum Call {
+    /// Puts the epoch on disk before the first answer to its owner.
+    Raise {
+        incarnation: Incarnation,
+        epoch: Epoch,
+    },
+    /// Answers once what was sealed before is written, or synced.
+    Barrier {
+        sync: bool,
+    },
+    Seal(Seal),
+    Split {
+        incarnation: Incarnation,
+        epoch: Epoch,
+        from: Sequence,
+        at: Sequence,
+        records: u64,
+        bytes: u64,
+    },
+    Commit(Box<CommitCall>),
+    SetTargets {
+        targets: Vec<Arc<QueueTarget>>,
+    },
+    Delete {
+        incarnation: Incarnation,
+    },
+    LettersPublished {
+        below: u64,
+    },
+    Adopt {
+        raft_id: RaftId,
+    },
+}
+
+pub(super) struct Seal {
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub from: Sequence,
+    /// Where the scan began: nothing may have been dropped since.
+    pub first: Sequence,
+    pub to: Sequence,
+    pub records: u64,
+    pub bytes: u64,
+    pub sync: bool,
+}
+
+pub(super) struct CommitCall {
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub from: Sequence,
+    pub to: Sequence,
+    pub discarded: BTreeMap<String, u64>,
+    pub dead_lettered: u64,
+    pub letters: Vec<LetterRow>,
+}
+
+/// What waits for the committer. The submissions in it are bounded by bytes where they are let in; calls are bounded
+/// by the tasks that make them.
+#[derive(Default)]
+pub(super) struct Inbox {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    ops: VecDeque<Op>,
+    closed: bool,
+}
+
+pub(super) enum Taken {
+    Ops(Vec<Op>),
+    Closed,
+}
+
+impl Inbox {
+    /// Gives the operation back when nobody will take it any more.
+    pub fn push(&self, op: Op) -> Result<(), Op> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.closed {
+            return Err(op);
+        }
+        waiting.ops.push_back(op);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// What is waiting already is still done.
+    pub fn close(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Everything that waits, up to the size of a group; nothing after `patience`.
+    pub fn take(&self, patience: Duration) -> Taken {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.ops.is_empty() && !waiting.closed {
+            (waiting, _) = self
+                .arrived
+                .wait_timeout_while(waiting, patience, |waiting| waiting.ops.is_empty() && !waiting.closed)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if waiting.ops.is_empty() {
+            return if waiting.closed { Taken::Closed } else { Taken::Ops(Vec::new()) };
+        }
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while bytes < GROUP_BYTES_MAX {
+            let Some(op) = waiting.ops.pop_front() else { break };
+            if let Op::Append(append) = &op {
+                bytes += append.reserved.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            }
+            taken.push(op);
+        }
+        Taken::Ops(taken)
+    }
+}

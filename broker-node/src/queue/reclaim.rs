@@ -1,0 +1,43 @@
+//! Gives space back, on a thread of its own: whole files below the synced position at once, the rest by compaction.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+
+use api_types::{Incarnation, Sequence};
+use tracing::{debug, warn};
+
+use super::Shared;
+use super::store::StoreError;
+
+pub(super) enum Reclaim {
+    /// Files that hold nothing but passed records of this queue.
+    Files(Incarnation, Sequence),
+    /// The space of this queue is wanted now.
+    Queue(Incarnation),
+    /// More is dead than alive.
+    Everything,
+}
+
+/// Ends when the committer does.
+pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<Reclaim>) {
+    while let Ok(reclaim) = wanted.recv() {
+        let result = match reclaim {
+            Reclaim::Files(incarnation, below) => shared.store.delete_files(incarnation, below),
+            Reclaim::Queue(incarnation) => {
+                let result = shared.store.compact(Some(incarnation));
+                shared.squeezing.fetch_sub(1, Ordering::SeqCst);
+                result
+            }
+            Reclaim::Everything => shared.store.compact(None),
+        };
+        match result {
+            // The store is being opened again: the next tick asks anew.
+            Ok(()) | Err(StoreError::Closed) => {}
+            Err(error @ (StoreError::Engine { .. } | StoreError::Format { .. } | StoreError::Disk(_))) => {
+                warn!(error = &error as &dyn std::error::Error, "space not given back");
+            }
+        }
+    }
+    debug!("reclaim thread ended");
+}

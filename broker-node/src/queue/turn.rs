@@ -1,0 +1,350 @@
+//! One operation after the other, applied to the state and to the write batch of a group. Nothing here is visible to
+//! a publisher or an owner before the batch is written: the committer answers afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api_types::{Epoch, Incarnation, Sequence};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::Shared;
+use super::op::{Answer, Append, Call, CallError, CommitCall, Op, Seal, TicketError};
+use super::rows::{self, MetaKey, QueueNames, SealedRow, stored_bytes};
+use super::state::{Queue, Sealed, State};
+use super::store::{Batch, StoreError, format};
+use super::target::QueueTarget;
+
+/// Everything one write batch and one fsync stand for.
+#[derive(Default)]
+pub(super) struct Group {
+    pub number: u64,
+    pub batch: Batch,
+    pub sync: bool,
+    /// Queues whose row is written with the group.
+    pub dirty: BTreeSet<Incarnation>,
+    /// New heads, to be shown once they are on disk.
+    pub heads: BTreeMap<Incarnation, Sequence>,
+    /// Queues that had nothing pending before this group: their watchers must hear of them.
+    pub was_empty: BTreeSet<Incarnation>,
+    pub deleted: Vec<Incarnation>,
+    /// Queues that dropped records because the node was full: their space is wanted at once.
+    pub squeezed: BTreeSet<Incarnation>,
+    pub letters_dirty: bool,
+    pub node_dirty: bool,
+    pub tickets: Vec<oneshot::Sender<Result<(), TicketError>>>,
+    pub answers: Vec<(oneshot::Sender<Result<Answer, CallError>>, Result<Answer, CallError>)>,
+}
+
+pub(super) struct Turn<'a> {
+    pub shared: &'a Shared,
+    pub state: &'a mut State,
+    pub group: &'a mut Group,
+}
+
+impl Turn<'_> {
+    pub fn apply(&mut self, op: Op) -> Result<(), StoreError> {
+        match op {
+            Op::Append(append) => self.append(append),
+            Op::Call(call, answer) => {
+                let result = self.call(call)?;
+                self.group.answers.push((answer, result));
+                Ok(())
+            }
+        }
+    }
+
+    /// The rows of everything the group changed.
+    pub fn finish(&mut self) -> Result<(), StoreError> {
+        for incarnation in &self.group.dirty {
+            if let Some(queue) = self.state.queues.get(incarnation) {
+                let row = rows::encode(&queue.row).map_err(format("a queue"))?;
+                self.group.batch.put_meta(MetaKey::Queue(*incarnation), row);
+            }
+        }
+        if self.group.letters_dirty {
+            let row = rows::encode(&self.state.letters).map_err(format("the dead letters"))?;
+            self.group.batch.put_meta(MetaKey::Letters, row);
+        }
+        if self.group.node_dirty {
+            let row = rows::encode(&self.state.node).map_err(format("the node's totals"))?;
+            self.group.batch.put_meta(MetaKey::Node, row);
+        }
+        if self.group.sync && !self.group.dirty.is_empty() {
+            let open_ms = rows::encode(&self.shared.open_ms()).map_err(format("the clock"))?;
+            self.group.batch.put_meta(MetaKey::Clock, open_ms);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, append: Append) -> Result<(), StoreError> {
+        self.group.tickets.push(append.done);
+        self.state.release(&append.reserved);
+        for target in &append.targets {
+            self.meet(target)?;
+        }
+        self.make_room(&append.reserved)?;
+        for entry in append.entries {
+            if self.state.blocks.left() == 0 {
+                // Reserved for the whole group before it began; a bug here must not become a repeated sequence.
+                return Err(StoreError::Disk(std::io::Error::other("no sequence reserved")));
+            }
+            let sequence = self.state.blocks.allocate();
+            let bytes = stored_bytes(&entry.value);
+            for index in entry.wanted_by {
+                let Some(target) = append.targets.get(index as usize) else { continue };
+                let Some(queue) = self.state.queues.get_mut(&target.incarnation) else { continue };
+                if queue.row.pending == 0 {
+                    self.group.was_empty.insert(target.incarnation);
+                }
+                queue.row.pending += 1;
+                queue.row.bytes += bytes;
+                queue.row.totals.queued += 1;
+                self.state.bytes += bytes;
+                self.group.batch.put_record(target.incarnation, sequence, entry.value.clone());
+                self.group.heads.insert(target.incarnation, sequence.next());
+                self.group.dirty.insert(target.incarnation);
+            }
+        }
+        self.group.sync = true;
+        Ok(())
+    }
+
+    /// Makes the queue when it is new, and takes over what the catalogue says of it.
+    fn meet(&mut self, target: &QueueTarget) -> Result<(), StoreError> {
+        let start = self.state.blocks.next();
+        let queue = self.state.queues.entry(target.incarnation).or_insert_with(|| Queue::new(Arc::default(), start));
+        queue.bounds = Some(target.bounds);
+        let same = queue.names.name == target.name.as_str()
+            && queue.names.dead_letter_topic == target.dead_letter_topic
+            && queue.names.filter == target.filter.as_str()
+            && queue.names.kind == target.kind;
+        if !same {
+            let names = QueueNames {
+                name: target.name.to_string(),
+                kind: target.kind.clone(),
+                filter: target.filter.to_string(),
+                dead_letter_topic: target.dead_letter_topic.clone(),
+            };
+            let row = rows::encode(&names).map_err(format("a queue's names"))?;
+            self.group.batch.put_meta(MetaKey::Names(target.incarnation), row);
+            queue.names = Arc::new(names);
+            self.group.dirty.insert(target.incarnation);
+        }
+        Ok(())
+    }
+
+    /// The outer error is a broken store; the inner one is the caller's answer.
+    fn call(&mut self, call: Call) -> Result<Result<Answer, CallError>, StoreError> {
+        match call {
+            Call::Raise { incarnation, epoch } => {
+                self.group.sync = true;
+                Ok(self.admit(incarnation, epoch).map(|()| Answer::Done))
+            }
+            Call::Barrier { sync } => {
+                self.group.sync |= sync;
+                Ok(Ok(Answer::Done))
+            }
+            Call::Seal(seal) => self.seal(&seal),
+            Call::Split { incarnation, epoch, from, at, records, bytes } => {
+                self.split(incarnation, epoch, from, at, (records, bytes))
+            }
+            Call::Commit(commit) => self.commit(*commit),
+            Call::SetTargets { targets } => {
+                for target in targets {
+                    if self.state.queues.contains_key(&target.incarnation) {
+                        self.meet(&target)?;
+                    }
+                }
+                Ok(Ok(Answer::Done))
+            }
+            Call::Delete { incarnation } => {
+                self.delete(incarnation);
+                Ok(Ok(Answer::Done))
+            }
+            Call::LettersPublished { below } => {
+                let letters = &mut self.state.letters;
+                if below > letters.cursor {
+                    letters.published += below - letters.cursor;
+                    letters.cursor = below;
+                    self.group.letters_dirty = true;
+                }
+                Ok(Ok(Answer::Done))
+            }
+            Call::Adopt { raft_id } => {
+                self.shared.reserve_block(&mut self.state.blocks, raft_id, true)?;
+                self.shared.set_raft_id(raft_id);
+                Ok(Ok(Answer::Done))
+            }
+        }
+    }
+
+    /// Refuses the stale; remembers the highest.
+    fn admit(&mut self, incarnation: Incarnation, epoch: Epoch) -> Result<(), CallError> {
+        let floor = self.state.floor(incarnation, self.shared.replica_epoch(incarnation));
+        let queue = self.state.queues.get_mut(&incarnation).ok_or(CallError::Gone)?;
+        if epoch < floor {
+            return Err(CallError::Fenced);
+        }
+        if epoch > queue.row.epoch {
+            queue.row.epoch = epoch;
+            self.group.dirty.insert(incarnation);
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, seal: &Seal) -> Result<Result<Answer, CallError>, StoreError> {
+        if let Err(refused) = self.admit(seal.incarnation, seal.epoch) {
+            return Ok(Err(refused));
+        }
+        let Some(queue) = self.state.queues.get_mut(&seal.incarnation) else { return Ok(Err(CallError::Gone)) };
+        if queue.sealed.contains_key(&seal.from) || queue.row.unsealed_from != seal.first {
+            return Ok(Ok(Answer::Retry));
+        }
+        if queue.sealed_end() != seal.from || seal.to > queue.head() {
+            return Ok(Err(CallError::Moved));
+        }
+        let row = SealedRow { first: seal.first, to: seal.to, records: seal.records, bytes: seal.bytes };
+        queue.sealed.insert(seal.from, Sealed { row, group: self.group.number });
+        queue.row.unsealed_from = seal.to;
+        self.group.dirty.insert(seal.incarnation);
+        self.group.sync |= seal.sync;
+        self.put_sealed(seal.incarnation, seal.from, row)?;
+        Ok(Ok(Answer::Done))
+    }
+
+    /// `part`: records and bytes before `at`, counted by the caller.
+    fn split(
+        &mut self,
+        incarnation: Incarnation,
+        epoch: Epoch,
+        from: Sequence,
+        at: Sequence,
+        part: (u64, u64),
+    ) -> Result<Result<Answer, CallError>, StoreError> {
+        if let Err(refused) = self.admit(incarnation, epoch) {
+            return Ok(Err(refused));
+        }
+        // Halves are sent as soon as this is answered: the bounds must be on disk for a sink that deduplicates.
+        self.group.sync = true;
+        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok(Err(CallError::Gone)) };
+        let Some(whole) = queue.sealed.get(&from).map(|sealed| sealed.row) else {
+            return Ok(Err(CallError::Moved));
+        };
+        if whole.to == at {
+            return Ok(Ok(Answer::Done));
+        }
+        if at <= whole.first || at > whole.to {
+            return Ok(Err(CallError::Moved));
+        }
+        let (records, bytes) = part;
+        let left = SealedRow { to: at, records, bytes, ..whole };
+        let right = SealedRow {
+            first: at,
+            to: whole.to,
+            records: whole.records.saturating_sub(records),
+            bytes: whole.bytes.saturating_sub(bytes),
+        };
+        for (start, row) in [(from, left), (at, right)] {
+            queue.sealed.insert(start, Sealed { row, group: self.group.number });
+        }
+        self.put_sealed(incarnation, from, left)?;
+        self.put_sealed(incarnation, at, right)?;
+        Ok(Ok(Answer::Done))
+    }
+
+    fn put_sealed(&mut self, incarnation: Incarnation, from: Sequence, row: SealedRow) -> Result<(), StoreError> {
+        let value = rows::encode(&row).map_err(format("a sealed batch"))?;
+        self.group.batch.put_meta(MetaKey::Sealed(incarnation, from), value);
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: CommitCall) -> Result<Result<Answer, CallError>, StoreError> {
+        if let Err(refused) = self.admit(commit.incarnation, commit.epoch) {
+            return Ok(Err(refused));
+        }
+        // Also a repeat is answered only when the first is surely on disk.
+        self.group.sync = true;
+        let Some(queue) = self.state.queues.get(&commit.incarnation) else { return Ok(Err(CallError::Gone)) };
+        if queue.row.position == commit.to {
+            return Ok(Ok(Answer::Done));
+        }
+        if queue.row.position != commit.from || commit.to > queue.sealed_end() || commit.to < commit.from {
+            return Ok(Err(CallError::Moved));
+        }
+        let (records, bytes) = self.unseal(commit.incarnation, commit.to)?;
+        let Some(queue) = self.state.queues.get_mut(&commit.incarnation) else { return Ok(Err(CallError::Gone)) };
+        queue.row.position = commit.to;
+        let totals = &mut queue.row.totals;
+        let mut ended = commit.dead_lettered;
+        totals.dead_lettered += commit.dead_lettered;
+        for (reason, number) in commit.discarded {
+            ended += number;
+            rows::count(&mut totals.discarded, &reason, number);
+        }
+        totals.sent += records.saturating_sub(ended);
+        self.state.passed(commit.incarnation, records, bytes);
+        self.group.dirty.insert(commit.incarnation);
+        self.store_letters(commit.letters)?;
+        Ok(Ok(Answer::Done))
+    }
+
+    /// Takes the sealed batches below `to` away, and the front of the one that `to` lies in; tells what they held.
+    fn unseal(&mut self, incarnation: Incarnation, to: Sequence) -> Result<(u64, u64), StoreError> {
+        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok((0, 0)) };
+        let (mut records, mut bytes) = (0, 0);
+        let mut rest = None;
+        while let Some((from, sealed)) = queue.sealed.pop_first() {
+            if from >= to {
+                queue.sealed.insert(from, sealed);
+                break;
+            }
+            self.group.batch.delete_meta(MetaKey::Sealed(incarnation, from));
+            if sealed.row.to <= to {
+                records += sealed.row.records;
+                bytes += sealed.row.bytes;
+                continue;
+            }
+            let part = self.shared.measure(incarnation, sealed.row.first, to)?;
+            records += part.0;
+            bytes += part.1;
+            let row = SealedRow {
+                first: sealed.row.first.max(to),
+                to: sealed.row.to,
+                records: sealed.row.records.saturating_sub(part.0),
+                bytes: sealed.row.bytes.saturating_sub(part.1),
+            };
+            queue.sealed.insert(to, Sealed { row, group: self.group.number });
+            rest = Some(row);
+            break;
+        }
+        if let Some(row) = rest {
+            self.put_sealed(incarnation, to, row)?;
+        }
+        Ok((records, bytes))
+    }
+
+    fn delete(&mut self, incarnation: Incarnation) {
+        let Some(queue) = self.state.queues.remove(&incarnation) else { return };
+        self.state.bytes = self.state.bytes.saturating_sub(queue.row.bytes);
+        self.state.node.queues_deleted += 1;
+        rows::count(&mut self.state.node.dropped, "connector_deleted", queue.row.pending);
+        self.group.node_dirty = true;
+        self.group.batch.delete_meta(MetaKey::Queue(incarnation));
+        self.group.batch.delete_meta(MetaKey::Names(incarnation));
+        for from in queue.sealed.keys() {
+            self.group.batch.delete_meta(MetaKey::Sealed(incarnation, *from));
+        }
+        self.group.batch.drop_records(incarnation);
+        self.group.dirty.remove(&incarnation);
+        self.group.heads.remove(&incarnation);
+        self.group.deleted.push(incarnation);
+        self.group.sync = true;
+        let dropped = queue.row.pending;
+        if dropped > 0 {
+            warn!(connector = %queue.names.name, %incarnation, dropped, "queue deleted with its connector, records dropped");
+        } else {
+            info!(connector = %queue.names.name, %incarnation, "queue deleted with its connector");
+        }
+    }
+}

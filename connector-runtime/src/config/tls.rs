@@ -1,0 +1,60 @@
+//! TLS towards a target: the same seven fields for every kind that can speak it.
+
+use api_types::secret::Secret;
+use serde_json::Value;
+
+use super::field::{CREDENTIAL_CHARS_MAX, NAME_CHARS_MAX, PATH_CHARS_MAX, boolean, config_fields, formatted};
+use super::format::TextFormat;
+use super::rules::{Checked, Report, Rule};
+
+/// PEM text of a bundle of CA certificates; the whole configuration is bounded at 65,536 bytes.
+const PEM_CHARS_MAX: usize = 32_768;
+
+config_fields! {
+    /// Chain and host name are always verified unless `tls_verify` is false.
+    pub struct TlsOptions { FIELDS;
+        /// PEM file with the CA certificates to trust instead of the system's.
+        pub ca_cert_path: Option<String> = formatted(1, PATH_CHARS_MAX, TextFormat::FilePath).added();
+        /// The same as PEM text.
+        pub ca_cert: Option<String> = formatted(1, PEM_CHARS_MAX, TextFormat::Pem).added();
+        /// PEM file with the client's certificate chain, for targets that ask for one.
+        pub client_cert_path: Option<String> = formatted(1, PATH_CHARS_MAX, TextFormat::FilePath).added();
+        /// The same as PEM text.
+        pub client_cert: Option<String> = formatted(1, PEM_CHARS_MAX, TextFormat::Pem).added();
+        /// PEM file with the key of the client's certificate.
+        pub client_key_path: Option<String> = formatted(1, PATH_CHARS_MAX, TextFormat::FilePath).added();
+        /// The same as PEM text.
+        pub client_key: Option<Secret> = formatted(1, CREDENTIAL_CHARS_MAX * 2, TextFormat::Pem).masked().added();
+        /// Name that the target's certificate must carry, where it is not the host name of the address.
+        pub tls_server_name: Option<String> = formatted(1, NAME_CHARS_MAX, TextFormat::Host).added();
+        /// `false` accepts any certificate: whoever is on the way can then read and change everything.
+        pub tls_verify: bool = boolean().default_boolean(true).added();
+    }
+}
+
+pub const RULES: &[Rule] = &[
+    Rule::OnlyOneOf(&["ca_cert_path", "ca_cert"]),
+    Rule::OnlyOneOf(&["client_cert_path", "client_cert"]),
+    Rule::OnlyOneOf(&["client_key_path", "client_key"]),
+    Rule::Check {
+        says: "a client certificate (`client_cert_path` or `client_cert`) and its key (`client_key_path` or \
+               `client_key`) come together",
+        check: certificate_and_key,
+    },
+    Rule::Check { says: "`tls_verify` false is accepted and named in `warnings`", check: verification_given_up },
+];
+
+fn certificate_and_key(checked: &Checked<'_>, report: &mut Report) {
+    let has = |fields: [&str; 2]| fields.iter().any(|field| checked.has(field));
+    match (has(["client_cert_path", "client_cert"]), has(["client_key_path", "client_key"])) {
+        (true, false) => report.problem("client_key_path", "is required with a client certificate (or client_key)"),
+        (false, true) => report.problem("client_cert_path", "is required with a client key (or client_cert)"),
+        (true, true) | (false, false) => {}
+    }
+}
+
+fn verification_given_up(checked: &Checked<'_>, report: &mut Report) {
+    if checked.value("tls_verify") == Some(&Value::Bool(false)) {
+        report.warning("config.tls_verify is false: the target's certificate is not checked");
+    }
+}

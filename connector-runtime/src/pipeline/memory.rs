@@ -1,0 +1,75 @@
+//! The bytes that all tasks of a node may hold at once (`connectors.memory_bytes_max`).
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Permits are counted in units of this size, so that any budget fits the semaphore's 32-bit requests.
+const UNIT_BYTES: u64 = 1024;
+
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryBudget {
+    units: Arc<Semaphore>,
+    units_max: u32,
+}
+
+/// Bytes taken from the budget until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl MemoryBudget {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        let units_max = u32::try_from((bytes_max / UNIT_BYTES).max(1)).unwrap_or(u32::MAX >> 3);
+        Self { units: Arc::new(Semaphore::new(units_max as usize)), units_max }
+    }
+
+    /// Waits until `bytes` are free. More than the whole budget is cut down to it: one batch can always go on.
+    pub(crate) async fn reserve(&self, bytes: u64) -> Reserved {
+        let wanted = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, self.units_max);
+        // The semaphore is never closed.
+        Reserved { permit: Arc::clone(&self.units).acquire_many_owned(wanted).await.ok() }
+    }
+
+    #[cfg(test)]
+    fn free_bytes(&self) -> u64 {
+        self.units.available_permits() as u64 * UNIT_BYTES
+    }
+}
+
+impl Reserved {
+    /// Gives back what the batch does not need.
+    pub(crate) fn shrink_to(&mut self, bytes: u64) {
+        let Some(permit) = &mut self.permit else { return };
+        let needed = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
+        drop(permit.split(permit.num_permits().saturating_sub(needed)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_needed_is_given_back() {
+        let budget = MemoryBudget::new(10 * 1024);
+        let mut first = budget.reserve(8 * 1024).await;
+        assert_eq!(budget.free_bytes(), 2 * 1024);
+        first.shrink_to(1500);
+        assert_eq!(budget.free_bytes(), 8 * 1024);
+        drop(first);
+        assert_eq!(budget.free_bytes(), 10 * 1024);
+    }
+
+    #[tokio::test]
+    async fn a_batch_above_the_budget_still_goes_alone() {
+        let budget = MemoryBudget::new(10 * 1024);
+        let all = budget.reserve(u64::MAX).await;
+        assert_eq!(budget.free_bytes(), 0);
+        let mut second = std::pin::pin!(budget.reserve(1));
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(all);
+        assert!(futures::poll!(&mut second).is_ready());
+    }
+}

@@ -1,0 +1,3 @@
+//! Inserts rows into a Cassandra table.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Inserts rows into a ClickHouse table.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Indexes documents in Elasticsearch.
+
+pub mod config;

@@ -1,0 +1,185 @@
+//! Appends lines to a file of the node that runs the task.
+//!
+//! ```text
+//! batch ──encode──► lines ──► blocking thread: Writer::append ──► outcomes
+//! ```
+//!
+//! All queues of the connector write through one `Writer`, one batch after the other.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api_types::Record;
+use api_types::envelope::envelope;
+use async_trait::async_trait;
+use chrono::Utc;
+
+use super::config::Config;
+use super::place::{PlaceError, settle};
+use super::writer::{Writer, WriterError};
+use super::writers::Claim;
+use crate::config::Resolved;
+use crate::config::payload::PayloadFormat;
+use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
+use crate::sinks::offered::{Offered, SinkContext, chain};
+
+pub(crate) const OFFERED: Offered =
+    Offered { kind: "file", open: |resolved, context| Box::pin(open(resolved, context)) };
+
+struct FileSink {
+    payload_format: PayloadFormat,
+    open: Arc<Mutex<Option<OpenFile>>>,
+    aborted: Arc<AtomicBool>,
+}
+
+struct OpenFile {
+    writer: Writer,
+    _claim: Claim,
+}
+
+async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
+    let config: Config = resolved
+        .typed()
+        .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(&error)))?;
+    let payload_format = config.payload_format;
+    let context = context.clone();
+    let open = blocking(move || open_file(&config, &context)).await?;
+    Ok(Box::new(FileSink {
+        payload_format,
+        open: Arc::new(Mutex::new(Some(open))),
+        aborted: Arc::new(AtomicBool::new(false)),
+    }))
+}
+
+fn open_file(config: &Config, context: &SinkContext) -> Result<OpenFile, TargetFault> {
+    let path = settle(Path::new(&config.local_file_path), &context.file_roots, &context.data_dir)
+        .map_err(|error| place_fault(&error))?;
+    let claim = context.file_writers.claim(&path, &context.connector).map_err(|owner| {
+        let message = format!("connector {owner} writes {} on this node", config.local_file_path);
+        TargetFault::new(TargetFaultKind::Misconfigured("FILE_IN_USE"), message)
+    })?;
+    let writer = Writer::open(path, config.rotation_strategy, config.size_bytes_max())
+        .map_err(|error| writer_fault(&error))?;
+    Ok(OpenFile { writer, _claim: claim })
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(batch.records.len());
+        let mut lines = Vec::with_capacity(batch.records.len());
+        for record in batch.records {
+            match self.line(record) {
+                Ok(line) => {
+                    lines.push(line);
+                    outcomes.push(Outcome::Delivered);
+                }
+                Err(fault) => outcomes.push(Outcome::RecordFault(fault)),
+            }
+        }
+        let (safe, fault) = self.append(lines).await;
+        if let Some(fault) = fault {
+            let unwritten = outcomes.iter_mut().filter(|outcome| matches!(outcome, Outcome::Delivered)).skip(safe);
+            for outcome in unwritten {
+                *outcome = Outcome::TargetFault(fault.clone());
+            }
+        }
+        outcomes
+    }
+
+    fn abort(&self) {
+        self.aborted.store(true, Ordering::SeqCst);
+    }
+
+    async fn close(&self) {
+        let open = Arc::clone(&self.open);
+        // A write that is under way holds the lock; the file closes after it.
+        let _ = tokio::task::spawn_blocking(move || drop(take(&open))).await;
+    }
+}
+
+impl FileSink {
+    fn line(&self, record: &Record) -> Result<Vec<u8>, RecordFault> {
+        let mut line = match self.payload_format {
+            PayloadFormat::Envelope => envelope(record).to_string().into_bytes(),
+            PayloadFormat::Raw if record.message.payload.contains(&b'\n') => {
+                return Err(RecordFault::offline("line_break", "the payload contains a line break"));
+            }
+            PayloadFormat::Raw => record.message.payload.to_vec(),
+        };
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// How many lines are safe, and what failed after them.
+    async fn append(&self, lines: Vec<Vec<u8>>) -> (usize, Option<TargetFault>) {
+        if lines.is_empty() {
+            return (0, None);
+        }
+        let (open, aborted) = (Arc::clone(&self.open), Arc::clone(&self.aborted));
+        let appended = tokio::task::spawn_blocking(move || {
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            match open.as_mut() {
+                Some(file) if !aborted.load(Ordering::SeqCst) => {
+                    let (safe, error) = file.writer.append(&lines, Utc::now());
+                    (safe, error.map(|error| writer_fault(&error)))
+                }
+                Some(_) | None => (0, Some(TargetFault::new(TargetFaultKind::Down, "the file was closed").reopening())),
+            }
+        });
+        match appended.await {
+            Ok(result) => result,
+            Err(error) => (0, Some(TargetFault::new(TargetFaultKind::Down, error.to_string()).reopening())),
+        }
+    }
+}
+
+fn take(open: &Mutex<Option<OpenFile>>) -> Option<OpenFile> {
+    open.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TargetFault> + Send + 'static,
+) -> Result<T, TargetFault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(TargetFault::new(TargetFaultKind::Down, error.to_string())),
+    }
+}
+
+fn place_fault(error: &PlaceError) -> TargetFault {
+    let kind = match error {
+        PlaceError::OutsideRoot { .. } | PlaceError::InDataDir { .. } => {
+            TargetFaultKind::Misconfigured("FILE_OUTSIDE_ROOT")
+        }
+        PlaceError::NotRegular { .. } => TargetFaultKind::Misconfigured("FILE_NOT_REGULAR"),
+        PlaceError::Io { source, .. } => io_kind(source),
+    };
+    TargetFault::new(kind, chain(error))
+}
+
+/// After any failure the file is opened anew: its state is not known.
+fn writer_fault(error: &WriterError) -> TargetFault {
+    let kind = match error {
+        WriterError::Locked => TargetFaultKind::Misconfigured("FILE_IN_USE"),
+        WriterError::NotLines => TargetFaultKind::Misconfigured("FILE_NOT_LINES"),
+        WriterError::Io { source, .. } => io_kind(source),
+    };
+    TargetFault::new(kind, chain(error)).reopening()
+}
+
+fn io_kind(error: &io::Error) -> TargetFaultKind {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            TargetFaultKind::Full
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => TargetFaultKind::Permission,
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => TargetFaultKind::Missing,
+        _ => TargetFaultKind::Down,
+    }
+}
+
+#[cfg(test)]
+mod tests;

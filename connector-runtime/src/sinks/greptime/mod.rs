@@ -1,0 +1,3 @@
+//! Writes points to GreptimeDB.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Writes points to InfluxDB.
+
+pub mod config;

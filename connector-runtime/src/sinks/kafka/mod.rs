@@ -1,0 +1,3 @@
+//! Writes to a topic of Apache Kafka.
+
+pub mod config;

@@ -1,0 +1,81 @@
+//! The kinds of connectors, each a folder of the same shape: `config.rs` is always compiled, so that every node accepts
+//! every kind; `sink.rs` only with the kind's Cargo feature.
+//!
+//! Adding a sink is a folder, a line in `KINDS`, and a feature.
+
+pub mod cassandra;
+pub mod clickhouse;
+pub mod elasticsearch;
+pub mod file;
+pub mod greptime;
+pub mod influxdb;
+pub mod kafka;
+pub mod mongodb;
+pub mod mqtt;
+pub mod mysql;
+pub(crate) mod offered;
+pub mod opentsdb;
+pub mod postgres;
+pub mod pulsar;
+pub mod rabbitmq;
+pub mod redis;
+pub mod s3;
+pub mod shared;
+pub mod webhook;
+
+use crate::config::Schema;
+use crate::registry::{KindEntry, OrderClass};
+
+#[rustfmt::skip]
+pub(crate) const KINDS: &[KindEntry] = &[
+    entry("kafka",         "Apache Kafka",   "Message queue",        OrderClass::Lanes, &kafka::config::SCHEMA),
+    entry("pulsar",        "Apache Pulsar",  "Message queue",        OrderClass::Queue, &pulsar::config::SCHEMA),
+    entry("rabbitmq",      "RabbitMQ",       "Message queue",        OrderClass::Lanes, &rabbitmq::config::SCHEMA),
+    entry("mqtt",          "MQTT Bridge",    "Message queue",        OrderClass::Lanes, &mqtt::config::SCHEMA),
+    entry("redis",         "Redis",          "Cache / database",     OrderClass::Lanes, &redis::config::SCHEMA),
+    entry("mysql",         "MySQL",          "Relational database",  OrderClass::Queue, &mysql::config::SCHEMA)
+        .with_ddl(mysql::config::DDL),
+    entry("postgres",      "PostgreSQL",     "Relational database",  OrderClass::Queue, &postgres::config::SCHEMA)
+        .with_ddl(postgres::config::DDL),
+    entry("mongodb",       "MongoDB",        "NoSQL database",       OrderClass::None,  &mongodb::config::SCHEMA),
+    entry("clickhouse",    "ClickHouse",     "Analytical database",  OrderClass::None,  &clickhouse::config::SCHEMA)
+        .with_ddl(clickhouse::config::DDL),
+    entry("cassandra",     "Cassandra",      "Distributed database", OrderClass::None,  &cassandra::config::SCHEMA)
+        .with_ddl(cassandra::config::DDL),
+    entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA),
+    entry("greptime",      "GreptimeDB",     "Time-series database", OrderClass::Queue, &greptime::config::SCHEMA),
+    entry("influxdb",      "InfluxDB",       "Time-series database", OrderClass::Queue, &influxdb::config::SCHEMA),
+    entry("opentsdb",      "OpenTSDB",       "Time-series database", OrderClass::Queue, &opentsdb::config::SCHEMA),
+    entry("webhook",       "Webhook (HTTP)", "HTTP push",            OrderClass::Queue, &webhook::config::SCHEMA)
+        .offered(cfg!(feature = "webhook")),
+    entry("s3",            "AWS S3",         "Object storage",       OrderClass::None,  &s3::config::SCHEMA),
+    entry("file",          "Local file",     "File storage",         OrderClass::Queue, &file::config::SCHEMA)
+        .offered(cfg!(feature = "file")),
+];
+
+/// The kinds whose sink was compiled in: what a node may announce.
+pub fn offered_kinds() -> Vec<&'static str> {
+    KINDS.iter().filter(|entry| entry.offered).map(|entry| entry.name).collect()
+}
+
+const fn entry(
+    name: &'static str,
+    title: &'static str,
+    category: &'static str,
+    order: OrderClass,
+    schema: &'static Schema,
+) -> KindEntry {
+    KindEntry { name, title, category, order, schema, ddl: None, offered: false }
+}
+
+impl KindEntry {
+    const fn with_ddl(mut self, ddl: &'static str) -> Self {
+        self.ddl = Some(ddl);
+        self
+    }
+
+    const fn offered(mut self, compiled_in: bool) -> Self {
+        self.offered = compiled_in;
+        self
+    }
+}

@@ -1,0 +1,3 @@
+//! Inserts documents into a MongoDB collection.
+
+pub mod config;

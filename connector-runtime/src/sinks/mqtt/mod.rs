@@ -1,0 +1,3 @@
+//! Publishes to another MQTT broker.
+
+pub mod config;

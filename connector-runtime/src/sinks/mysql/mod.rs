@@ -1,0 +1,3 @@
+//! Inserts rows into a MySQL table.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Writes data points to OpenTSDB.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Inserts rows into a PostgreSQL table.
+
+pub mod config;

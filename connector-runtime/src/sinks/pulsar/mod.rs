@@ -1,0 +1,3 @@
+//! Writes to a topic of Apache Pulsar.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Publishes to an exchange of RabbitMQ.
+
+pub mod config;

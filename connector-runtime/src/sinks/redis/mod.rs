@@ -1,0 +1,3 @@
+//! Runs one Redis command for each record.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! Writes objects to AWS S3 or a store that speaks its protocol.
+
+pub mod config;

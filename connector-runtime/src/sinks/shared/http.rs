@@ -1,0 +1,209 @@
+//! HTTP towards a target: a client that goes where it may and nowhere else, and what an answer means.
+
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+
+use super::network::Network;
+use super::retry_after::retry_after;
+use super::tls;
+use crate::config::tls::TlsOptions;
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sinks::offered::chain;
+
+/// Answers are read for their words only.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Words of an answer that are kept.
+const ANSWER_CHARS_MAX: usize = 512;
+const USER_AGENT: &str = concat!("sluice/", env!("CARGO_PKG_VERSION"));
+
+/// A client for one URL.
+pub(crate) struct HttpTarget {
+    pub(crate) client: Client,
+    pub(crate) url: Url,
+}
+
+/// Reads certificates: call it where a few small reads may block.
+pub(crate) fn target(
+    url: &str,
+    timeout: Duration,
+    tls_options: &TlsOptions,
+    deny_networks: Arc<[Network]>,
+    mut headers: HeaderMap,
+) -> Result<HttpTarget, TargetFault> {
+    let unusable = |message: String| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message);
+    let mut url = Url::parse(url).map_err(|error| unusable(format!("config.url: {error}")))?;
+    let host = url.host_str().unwrap_or_default().to_owned();
+    // An address in the URL never goes through the resolver.
+    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>()
+        && is_denied(address, &deny_networks)
+    {
+        return Err(denied_fault(&host));
+    }
+    let is_tls = url.scheme() == "https";
+    let mut tls = if is_tls {
+        tls::client_config(tls_options)
+            .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?
+    } else {
+        // Never used, but the client would look for a process-wide provider otherwise.
+        tls::client_config(&without_verification(tls_options)).map_err(|error| unusable(chain(&error)))?
+    };
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+
+    let mut builder = Client::builder();
+    let mut alias = None;
+    if let Some(name) = tls_options.tls_server_name.as_deref().filter(|name| is_tls && *name != host) {
+        // The name that is verified is the URL's: put it there, resolve it to the real host, keep the real `Host`.
+        // HTTP/2 would take its authority from the URL, so it stays at 1.1.
+        let authority = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+        let authority = HeaderValue::from_str(&authority).map_err(|error| unusable(error.to_string()))?;
+        headers.entry(HOST).or_insert(authority);
+        url.set_host(Some(name)).map_err(|error| unusable(format!("config.tls_server_name: {error}")))?;
+        alias = Some((name.to_owned(), host));
+        tls.alpn_protocols.clear();
+        builder = builder.http1_only();
+    }
+    let client = builder
+        .tls_backend_preconfigured(tls)
+        .dns_resolver(Arc::new(GuardedResolver { deny_networks, alias }))
+        // A proxy would resolve names itself, past the deny list.
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .timeout(timeout)
+        .user_agent(USER_AGENT)
+        .default_headers(headers)
+        .build()
+        .map_err(|error| unusable(chain(&error)))?;
+    Ok(HttpTarget { client, url })
+}
+
+fn without_verification(options: &TlsOptions) -> TlsOptions {
+    TlsOptions {
+        tls_verify: false,
+        client_cert_path: None,
+        client_cert: None,
+        client_key_path: None,
+        client_key: None,
+        ..options.clone()
+    }
+}
+
+/// The words of an answer, for people. Reads no more than it keeps.
+pub(crate) async fn words(mut response: Response) -> String {
+    let mut body = Vec::new();
+    while body.len() < ANSWER_BYTES_MAX {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - body.len())]),
+            // An answer that breaks off has said its status.
+            Ok(None) | Err(_) => break,
+        }
+    }
+    String::from_utf8_lossy(&body).trim().chars().take(ANSWER_CHARS_MAX).collect()
+}
+
+/// What the statuses that say something about the target mean. The sink looks at those about records before.
+pub(crate) fn status_fault(status: StatusCode, headers: &HeaderMap, words: &str) -> TargetFault {
+    let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let asked = asked.and_then(|value| retry_after(value, Utc::now()));
+    let kind = match status.as_u16() {
+        429 => TargetFaultKind::Throttled { retry_after: asked },
+        408 | 425 | 500..=599 => match asked {
+            Some(retry_after) => TargetFaultKind::Throttled { retry_after: Some(retry_after) },
+            None => TargetFaultKind::Down,
+        },
+        401 | 407 => TargetFaultKind::Auth,
+        403 => TargetFaultKind::Permission,
+        404 | 410 => TargetFaultKind::Missing,
+        300..=399 => TargetFaultKind::Misconfigured("TARGET_REDIRECTS"),
+        _ => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
+    };
+    TargetFault::new(kind, status_message(status, words))
+}
+
+pub(crate) fn status_message(status: StatusCode, words: &str) -> String {
+    if words.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {words}") }
+}
+
+/// No answer came. The URL stays out of the text: it may carry a secret.
+pub(crate) fn request_fault(error: reqwest::Error, timeout: Duration) -> TargetFault {
+    if error.is_timeout() {
+        return TargetFault::new(TargetFaultKind::Down, format!("no answer within {} ms", timeout.as_millis()));
+    }
+    let error = error.without_url();
+    if let Some(denied) = find::<Denied>(&error) {
+        return denied_fault(&denied.0);
+    }
+    let kind = match find::<rustls::Error>(&error) {
+        Some(rustls::Error::InvalidCertificate(_)) => TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"),
+        Some(_) | None => TargetFaultKind::Down,
+    };
+    TargetFault::new(kind, chain(&error))
+}
+
+fn denied_fault(host: &str) -> TargetFault {
+    let message = format!("{host} lies in a network of connectors.deny_networks");
+    TargetFault::new(TargetFaultKind::Misconfigured("TARGET_DENIED"), message)
+}
+
+/// The first error of this type among an error and its sources; I/O errors hide theirs.
+fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(found) = inner.and_then(|inner| find::<E>(inner)) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Looks at the addresses that are really connected to, so that no name can lead to a denied one.
+struct GuardedResolver {
+    deny_networks: Arc<[Network]>,
+    /// A name that stands for another host.
+    alias: Option<(String, String)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0} lies in a denied network")]
+struct Denied(String);
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let deny_networks = Arc::clone(&self.deny_networks);
+        let host = match &self.alias {
+            Some((alias, host)) if alias.eq_ignore_ascii_case(name.as_str()) => host.trim_matches(['[', ']']).to_owned(),
+            Some(_) | None => name.as_str().to_owned(),
+        };
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let allowed: Vec<SocketAddr> =
+                found.into_iter().filter(|address| !is_denied(address.ip(), &deny_networks)).collect();
+            if allowed.is_empty() {
+                return Err(Box::new(Denied(host)) as Box<dyn Error + Send + Sync>);
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn is_denied(address: IpAddr, deny_networks: &[Network]) -> bool {
+    // The unspecified address connects to this machine.
+    let address = match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpAddr::V4(_) | IpAddr::V6(_) => address,
+    };
+    deny_networks.iter().any(|network| network.contains(address))
+}

@@ -1,0 +1,89 @@
+//! What a record becomes in a request.
+
+use api_types::Record;
+use api_types::envelope::envelope;
+use serde_json::Value;
+
+use super::config::{Config, Mode};
+use crate::config::payload::PayloadFormat;
+use crate::sink::RecordFault;
+use crate::template::TemplateError;
+use crate::template::body::BodyTemplate;
+
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+const BYTES: &str = "application/octet-stream";
+
+#[derive(Clone, Debug)]
+pub(super) struct BodyFormat {
+    mode: Mode,
+    item: Item,
+}
+
+#[derive(Clone, Debug)]
+enum Item {
+    Envelope,
+    /// The payload alone.
+    Payload,
+    Template(BodyTemplate),
+}
+
+impl BodyFormat {
+    pub(super) fn new(config: &Config) -> Result<Self, TemplateError> {
+        let item = match (&config.body, config.payload_format) {
+            (Some(template), _) => Item::Template(BodyTemplate::parse(template)?),
+            (None, PayloadFormat::Envelope) => Item::Envelope,
+            (None, PayloadFormat::Raw) => Item::Payload,
+        };
+        Ok(Self { mode: config.mode, item })
+    }
+
+    pub(super) fn content_type<'r>(&self, record: &'r Record) -> &'r str {
+        match (self.mode, &self.item) {
+            (Mode::Array, _) => JSON,
+            (Mode::Ndjson, _) => NDJSON,
+            (Mode::Single, Item::Envelope | Item::Template(_)) => JSON,
+            (Mode::Single, Item::Payload) => record.message.content_type.as_deref().unwrap_or(BYTES),
+        }
+    }
+
+    /// The record's part of a request; fails with a fault of that record alone.
+    pub(super) fn item(&self, record: &Record) -> Result<Vec<u8>, RecordFault> {
+        match &self.item {
+            Item::Envelope => Ok(envelope(record).to_string().into_bytes()),
+            Item::Template(template) => template
+                .render(record)
+                .map(String::into_bytes)
+                .map_err(|error| RecordFault::offline("missing_value", error.to_string())),
+            Item::Payload => match self.mode {
+                Mode::Single => Ok(record.message.payload.to_vec()),
+                Mode::Array | Mode::Ndjson => payload_as_json(&record.message.payload),
+            },
+        }
+    }
+
+    /// One body of all items; `single` has one item per body.
+    pub(super) fn join(&self, items: &[Vec<u8>]) -> Vec<u8> {
+        match self.mode {
+            Mode::Single => items.concat(),
+            Mode::Array => [b"[".as_slice(), &items.join(&b","[..]), b"]"].concat(),
+            Mode::Ndjson => {
+                let mut body = items.join(&b"\n"[..]);
+                body.push(b'\n');
+                body
+            }
+        }
+    }
+}
+
+/// JSON as it is, on one line; other text as a JSON text.
+fn payload_as_json(payload: &[u8]) -> Result<Vec<u8>, RecordFault> {
+    let value = match serde_json::from_slice::<Value>(payload) {
+        Ok(value) => value,
+        Err(_) => match std::str::from_utf8(payload) {
+            Ok(text) => Value::from(text),
+            Err(_) => return Err(RecordFault::offline("not_text", "the payload is neither JSON nor UTF-8 text")),
+        },
+    };
+    Ok(value.to_string().into_bytes())
+}

@@ -1,0 +1,66 @@
+//! What the parts of the service share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use api_types::RaftId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::boot::BootStatus;
+use crate::fatal::Fatal;
+use crate::forward::Forward;
+use crate::leader::LeaderService;
+use crate::options::MetaOptions;
+use crate::peers::Peers;
+use crate::reads::Reads;
+use crate::rpc::RpcClient;
+use crate::seat::Seat;
+use crate::state::Disk;
+
+/// Told how long each proposal took, from the call to the answer.
+pub type ProposeObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+
+pub(crate) struct Core {
+    pub options: MetaOptions,
+    pub seat: Arc<Seat>,
+    pub rpc: RpcClient,
+    pub snapshot_rpc: RpcClient,
+    pub peers: Peers,
+    pub leader: Arc<LeaderService>,
+    pub forward: Arc<Forward>,
+    pub reads: Reads,
+    pub fatal: Fatal,
+    /// Who leads, as this node knows it.
+    pub leader_watch: watch::Sender<Option<RaftId>>,
+    pub boot_status: watch::Sender<BootStatus>,
+    pub propose_observer: OnceLock<ProposeObserver>,
+    pub cancel: CancellationToken,
+}
+
+impl Core {
+    /// This disk, as it presents itself.
+    pub(crate) fn disk(&self) -> Disk {
+        Disk {
+            disk_id: self.seat.disk().disk_id,
+            name: self.options.node_name.clone(),
+            rpc_address: self.options.rpc_address.clone(),
+        }
+    }
+
+    pub(crate) fn is_first_voter(&self) -> bool {
+        self.options.initial_voters.first().is_some_and(|(name, _)| *name == self.options.node_name)
+    }
+
+    /// Said once in the log, as long as it stays the same.
+    pub(crate) fn set_boot_status(&self, status: BootStatus) {
+        self.boot_status.send_if_modified(|current| {
+            let changed = *current != status;
+            if changed {
+                tracing::info!(%status, "boot");
+                *current = status;
+            }
+            changed
+        });
+    }
+}

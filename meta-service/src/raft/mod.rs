@@ -1,0 +1,27 @@
+//! Raft. Nothing outside this folder names openraft or bincode: if either changes, only this folder does.
+//!
+//! ```text
+//! node (our facade) ─► openraft ─► store (log, state machine, snapshots)
+//!                         │ ▲
+//!                 network │ │ server          address: who, for whom; wire: the bodies
+//!                         ▼ │
+//!                    other members
+//! ```
+
+mod address;
+mod network;
+mod node;
+mod server;
+mod store;
+mod transfers;
+mod types;
+pub(crate) mod wire;
+
+pub(crate) use node::{MembershipError, NodeSettings, ProposalError, RaftNode, ReadIndex, meta_dir};
+pub(crate) use server::routes;
+
+const APPEND_PATH: &str = "/raft/append";
+const VOTE_PATH: &str = "/raft/vote";
+const PRE_VOTE_PATH: &str = "/raft/pre-vote";
+const TRANSFER_PATH: &str = "/raft/transfer";
+const SNAPSHOT_PATH: &str = "/raft/snapshot";

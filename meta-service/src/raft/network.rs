@@ -1,0 +1,200 @@
+//! The sending side of Raft's RPCs: HTTP/2 through the cluster's RPC client.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::RaftId;
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use reqwest::Body;
+use serde::{Deserialize, Serialize};
+use tokio_util::io::ReaderStream;
+
+use super::address::RpcAddress;
+use super::store::SnapshotFile;
+use super::types::{Peer, SnapshotMeta, Types, Vote};
+use super::wire::{self, Kind, Wire};
+use super::{APPEND_PATH, PRE_VOTE_PATH, SNAPSHOT_PATH, TRANSFER_PATH, VOTE_PATH};
+use crate::identity::Identity;
+use crate::replica::Replica;
+use crate::rpc::{RpcClient, RpcError};
+
+/// An append waits for a sync at the other end, which may be slow; openraft's own bound is one heartbeat.
+const APPEND_TIMEOUT: Duration = Duration::from_millis(1000);
+const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
+/// What a snapshot transfer begins with; the file follows in the same body.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SnapshotOffer {
+    pub vote: Vote,
+    pub meta: SnapshotMeta,
+}
+
+impl Wire for SnapshotOffer {
+    const KIND: Kind = Kind::SnapshotOffer;
+}
+
+pub(super) struct Network {
+    pub identity: Identity,
+    pub replica: Arc<Replica>,
+    /// Appends, votes and heartbeats.
+    pub rpc: RpcClient,
+    /// A connection of its own, so that a snapshot in transfer holds up nothing.
+    pub snapshot_rpc: RpcClient,
+    /// How long an answer to a heartbeat may take and still be of use.
+    pub heartbeat_timeout: Duration,
+}
+
+impl Network {
+    fn link(&self, target: u64, peer: &Peer, rpc: &RpcClient) -> Link {
+        Link {
+            address: RpcAddress {
+                cluster_id: self.identity.cluster_id,
+                from: self.identity.raft_id,
+                to: RaftId(target),
+                to_disk: peer.disk_id,
+            },
+            admitted_at: peer.rpc_address.clone(),
+            replica: Arc::clone(&self.replica),
+            rpc: rpc.clone(),
+            heartbeat_timeout: self.heartbeat_timeout,
+        }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &Peer) -> Link {
+        self.link(target, node, &self.rpc)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> Link {
+        self.link(target, node, &self.snapshot_rpc)
+    }
+}
+
+/// The way to one member.
+pub(super) struct Link {
+    address: RpcAddress,
+    admitted_at: String,
+    replica: Arc<Replica>,
+    rpc: RpcClient,
+    heartbeat_timeout: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error(transparent)]
+    Wire(#[from] wire::WireError),
+}
+
+impl From<CallError> for RPCError<Types> {
+    fn from(error: CallError) -> Self {
+        match &error {
+            // Nobody there, or somebody else: openraft backs off.
+            CallError::Rpc(RpcError::Connect(_) | RpcError::Status { .. }) => Unreachable::new(&error).into(),
+            CallError::Rpc(RpcError::Transport(_)) | CallError::Wire(_) => NetworkError::new(&error).into(),
+        }
+    }
+}
+
+impl Link {
+    /// Where the member registered last; before that, where it was admitted.
+    fn host(&self) -> String {
+        let registered = |state: &crate::state::ClusterState| {
+            let node = state.nodes.get(&self.address.to)?;
+            Some(node.rpc_address.clone())
+        };
+        self.replica.look(registered).unwrap_or_else(|| self.admitted_at.clone())
+    }
+
+    async fn call<Q: Wire, A: Wire>(&self, path: &str, request: &Q, timeout: Duration) -> Result<A, CallError> {
+        let body = Body::from(wire::encode(request)?);
+        let response = self.rpc.send_with(&self.host(), path, self.address.headers(), body, Some(timeout)).await?;
+        let answer = response.bytes().await.map_err(RpcError::Transport)?;
+        Ok(wire::decode(&answer)?)
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotOf<Types, SnapshotFile>,
+        timeout: Duration,
+    ) -> Result<SnapshotResponse<Types>, CallError> {
+        let offer = wire::encode(&SnapshotOffer { vote, meta: snapshot.meta })?;
+        let file = tokio::fs::File::from_std(snapshot.snapshot.file);
+        let offer = futures::stream::iter([Ok(bytes::Bytes::from(offer))]);
+        let chunks = futures::StreamExt::chain(offer, ReaderStream::with_capacity(file, SNAPSHOT_CHUNK_BYTES));
+        let body = Body::wrap_stream(chunks);
+        let headers = self.address.headers();
+        let response = self.rpc.send_with(&self.host(), SNAPSHOT_PATH, headers, body, Some(timeout)).await?;
+        let answer = response.bytes().await.map_err(RpcError::Transport)?;
+        Ok(wire::decode(&answer)?)
+    }
+}
+
+impl RaftNetworkV2<Types> for Link {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let timeout = if rpc.entries.is_empty() { self.heartbeat_timeout } else { APPEND_TIMEOUT };
+        Ok(self.call(APPEND_PATH, &rpc, timeout).await?)
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        Ok(self.call(VOTE_PATH, &rpc, option.hard_ttl()).await?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        Ok(self.call(PRE_VOTE_PATH, &rpc, option.hard_ttl()).await?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<Types>,
+        snapshot: SnapshotOf<Types, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let bytes = snapshot.snapshot.bytes;
+        tracing::info!(to = %self.address.to, bytes, "sending a snapshot");
+        let sent = tokio::select! {
+            closed = cancel => return Err(closed.into()),
+            sent = self.send_snapshot(vote, snapshot, option.hard_ttl()) => sent,
+        };
+        sent.map_err(|error| match &error {
+            CallError::Rpc(RpcError::Connect(_) | RpcError::Status { .. }) => Unreachable::new(&error).into(),
+            CallError::Rpc(RpcError::Transport(_)) | CallError::Wire(_) => NetworkError::new(&error).into(),
+        })
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        Ok(self.call(TRANSFER_PATH, &request, option.hard_ttl()).await?)
+    }
+}

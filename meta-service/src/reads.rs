@@ -1,0 +1,120 @@
+//! Linearizable reads on any node, many for one question to the leader.
+//!
+//! ```text
+//! readers ─► queue ─► take all that wait ─► one read-index round ─► wait until applied here ─► answer them all
+//! ```
+//!
+//! A reader is answered only by a round whose request was sent after the reader arrived: the round takes whom it finds
+//! in the queue and sends afterwards; who comes later waits for the next round.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::forward::{Forward, ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
+use crate::leader::Reports;
+use crate::retry::LeaderSeeker;
+use crate::seat::Seat;
+use crate::state::ClusterState;
+
+/// Readers that wait at once; more than there are API connections.
+const WAITING_MAX: usize = 65_536;
+/// A round is tried for so long: longer than a change of the leader takes.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(3);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A copy of the leader's soft state this young is good enough: nodes report twice a second.
+const REPORTS_FRESH: Duration = Duration::from_millis(250);
+
+/// The state as it was at some moment after the read began, and what the leader had heard from the nodes by then.
+#[derive(Clone, Debug)]
+pub struct ReadView {
+    pub state: Arc<ClusterState>,
+    pub reports: Arc<Reports>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("no leader")]
+    NoLeader,
+    #[error("this node is not ready")]
+    NotReady,
+}
+
+type Waiting = oneshot::Sender<Result<ReadView, ReadError>>;
+
+#[derive(Clone)]
+pub(crate) struct Reads {
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl Reads {
+    pub(crate) fn start(seat: Arc<Seat>, forward: Arc<Forward>, cancel: CancellationToken) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let rounds = Rounds { seat, forward, reports: Arc::default(), reports_of: None };
+        tokio::spawn(cancel.run_until_cancelled_owned(rounds.run(waiting)));
+        Self { queue }
+    }
+
+    pub(crate) async fn read(&self) -> Result<ReadView, ReadError> {
+        let (answer, view) = oneshot::channel();
+        self.queue.send(answer).await.map_err(|_| ReadError::NotReady)?;
+        view.await.map_err(|_| ReadError::NotReady)?
+    }
+}
+
+struct Rounds {
+    seat: Arc<Seat>,
+    forward: Arc<Forward>,
+    reports: Arc<Reports>,
+    /// When the reports were fetched.
+    reports_of: Option<Instant>,
+}
+
+impl Rounds {
+    async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
+        while let Some(first) = queue.recv().await {
+            let mut waiting = vec![first];
+            while let Ok(next) = queue.try_recv() {
+                waiting.push(next);
+            }
+            waiting.retain(|reader| !reader.is_closed());
+            if waiting.is_empty() {
+                continue;
+            }
+            let view = self.round().await;
+            for reader in waiting {
+                // A reader that went away needs no answer.
+                drop(reader.send(view.clone()));
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<ReadView, ReadError> {
+        let mut seeker = LeaderSeeker::new(&self.seat, ROUND_TIMEOUT);
+        loop {
+            let fresh = self.reports_of.is_some_and(|fetched| fetched.elapsed() < REPORTS_FRESH);
+            let request = LeaderRequest::Read { fresh_reports_of: fresh.then_some(self.reports.term) };
+            let timeout = ATTEMPT_TIMEOUT.min(seeker.remaining());
+            match self.forward.to_leader(request, HOPS_MAX, timeout).await {
+                Ok(LeaderAnswer::Read { index, reports }) => {
+                    if let Some(reports) = reports {
+                        self.reports = Arc::new(reports);
+                        self.reports_of = Some(Instant::now());
+                    }
+                    if !self.seat.replica.wait_applied(index, seeker.remaining()).await {
+                        return Err(ReadError::NotReady);
+                    }
+                    return Ok(ReadView { state: self.seat.replica.state(), reports: Arc::clone(&self.reports) });
+                }
+                Err(ForwardError::NotReady) => return Err(ReadError::NotReady),
+                Ok(_) | Err(ForwardError::NoLeader | ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => {}
+            }
+            if !seeker.again().await {
+                return Err(ReadError::NoLeader);
+            }
+        }
+    }
+}

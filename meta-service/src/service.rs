@@ -1,0 +1,194 @@
+//! The service: starts the parts, serves their RPCs, ends them.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Router, response::Result as HttpResult};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::boot::{Adoption, Boot, BootStatus};
+use crate::core::Core;
+use crate::duties;
+use crate::fatal::{Fatal, FatalReason};
+use crate::forward::{Forward, HOPS_MAX, LEADER_PATH, LeaderAnswer, LeaderRequest};
+use crate::handle::Handle;
+use crate::identity::{DiskIdentity, Membership};
+use crate::leader::LeaderService;
+use crate::local_leader::LocalLeader;
+use crate::options::{MetaOptions, OptionsError};
+use crate::peers::{self, Adopted, Hello, Peers, Plan, StandingQuestion};
+use crate::raft::{self, wire};
+use crate::reads::Reads;
+use crate::rpc::RpcClient;
+use crate::seat::Seat;
+use crate::standing::Standing;
+use crate::state::{CommandBody, Disk, ReplyBody};
+
+/// What a forwarded request may take here; the node that forwarded it gives up earlier.
+const FORWARDED_TIMEOUT: Duration = Duration::from_secs(5);
+/// Plans wait here while the boot task asks its own questions; there is one first voter.
+const ADOPTIONS_WAITING_MAX: usize = 8;
+/// A plan names at most seven disks.
+const QUESTION_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    #[error("identity.json cannot be used")]
+    Identity(#[source] io::Error),
+    #[error("no RPC client")]
+    Rpc(#[from] reqwest::Error),
+}
+
+pub struct MetaService {
+    core: Arc<Core>,
+    adoptions: mpsc::Sender<Adoption>,
+    /// Ended by `cancel`; `shutdown` waits for them.
+    tasks: JoinSet<()>,
+}
+
+impl MetaService {
+    /// Returns at once; the rest – joining or founding a cluster, recovery – goes on in the background, and
+    /// `Handle::boot_status` says what it waits for. Needs a Tokio runtime.
+    pub fn start(options: MetaOptions) -> Result<Self, StartError> {
+        options.check()?;
+        std::fs::create_dir_all(&options.data_dir).map_err(StartError::Identity)?;
+        let disk = DiskIdentity::load_or_create(&options.data_dir).map_err(StartError::Identity)?;
+        let seat = Arc::new(Seat::new(disk));
+        let rpc = RpcClient::new(options.secrets.clone())?;
+        let snapshot_rpc = RpcClient::new(options.secrets.clone())?;
+        let port = Arc::new(LocalLeader::new(Arc::clone(&seat), Arc::clone(&options.clock)));
+        let leader = LeaderService::new(port, Arc::clone(&options.clock), options.timings.clone());
+        let forward = Arc::new(Forward::new(Arc::clone(&seat), Arc::clone(&leader), rpc.clone()));
+        let cancel = CancellationToken::new();
+        let core = Arc::new(Core {
+            reads: Reads::start(Arc::clone(&seat), Arc::clone(&forward), cancel.clone()),
+            peers: Peers::new(rpc.clone()),
+            options,
+            seat,
+            rpc,
+            snapshot_rpc,
+            leader,
+            forward,
+            fatal: Fatal::default(),
+            boot_status: watch::Sender::new(BootStatus::Starting),
+            leader_watch: watch::Sender::new(None),
+            propose_observer: OnceLock::new(),
+            cancel: cancel.clone(),
+        });
+        let (adoptions, waiting) = mpsc::channel(ADOPTIONS_WAITING_MAX);
+        let mut tasks = JoinSet::new();
+        let boot = Boot::new(Arc::clone(&core), waiting);
+        let cancelled = || cancel.clone();
+        spawn(&mut tasks, cancelled(), boot.run());
+        spawn(&mut tasks, cancelled(), duties::watch_leadership(Arc::clone(&core)));
+        spawn(&mut tasks, cancelled(), duties::run(Arc::clone(&core)));
+        tasks.spawn(Arc::clone(&core.leader).run(cancel));
+        Ok(Self { core, adoptions, tasks })
+    }
+
+    /// All RPCs of the service, to be put under `rpc::authorize` on the RPC listener.
+    pub fn routes(&self) -> Router {
+        let door = Door { core: Arc::clone(&self.core), adoptions: self.adoptions.clone() };
+        let questions = Router::new()
+            .route(peers::HELLO_PATH, post(hello))
+            .route(peers::ADOPT_PATH, post(adopt))
+            .route(peers::JOIN_PATH, post(join))
+            .route(peers::STANDING_PATH, post(standing))
+            .layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX));
+        let leader = Router::new()
+            .route(LEADER_PATH, post(leader))
+            .layer(DefaultBodyLimit::max(wire::BODY_BYTES_MAX + wire::HEADER_BYTES));
+        questions.merge(leader).with_state(door).merge(raft::routes(Arc::clone(&self.core.seat)))
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.core))
+    }
+
+    /// Resolves when something happened that must end the process.
+    pub async fn fatal(&self) -> Arc<FatalReason> {
+        self.handle().wait_fatal().await
+    }
+
+    /// Ends all parts; when it returns, the data directory is free.
+    pub async fn shutdown(mut self) {
+        self.core.cancel.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        if let Some(node) = self.core.seat.node() {
+            self.core.seat.set_node(None);
+            node.shutdown().await;
+        }
+    }
+}
+
+impl Drop for MetaService {
+    fn drop(&mut self) {
+        self.core.cancel.cancel();
+    }
+}
+
+fn spawn(tasks: &mut JoinSet<()>, cancel: CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        // Cancelled or finished: both are an end.
+        let _finished = cancel.run_until_cancelled_owned(task).await;
+    });
+}
+
+/// What the handlers need.
+#[derive(Clone)]
+struct Door {
+    core: Arc<Core>,
+    adoptions: mpsc::Sender<Adoption>,
+}
+
+async fn hello(State(door): State<Door>) -> Json<Hello> {
+    Json(peers::hello_of(&door.core.seat, &door.core.options.node_name))
+}
+
+async fn adopt(State(door): State<Door>, Json(plan): Json<Plan>) -> HttpResult<Json<Adopted>> {
+    let (answer, outcome) = oneshot::channel();
+    let refused = |why: String| (StatusCode::CONFLICT, why);
+    // Once booted, nobody takes plans any more.
+    let booted = |_| refused("this disk belongs to a cluster".to_owned());
+    door.adoptions.send(Adoption { plan, answer }).await.map_err(|_| booted(()))?;
+    outcome.await.map_err(|_| booted(()))?.map_err(|refusal| refused(refusal.to_string()))?;
+    Ok(Json(Adopted { disk_id: door.core.seat.disk().disk_id }))
+}
+
+async fn join(State(door): State<Door>, Json(disk): Json<Disk>) -> HttpResult<Json<Membership>> {
+    let handle = Handle::new(Arc::clone(&door.core));
+    let unavailable = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
+    let identity = handle.identity().ok_or_else(|| unavailable("not a member".to_owned()))?;
+    let admitted = handle.propose(CommandBody::AdmitDisk { disk }).await;
+    match admitted.map_err(|error| unavailable(error.to_string()))?.body {
+        ReplyBody::Admitted { raft_id } => Ok(Json(Membership { cluster_id: identity.cluster_id, raft_id })),
+        refused => Err((StatusCode::CONFLICT, format!("not admitted: {refused:?}")).into()),
+    }
+}
+
+async fn standing(State(door): State<Door>, Json(question): Json<StandingQuestion>) -> HttpResult<Json<Standing>> {
+    let request = LeaderRequest::Standing { raft_id: question.raft_id };
+    let answer = door.core.forward.to_leader(request, HOPS_MAX, FORWARDED_TIMEOUT).await;
+    match answer {
+        Ok(LeaderAnswer::Standing(standing)) => Ok(Json(standing)),
+        Ok(_) | Err(_) => Err((StatusCode::SERVICE_UNAVAILABLE, "no leader").into()),
+    }
+}
+
+async fn leader(State(door): State<Door>, body: Bytes) -> Response {
+    match door.core.forward.forwarded(&body, FORWARDED_TIMEOUT).await {
+        Ok(answer) => answer.into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,54 @@
+//! Whether a Raft id belongs to the cluster, told from a replica without tombstones: an id says itself when it was
+//! admitted.
+
+use api_types::RaftId;
+use serde::{Deserialize, Serialize};
+
+use crate::state::ClusterState;
+
+/// Ids of the bootstrap; all others are `ADMITTED_FROM` + the log index of their admission.
+pub(crate) const BOOTSTRAP_ID_MAX: u64 = 7;
+pub(crate) const ADMITTED_FROM: u64 = 1000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Standing {
+    Member,
+    /// Its admission was applied here, and it is gone.
+    Removed,
+    /// Its admission is not applied here yet: ask again.
+    NotYetKnown,
+}
+
+impl Standing {
+    pub(crate) fn of(raft_id: RaftId, state: &ClusterState) -> Self {
+        if state.nodes.contains_key(&raft_id) {
+            return Self::Member;
+        }
+        // The first members are only known once the founding is applied.
+        let founded = state.cluster_id != api_types::ClusterId::default();
+        let admitted_at = match raft_id.0 {
+            1..=BOOTSTRAP_ID_MAX => 0,
+            id => id.saturating_sub(ADMITTED_FROM),
+        };
+        if founded && admitted_at <= state.applied.0 { Self::Removed } else { Self::NotYetKnown }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::{ClusterId, LogIndex};
+
+    use super::*;
+
+    #[test]
+    fn an_id_is_removed_only_when_its_admission_was_seen() {
+        let mut state = ClusterState::default();
+        state.applied = LogIndex(40);
+        let check = |state: &ClusterState, id, expect| assert_eq!(Standing::of(RaftId(id), state), expect, "{id}");
+        check(&state, 1, Standing::NotYetKnown);
+        state.cluster_id = ClusterId(1);
+        check(&state, 1, Standing::Removed);
+        check(&state, 1040, Standing::Removed);
+        check(&state, 1041, Standing::NotYetKnown);
+    }
+}
