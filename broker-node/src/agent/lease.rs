@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use connector_runtime::lease::Lease;
-use meta_service::Clock;
+use meta_service::clock::Clock;
 
 /// `W` of the lease's inequality: how late the watchdog may notice the end.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(50);

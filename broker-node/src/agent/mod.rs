@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::assignment::AssignmentState;
-use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad};
-use api_types::{LogIndex, NodeEpoch, RaftId};
+use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad, StoppedTask};
+use api_types::{NodeEpoch, RaftId};
 use connector_runtime::supervisor::{DesiredTask, Supervisor};
 use meta_service::state::{ClusterState, NodeRegistration, Refusal, ReplyBody};
-use meta_service::{Clock, Handle, HeartbeatError, ProposeError};
+use meta_service::clock::Clock;
+use meta_service::{Handle, HeartbeatError, ProposeError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,15 +33,18 @@ const NO_LEADER_RETRY: Duration = Duration::from_millis(100);
 pub struct Agent {
     pub handle: Handle,
     pub queues: Queues,
-    pub supervisor: Supervisor,
+    pub supervisor: Arc<Supervisor>,
     pub catalogue: SharedCatalogue,
     pub lease: Arc<LeaseKeeper>,
     pub clock: Arc<dyn Clock>,
     pub heartbeat_interval: Duration,
-    /// Everything but the log index, which is read at each registration.
+    /// What the metadata service knows better – the disk, the end of its log – it fills in itself.
     pub registration: NodeRegistration,
     pub load: Box<dyn Fn() -> NodeLoad + Send + Sync>,
+    /// The registration under which this process acts now.
     pub node_epoch: watch::Sender<Option<NodeEpoch>>,
+    /// True once the node hands its tasks over.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl Agent {
@@ -99,37 +103,35 @@ impl Agent {
             })
             .collect();
         self.supervisor.set_desired(desired);
-        for stopped in self.supervisor.stopped() {
-            let still_waited_for = state.assignments.get(&stopped.incarnation).is_some_and(|assignment| {
+        let waited_for = |stopped: &StoppedTask| {
+            state.assignments.get(&stopped.incarnation).is_some_and(|assignment| {
                 assignment.epoch == stopped.epoch && assignment.owner().is_some_and(|owner| owner.node == me)
-            });
-            if !still_waited_for {
-                self.supervisor.forget_stopped(stopped);
-            }
-        }
+            })
+        };
+        let mut heard = self.supervisor.stopped();
+        heard.retain(|stopped| !waited_for(stopped));
+        self.supervisor.forget_stopped(&heard);
     }
 
     async fn beat(&self, cancel: &CancellationToken) {
         let mut number = 0;
         let mut in_use = self.catalogue.watch();
+        let mut stopping = self.stopping.clone();
         loop {
-            let pause = match *self.node_epoch.borrow() {
-                None => None,
+            let registered = *self.node_epoch.borrow();
+            let pause = match registered {
                 Some(node_epoch) => {
                     number += 1;
-                    Some(self.heartbeat(node_epoch, number).await)
+                    self.heartbeat(node_epoch, number).await
                 }
-            };
-            let pause = match pause {
-                Some(pause) => pause,
                 None => self.register().await,
             };
             let earliest = tokio::time::Instant::now() + EARLY_HEARTBEAT_MIN;
             let early = async {
                 tokio::select! {
-                    // The catalogue lives as long as the agent, so waiting cannot fail.
-                    _ = in_use.changed() => {}
+                    () = in_use.changed() => {}
                     () = self.supervisor.changed() => {}
+                    Ok(()) = stopping.changed() => {}
                 }
                 tokio::time::sleep_until(earliest).await;
             };
@@ -151,6 +153,7 @@ impl Agent {
             running: self.supervisor.reports(),
             stopped: self.supervisor.stopped(),
             load: (self.load)(),
+            stopping: *self.stopping.borrow(),
         };
         let sent_at = self.clock.boottime();
         match self.handle.heartbeat(heartbeat).await {
@@ -168,18 +171,12 @@ impl Agent {
                 self.node_epoch.send_replace(None);
                 Duration::ZERO
             }
-            Err(HeartbeatError::NoLeader) => NO_LEADER_RETRY,
-            Err(HeartbeatError::Rpc(error)) => {
-                tracing::debug!(%error, "heartbeat not answered");
-                NO_LEADER_RETRY
-            }
+            Err(HeartbeatError::NoLeader | HeartbeatError::NotReady) => NO_LEADER_RETRY,
         }
     }
 
     async fn register(&self) -> Duration {
-        let mut registration = self.registration.clone();
-        registration.last_log = LogIndex(self.handle.raft_status().last_log);
-        match self.handle.register(registration).await {
+        match self.handle.register(self.registration.clone()).await {
             Ok(reply) => match reply.body {
                 ReplyBody::Registered { node_epoch } => {
                     tracing::info!(%node_epoch, "registered");

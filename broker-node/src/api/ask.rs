@@ -16,6 +16,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
+use async_trait::async_trait;
 use futures::future::join_all;
 use meta_service::rpc::{RpcClient, RpcError};
 use meta_service::state::ClusterState;
@@ -30,12 +31,13 @@ const TASK_PATH: &str = "/node/task";
 const SHARE_PATH: &str = "/node/share";
 
 /// What this node can say of itself.
+#[async_trait]
 pub trait LocalView: Send + Sync + 'static {
     /// The task as the supervisor sees it now.
     fn task(&self, incarnation: Incarnation) -> Option<TaskReport>;
 
     /// What this node's queue holds. A queue that does not exist holds nothing; `None` when the queues cannot say.
-    fn holding(&self, incarnation: Incarnation) -> Option<QueueHolding>;
+    async fn holding(&self, incarnation: Incarnation) -> Option<QueueHolding>;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,21 +55,22 @@ pub fn routes(local: Arc<dyn LocalView>) -> Router {
         .route(
             TASK_PATH,
             post(|State(local): State<Arc<dyn LocalView>>, body: Bytes| async move {
-                answer(&body, |incarnation| local.task(incarnation))
+                let incarnation = decode(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
+                answer(&local.task(incarnation))
             }),
         )
         .route(
             SHARE_PATH,
             post(|State(local): State<Arc<dyn LocalView>>, body: Bytes| async move {
-                answer(&body, |incarnation| local.holding(incarnation))
+                let incarnation = decode(&body).map_err(|_| StatusCode::BAD_REQUEST)?;
+                answer(&local.holding(incarnation).await)
             }),
         )
         .with_state(local)
 }
 
-fn answer<T: Serialize>(body: &[u8], look: impl FnOnce(Incarnation) -> T) -> Result<Vec<u8>, StatusCode> {
-    let incarnation = decode(body).map_err(|_| StatusCode::BAD_REQUEST)?;
-    encode(&look(incarnation)).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+fn answer<T: Serialize>(value: &T) -> Result<Vec<u8>, StatusCode> {
+    encode(value).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// The task as its owner sees it; `Ok(None)` when the owner has none.
@@ -86,7 +89,7 @@ pub async fn shares(
     let registered = state.nodes.values().filter(|node| node.node_epoch.0 > 0);
     let asked = registered.map(|node| async move {
         let holds = if own == Some(node.raft_id) {
-            local.holding(incarnation)
+            local.holding(incarnation).await
         } else {
             ask(rpc, &node.rpc_address, SHARE_PATH, incarnation).await.unwrap_or_default()
         };

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, LogFormat, Sources};
+use crate::demo::DemoOptions;
 
 pub use client::CliError;
 pub use cluster::ClusterCommand;
@@ -61,7 +62,7 @@ pub enum Command {
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Start three nodes on loopback and walk through the main job.
-    Demo(DemoArgs),
+    Demo(DemoOptions),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -109,13 +110,6 @@ pub enum ConfigCommand {
     Check(SourceArgs),
     /// Print the effective values, secrets masked.
     Show(SourceArgs),
-}
-
-#[derive(Clone, Debug, Args)]
-pub struct DemoArgs {
-    /// Leave the nodes running and print their addresses.
-    #[arg(long)]
-    pub keep: bool,
 }
 
 /// Waiting for the effect of a change.

@@ -1,0 +1,278 @@
+//! One node, put together. Everything is made here, once, and passed down.
+//!
+//! ```text
+//! config ─► lock the data directory ─► listeners bound ─► metadata service ─► (bootstrap or join) ─► identity
+//!        ─► queues, sources, supervisor, mqtt server, agent ─► first lease ─► mqtt listens ─► signal ─► stop
+//! ```
+
+mod control;
+mod data_dir;
+mod ingest;
+mod late;
+mod scrape;
+mod servers;
+mod stop;
+mod up;
+
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use connector_runtime::lease::Lease;
+use connector_runtime::secrets::SecretFences;
+use meta_service::clock::Clock;
+use meta_service::rpc::{RpcClient, Secrets};
+use meta_service::{FatalReason, Handle, MetaOptions, MetaService, SystemClock, Timings};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::lease::LeaseKeeper;
+use crate::api::{self, ApiOptions};
+use crate::cli;
+use crate::config::{Config, IngestWithoutLease};
+use crate::health::Watchdog;
+use crate::metrics::Metrics;
+use control::Control;
+use data_dir::{DataDir, DataDirError};
+use late::LateRoutes;
+use scrape::Scrape;
+use servers::{BindError, Servers};
+use up::Up;
+
+pub use control::Rooms;
+
+/// Entries between two snapshots of the cluster's state.
+const SNAPSHOT_EVERY: u64 = meta_service::SNAPSHOT_EVERY_DEFAULT;
+/// What a second signal ends the process with, as a shell would say of an interrupted one.
+const INTERRUPTED: i32 = 130;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("metrics cannot be set up")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the node's HTTP client cannot be made")]
+    Client(#[from] reqwest::Error),
+    #[error("the metadata service cannot be started")]
+    Meta(#[from] meta_service::StartError),
+    #[error("{doing}")]
+    Io {
+        doing: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the queues cannot be opened")]
+    Queues(#[from] crate::queue::QueueError),
+    #[error("mqtt.auth.password_file")]
+    Passwords(#[from] crate::mqtt::PasswordFileError),
+    #[error("connectors.deny_networks: {0}")]
+    Network(#[from] connector_runtime::sinks::shared::network::InvalidNetwork),
+}
+
+/// Runs a node until a signal or a fatal error ends it.
+pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
+    let ground = Ground::lay(config).await?;
+    let handle = ground.meta.handle();
+    let mut stop = StopSignals::new()?;
+    let identity = tokio::select! {
+        identity = handle.wait_identity() => identity,
+        reason = handle.wait_fatal() => return Ok(fatal(&reason)),
+        () = stop.first() => {
+            ground.close().await;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    tracing::info!(cluster_id = %identity.cluster_id, raft_id = %identity.raft_id, "this disk belongs to the cluster");
+    let up = Up::build(&ground, identity).await?;
+    let listening = up.listen_with_first_lease(&ground);
+    tokio::pin!(listening);
+    let mut opened = false;
+    loop {
+        tokio::select! {
+            result = &mut listening, if !opened => {
+                result?;
+                opened = true;
+            }
+            reason = handle.wait_fatal() => return Ok(fatal(&reason)),
+            () = stop.first() => break,
+        }
+    }
+    stop.exit_on_second();
+    stop::stop(ground, up).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fatal(reason: &FatalReason) -> ExitCode {
+    tracing::error!(error = error_chain(reason), "the node ends");
+    ExitCode::from(reason.exit_code())
+}
+
+/// The error and everything below it, for one line of the log.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// What a node has before it knows who it is.
+struct Ground {
+    config: Config,
+    /// Held for life: proves that no earlier process of this disk is left.
+    data_dir: DataDir,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    meta: MetaService,
+    rpc: RpcClient,
+    lease: Arc<LeaseKeeper>,
+    fences: SecretFences,
+    control: Arc<Control>,
+    late: LateRoutes,
+    servers: Servers,
+}
+
+impl Ground {
+    async fn lay(config: Config) -> Result<Self, NodeError> {
+        // A second provider is refused, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let data_dir = DataDir::lock(&config.node.data_dir)?;
+        let metrics = Metrics::new(cli::version(), cli::commit())?;
+        let mut servers = Servers::bind(&config).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let lease = LeaseKeeper::start(Lease::new(false), Arc::clone(&clock))
+            .map_err(|source| NodeError::Io { doing: "the lease's watchdog cannot be started", source })?;
+        let lease = Arc::new(lease);
+        let secrets = secrets(&config);
+        let rpc = RpcClient::new(secrets.clone())?;
+        let meta = MetaService::start(meta_options(&config, secrets.clone(), Arc::clone(&clock)))?;
+        let handle = meta.handle();
+        let proposals = metrics.raft_propose_seconds.clone();
+        handle.observe_proposals(Box::new(move |took| proposals.observe(took.as_secs_f64())));
+        let control = Arc::new(control(&config, handle, rpc.clone(), Arc::clone(&lease)));
+        let late = LateRoutes::default();
+        let fences = SecretFences {
+            env_prefix: config.connectors.env_prefix.clone(),
+            secret_dirs: config.connectors.secret_dirs.clone(),
+        };
+        let scrape = Arc::new(Scrape::new(Arc::clone(&control), secrets.clone()));
+        servers.spawn(Arc::clone(&scrape).sample_ages());
+        metrics.set_view(scrape);
+        let watchdog = Watchdog::new();
+        servers.spawn(watchdog.clone().run(servers.closing()));
+        servers.serve_rpc(meta.routes(), late.clone(), secrets);
+        let options = api_options(&config, &fences, &metrics, watchdog);
+        servers.serve_api(api::router(Arc::clone(&control) as _, options), &metrics);
+        Ok(Self { config, data_dir, clock, metrics, meta, rpc, lease, fences, control, late, servers })
+    }
+
+    fn handle(&self) -> Handle {
+        self.meta.handle()
+    }
+
+    async fn close(self) {
+        self.lease.end();
+        self.servers.close().await;
+        self.meta.shutdown().await;
+        drop(self.data_dir);
+    }
+}
+
+fn secrets(config: &Config) -> Secrets {
+    let reveal = |secret: &Option<api_types::secret::Secret>| secret.as_ref().map(|text| text.reveal().to_owned());
+    let (current, previous) = (reveal(&config.cluster.secret), reveal(&config.cluster.secret_previous));
+    Secrets::new(current.as_deref(), previous.as_deref())
+}
+
+fn control(config: &Config, handle: Handle, rpc: RpcClient, lease: Arc<LeaseKeeper>) -> Control {
+    Control {
+        handle,
+        rpc,
+        lease,
+        rooms: OnceLock::new(),
+        stopping: AtomicBool::new(false),
+        ingest_without_lease: config.mqtt.ingest_without_lease.0 == IngestWithoutLease::Accept,
+    }
+}
+
+fn timings(config: &Config) -> Timings {
+    let cluster = &config.cluster;
+    Timings {
+        heartbeat: cluster.heartbeat,
+        lease: cluster.lease,
+        dead_after: cluster.dead_after,
+        restart_grace: cluster.restart_grace,
+        max_moves: cluster.max_moves,
+        target_voters: cluster.target_voters,
+        stop_timeout: config.connectors.stop_timeout,
+        apply_wait: config.api.apply_wait,
+        ..Timings::default()
+    }
+}
+
+fn meta_options(config: &Config, secrets: Secrets, clock: Arc<dyn Clock>) -> MetaOptions {
+    let voters = config.cluster.initial_voters.iter();
+    let founder = config.cluster.initial_voters.iter().any(|voter| voter.name == config.node.name);
+    MetaOptions {
+        data_dir: config.node.data_dir.clone(),
+        node_name: config.node.name.as_str().into(),
+        rpc_address: config.rpc_address().to_string(),
+        initial_voters: voters.map(|voter| (voter.name.as_str().into(), voter.address.to_string())).collect(),
+        join: if founder && config.cluster.join.is_empty() { Vec::new() } else { config.join_addresses() },
+        secrets,
+        timings: timings(config),
+        snapshot_every: SNAPSHOT_EVERY,
+        clock,
+    }
+}
+
+fn api_options(config: &Config, fences: &SecretFences, metrics: &Metrics, watchdog: Watchdog) -> ApiOptions {
+    ApiOptions {
+        node_name: config.node.name.clone(),
+        body_bytes_max: usize::try_from(config.api.body_bytes_max.0).unwrap_or(usize::MAX),
+        fences: fences.clone(),
+        when_full_is_set: config.queue.when_full.is_some(),
+        delete_wait: config.connectors.stop_timeout + config.cluster.dead_after + config.api.apply_wait,
+        serve_metrics: config.metrics.listen.is_none(),
+        metrics: metrics.clone(),
+        watchdog,
+    }
+}
+
+/// SIGTERM and SIGINT: the first one stops the node in order, a second one ends the process at once.
+struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self, NodeError> {
+        let listen = |kind| {
+            signal(kind).map_err(|source| NodeError::Io { doing: "signals cannot be listened for", source })
+        };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn first(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    fn exit_on_second(mut self) {
+        tokio::spawn(async move {
+            self.first().await;
+            tracing::warn!("second signal: the node ends at once");
+            std::process::exit(INTERRUPTED);
+        });
+    }
+}
