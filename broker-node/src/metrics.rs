@@ -63,10 +63,6 @@ pub trait ClusterView: Send + Sync {
 #[derive(Clone)]
 pub struct Metrics {
     pub registry: Registry,
-    pub mqtt_connections: IntGauge,
-    pub mqtt_publish_received: IntCounterVec,
-    pub mqtt_publish_refused: IntCounterVec,
-    pub mqtt_publish_ack_seconds: Histogram,
     pub queue_sync_seconds: Histogram,
     pub queue_disk_free_bytes: IntGauge,
     pub raft_is_leader: IntGauge,
@@ -115,18 +111,6 @@ impl Metrics {
         let request_options =
             HistogramOpts::new("sluice_api_request_seconds", "Time from a request of the HTTP API to its answer");
         Ok(Self {
-            mqtt_connections: gauge("sluice_mqtt_connections", "MQTT connections now")?,
-            mqtt_publish_received: counters("sluice_mqtt_publish_received_total", "MQTT publishes received", &["qos"])?,
-            mqtt_publish_refused: counters(
-                "sluice_mqtt_publish_refused_total",
-                "MQTT publishes that were not acknowledged",
-                &["reason"],
-            )?,
-            mqtt_publish_ack_seconds: histogram(
-                "sluice_mqtt_publish_ack_seconds",
-                "Time from the receipt of a publish with QoS 1 or 2 to its acknowledgement",
-                &SYNC_BUCKETS,
-            )?,
             queue_sync_seconds: histogram(
                 "sluice_queue_sync_seconds",
                 "Time of one sync of the queues' log",
@@ -296,7 +280,6 @@ mod tests {
     fn a_scrape_shows_the_facts_of_this_moment() {
         let metrics = Metrics::new("1.2.3", "abc").expect("metrics");
         metrics.set_view(Arc::new(Fixed));
-        metrics.mqtt_publish_received.with_label_values(&["1"]).inc();
         let text = metrics.text().expect("text");
         for line in [
             "sluice_build_info{commit=\"abc\",version=\"1.2.3\"} 1",
@@ -306,7 +289,6 @@ mod tests {
             "sluice_connector_queue_records{connector=\"c\",type=\"webhook\"} 7",
             "sluice_connector_oldest_record_age_seconds{connector=\"c\",type=\"webhook\"} 1.5",
             "sluice_queue_dropped_total{connector=\"c\",reason=\"full\",type=\"webhook\"} 3",
-            "sluice_mqtt_publish_received_total{qos=\"1\"} 1",
             "sluice_raft_term 4",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");

@@ -23,7 +23,7 @@ use std::time::Duration;
 use api_types::{ClusterId, NodeName, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::Core;
+use crate::shared::Shared;
 use crate::durable_file;
 use crate::fatal::FatalReason;
 use crate::identity::{DiskIdentity, Membership};
@@ -99,7 +99,7 @@ pub(crate) enum AdoptionRefused {
 }
 
 pub(crate) struct Boot {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     adoptions: mpsc::Receiver<Adoption>,
     rounds_without_leader: u32,
 }
@@ -113,8 +113,8 @@ enum Step {
 type Answers = BTreeMap<String, Result<Hello, PeerError>>;
 
 impl Boot {
-    pub(crate) fn new(core: Arc<Core>, adoptions: mpsc::Receiver<Adoption>) -> Self {
-        Self { core, adoptions, rounds_without_leader: 0 }
+    pub(crate) fn new(shared: Arc<Shared>, adoptions: mpsc::Receiver<Adoption>) -> Self {
+        Self { shared, adoptions, rounds_without_leader: 0 }
     }
 
     pub(crate) async fn run(mut self) {
@@ -123,7 +123,7 @@ impl Boot {
                 Ok(Step::Again) => Duration::ZERO,
                 Ok(Step::Wait) => ROUND_EVERY,
                 Ok(Step::Done) => return,
-                Err(reason) => return self.core.fatal.raise(reason),
+                Err(reason) => return self.shared.fatal.raise(reason),
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -137,7 +137,7 @@ impl Boot {
     }
 
     async fn step(&mut self) -> Result<Step, FatalReason> {
-        let seat = &self.core.seat;
+        let seat = &self.shared.seat;
         match (seat.disk().membership, seat.node()) {
             (None, _) => self.seek(None).await,
             (Some(membership), None) => self.start_raft(membership).await,
@@ -154,32 +154,32 @@ impl Boot {
             match mine {
                 // The leader will bring the log.
                 Some(mine) if mine.cluster_id == theirs.cluster_id => {
-                    self.core.set_boot_status(BootStatus::WaitingForLeader);
+                    self.shared.set_boot_status(BootStatus::WaitingForLeader);
                     return Ok(Step::Wait);
                 }
                 Some(_) | None => return self.join(address).await,
             }
         }
         let bootstraps = mine.is_none_or(|mine| mine.raft_id.0 <= BOOTSTRAP_ID_MAX);
-        if bootstraps && self.core.is_first_voter() {
+        if bootstraps && self.shared.is_first_voter() {
             return self.bootstrap(&answers).await;
         }
         let asked = answers.iter().map(|(address, answer)| described(address, answer)).collect();
-        self.core.set_boot_status(BootStatus::WaitingForCluster { asked });
+        self.shared.set_boot_status(BootStatus::WaitingForCluster { asked });
         Ok(Step::Wait)
     }
 
     async fn ask_all(&self) -> Answers {
-        let options = &self.core.options;
+        let options = &self.shared.options;
         let voters = options.initial_voters.iter().map(|(_, address)| address);
         let addresses = voters.chain(&options.join).filter(|address| **address != options.rpc_address);
-        let questions = addresses.map(async |address| (address.clone(), self.core.peers.hello(address).await));
+        let questions = addresses.map(async |address| (address.clone(), self.shared.peers.hello(address).await));
         futures::future::join_all(questions).await.into_iter().collect()
     }
 
     async fn join(&mut self, address: &str) -> Result<Step, FatalReason> {
-        let disk = self.core.disk();
-        match self.core.peers.join(address, &disk).await {
+        let disk = self.shared.disk();
+        match self.shared.peers.join(address, &disk).await {
             Ok(membership) => {
                 tracing::info!(cluster_id = %membership.cluster_id, raft_id = %membership.raft_id, "joined a cluster");
                 self.become_member(membership).await?;
@@ -187,7 +187,7 @@ impl Boot {
             }
             Err(error) => {
                 let asked = vec![format!("{address}: {error}")];
-                self.core.set_boot_status(BootStatus::WaitingForCluster { asked });
+                self.shared.set_boot_status(BootStatus::WaitingForCluster { asked });
                 Ok(Step::Wait)
             }
         }
@@ -197,23 +197,23 @@ impl Boot {
         let disks = match self.voters_disks(answers) {
             Ok(disks) => disks,
             Err(missing) => {
-                self.core.set_boot_status(BootStatus::WaitingForVoters { missing });
+                self.shared.set_boot_status(BootStatus::WaitingForVoters { missing });
                 return Ok(Step::Wait);
             }
         };
         let plan = self.plan(disks)?;
         for member in plan.members.iter().skip(1) {
-            if let Err(error) = self.core.peers.adopt(&member.disk.rpc_address, &plan).await {
+            if let Err(error) = self.shared.peers.adopt(&member.disk.rpc_address, &plan).await {
                 let missing = vec![format!("{} at {}: {error}", member.disk.name, member.disk.rpc_address)];
-                self.core.set_boot_status(BootStatus::WaitingForVoters { missing });
+                self.shared.set_boot_status(BootStatus::WaitingForVoters { missing });
                 return Ok(Step::Wait);
             }
         }
         let own = Membership { cluster_id: plan.cluster_id, raft_id: plan.members[0].raft_id };
-        if self.core.seat.disk().membership != Some(own) {
+        if self.shared.seat.disk().membership != Some(own) {
             self.become_member(own).await?;
         }
-        let Some(node) = self.core.seat.node() else { return Ok(Step::Again) };
+        let Some(node) = self.shared.seat.node() else { return Ok(Step::Again) };
         let members: Vec<(RaftId, Disk)> =
             plan.members.iter().map(|member| (member.raft_id, member.disk.clone())).collect();
         if let Err(error) = node.initialize(&members).await {
@@ -226,9 +226,9 @@ impl Boot {
 
     /// The disks of all initial voters, or who is missing and why.
     fn voters_disks(&self, answers: &Answers) -> Result<Vec<Disk>, Vec<String>> {
-        let mut disks = vec![self.core.disk()];
+        let mut disks = vec![self.shared.disk()];
         let mut missing = Vec::new();
-        for (name, address) in self.core.options.initial_voters.iter().skip(1) {
+        for (name, address) in self.shared.options.initial_voters.iter().skip(1) {
             match answers.get(address) {
                 Some(Ok(hello)) if hello.name != *name => {
                     missing.push(format!("{name} at {address} calls itself {}", hello.name));
@@ -245,7 +245,7 @@ impl Boot {
 
     /// The plan of an earlier attempt if it still fits, else a new one; on the disk before anybody hears of it.
     fn plan(&self, disks: Vec<Disk>) -> Result<Plan, FatalReason> {
-        let path = plan_path(&self.core);
+        let path = plan_path(&self.shared);
         let unreadable = |error| FatalReason::MetaRead { what: "bootstrap.json", error };
         if let Some(bytes) = durable_file::read(&path).map_err(unreadable)? {
             let earlier: Plan = serde_json::from_slice(&bytes)
@@ -264,10 +264,10 @@ impl Boot {
 
     /// The other side of a bootstrap.
     async fn take_plan(&mut self, plan: &Plan) -> Result<(), AdoptionRefused> {
-        let DiskIdentity { disk_id, membership } = self.core.seat.disk();
+        let DiskIdentity { disk_id, membership } = self.shared.seat.disk();
         let own = plan.members.iter().find(|member| member.disk.disk_id == disk_id).ok_or(AdoptionRefused::NotNamed)?;
         let founder: Option<&NodeName> = plan.members.first().map(|member| &member.disk.name);
-        if founder.is_none() || founder != self.core.options.initial_voters.first().map(|(name, _)| name) {
+        if founder.is_none() || founder != self.shared.options.initial_voters.first().map(|(name, _)| name) {
             return Err(AdoptionRefused::NotTheFirstVoter);
         }
         let planned = Membership { cluster_id: plan.cluster_id, raft_id: own.raft_id };
@@ -278,7 +278,7 @@ impl Boot {
                 return Err(AdoptionRefused::Member(membership.cluster_id));
             }
             Some(membership) => {
-                let node = self.core.seat.node().ok_or(AdoptionRefused::Starting)?;
+                let node = self.shared.seat.node().ok_or(AdoptionRefused::Starting)?;
                 if !node.log_is_empty() {
                     return Err(AdoptionRefused::Member(membership.cluster_id));
                 }
@@ -291,40 +291,40 @@ impl Boot {
     /// Synced before it returns. An earlier membership ends here, and what its Raft had: votes, but no entry.
     async fn become_member(&mut self, membership: Membership) -> Result<(), FatalReason> {
         let unwritten = |what| move |error| FatalReason::MetaWrite { what, error };
-        let seat = &self.core.seat;
+        let seat = &self.shared.seat;
         if let Some(node) = seat.node() {
             seat.set_node(None);
             node.shutdown().await;
-            let removed = tokio::fs::remove_dir_all(meta_dir(&self.core.options.data_dir)).await;
+            let removed = tokio::fs::remove_dir_all(meta_dir(&self.shared.options.data_dir)).await;
             removed.map_err(unwritten("folder meta"))?;
         }
         let disk = DiskIdentity { membership: Some(membership), ..seat.disk() };
-        disk.store(&self.core.options.data_dir).map_err(unwritten("identity.json"))?;
+        disk.store(&self.shared.options.data_dir).map_err(unwritten("identity.json"))?;
         seat.set_disk(disk);
         Ok(())
     }
 
     async fn start_raft(&mut self, membership: Membership) -> Result<Step, FatalReason> {
-        let core = &self.core;
-        let free_bytes = free_bytes(&core.options.data_dir)
+        let shared = &self.shared;
+        let free_bytes = free_bytes(&shared.options.data_dir)
             .map_err(|error| FatalReason::MetaRead { what: "free space of the disk", error })?;
         if free_bytes < FREE_BYTES_MIN {
-            core.set_boot_status(BootStatus::WaitingForRoom { free_bytes });
+            shared.set_boot_status(BootStatus::WaitingForRoom { free_bytes });
             return Ok(Step::Wait);
         }
-        let Some(identity) = core.seat.disk().identity() else { return Ok(Step::Again) };
+        let Some(identity) = shared.seat.disk().identity() else { return Ok(Step::Again) };
         let node = RaftNode::start(NodeSettings {
-            data_dir: core.options.data_dir.clone(),
+            data_dir: shared.options.data_dir.clone(),
             identity,
-            timings: core.options.timings.clone(),
-            snapshot_every: core.options.snapshot_every,
-            replica: Arc::clone(&core.seat.replica),
-            rpc: core.rpc.clone(),
-            snapshot_rpc: core.snapshot_rpc.clone(),
-            fatal: core.fatal.clone(),
+            timings: shared.options.timings.clone(),
+            snapshot_every: shared.options.snapshot_every,
+            replica: Arc::clone(&shared.seat.replica),
+            rpc: shared.rpc.clone(),
+            snapshot_rpc: shared.snapshot_rpc.clone(),
+            fatal: shared.fatal.clone(),
         });
-        core.seat.set_node(Some(node.await?));
-        core.set_boot_status(BootStatus::WaitingForLeader);
+        shared.seat.set_node(Some(node.await?));
+        shared.set_boot_status(BootStatus::WaitingForLeader);
         tracing::info!(cluster_id = %membership.cluster_id, raft_id = %membership.raft_id, "raft started");
         Ok(Step::Again)
     }
@@ -333,31 +333,31 @@ impl Boot {
     async fn catch_up(&mut self, membership: Membership, node: &Arc<RaftNode>) -> Result<Step, FatalReason> {
         let status = node.status();
         if status.leader.is_none() {
-            self.core.set_boot_status(BootStatus::WaitingForLeader);
+            self.shared.set_boot_status(BootStatus::WaitingForLeader);
             self.rounds_without_leader += 1;
             if self.rounds_without_leader.is_multiple_of(ROUNDS_WITHOUT_LEADER) {
                 self.ask_standing(membership.raft_id).await?;
             }
             return Ok(Step::Wait);
         }
-        self.core.set_boot_status(BootStatus::CatchingUp);
+        self.shared.set_boot_status(BootStatus::CatchingUp);
         if status.applied.is_none() {
             return Ok(Step::Wait);
         }
         // The first entry is synced now, here or at a majority: the plan is history.
-        durable_file::remove(&plan_path(&self.core))
+        durable_file::remove(&plan_path(&self.shared))
             .map_err(|error| FatalReason::MetaWrite { what: "bootstrap.json", error })?;
-        if !node.is_recovered() || self.core.reads.read().await.is_err() {
+        if !node.is_recovered() || self.shared.reads.read().await.is_err() {
             return Ok(Step::Wait);
         }
-        self.core.set_boot_status(BootStatus::Running);
+        self.shared.set_boot_status(BootStatus::Running);
         Ok(Step::Done)
     }
 
     /// Believed only from a leader that proved its leadership; the nodes asked see to that.
     async fn ask_standing(&self, raft_id: RaftId) -> Result<(), FatalReason> {
         for (address, _) in self.ask_all().await {
-            match self.core.peers.standing(&address, raft_id).await {
+            match self.shared.peers.standing(&address, raft_id).await {
                 Ok(Standing::Removed) => return Err(FatalReason::Removed(raft_id)),
                 Ok(Standing::Member | Standing::NotYetKnown) | Err(_) => {}
             }
@@ -366,8 +366,8 @@ impl Boot {
     }
 }
 
-fn plan_path(core: &Core) -> PathBuf {
-    core.options.data_dir.join("bootstrap.json")
+fn plan_path(shared: &Shared) -> PathBuf {
+    shared.options.data_dir.join("bootstrap.json")
 }
 
 fn described(address: &str, answer: &Result<Hello, PeerError>) -> String {

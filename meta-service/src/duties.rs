@@ -9,7 +9,7 @@ use std::time::Duration;
 use api_types::{ClusterId, LogIndex, RaftId, RequestId};
 use tokio::time::Instant;
 
-use crate::core::Core;
+use crate::shared::Shared;
 use crate::peers::{Hello, Stage};
 use crate::raft::RaftNode;
 use crate::state::{ClusterState, Command, CommandBody, Disk};
@@ -23,12 +23,12 @@ const CAUGHT_UP_ROUNDS: u32 = 2;
 const NOTE_SYNCED_EVERY: Duration = Duration::from_secs(60);
 
 /// Tells the leader's part when this node is elected and deposed.
-pub(crate) async fn watch_leadership(core: Arc<Core>) {
-    let mut node_watch = core.seat.watch_node();
+pub(crate) async fn watch_leadership(shared: Arc<Shared>) {
+    let mut node_watch = shared.seat.watch_node();
     loop {
         let node = node_watch.borrow_and_update().clone();
         let Some(node) = node else {
-            core.leader_watch.send_replace(None);
+            shared.leader_watch.send_replace(None);
             if node_watch.changed().await.is_err() {
                 return;
             }
@@ -43,16 +43,16 @@ pub(crate) async fn watch_leadership(core: Arc<Core>) {
             };
             if led.is_some() && (!leads || led != Some(term)) {
                 tracing::info!(term, "leadership lost");
-                core.leader.deposed();
+                shared.leader.deposed();
                 led = None;
             }
             if leads && led.is_none() {
                 let by_transfer = node.transfers().made_leader(term);
                 tracing::info!(term, by_transfer, "elected leader");
-                core.leader.elected(term, by_transfer);
+                shared.leader.elected(term, by_transfer);
                 led = Some(term);
             }
-            core.leader_watch.send_if_modified(|known| {
+            shared.leader_watch.send_if_modified(|known| {
                 let changed = *known != leader;
                 *known = leader;
                 changed
@@ -66,11 +66,11 @@ pub(crate) async fn watch_leadership(core: Arc<Core>) {
             }
         }
         if led.is_some() {
-            core.leader.deposed();
+            shared.leader.deposed();
         }
         if node_watch.borrow().as_ref().is_some_and(|current| Arc::ptr_eq(current, &node)) {
             // Raft has stopped; the next one comes with another node, if any.
-            core.leader_watch.send_replace(None);
+            shared.leader_watch.send_replace(None);
             if node_watch.changed().await.is_err() {
                 return;
             }
@@ -78,13 +78,13 @@ pub(crate) async fn watch_leadership(core: Arc<Core>) {
     }
 }
 
-pub(crate) async fn run(core: Arc<Core>) {
-    let mut duties = Duties { core, caught_up: BTreeMap::new(), noted_at: None };
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut duties = Duties { shared, caught_up: BTreeMap::new(), noted_at: None };
     let mut rounds = tokio::time::interval(ROUND_EVERY);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        let Some(node) = duties.core.seat.node() else { continue };
+        let Some(node) = duties.shared.seat.node() else { continue };
         let status = node.status();
         if status.is_leader() {
             duties.round(&node, &status).await;
@@ -95,7 +95,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 }
 
 struct Duties {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     /// In how many rounds in a row each learner was close behind.
     caught_up: BTreeMap<RaftId, u32>,
     noted_at: Option<Instant>,
@@ -103,7 +103,7 @@ struct Duties {
 
 impl Duties {
     async fn round(&mut self, node: &RaftNode, status: &RaftStatus) {
-        let state = self.core.seat.replica.state();
+        let state = self.shared.seat.replica.state();
         if state.cluster_id == ClusterId::default() {
             self.found(node).await;
             return;
@@ -137,11 +137,11 @@ impl Duties {
     async fn promote(&mut self, node: &RaftNode, status: &RaftStatus, state: &ClusterState) {
         let mut ready = Vec::new();
         for (learner, rounds) in &self.caught_up {
-            if *rounds >= CAUGHT_UP_ROUNDS && status.voters.len() < self.core.options.timings.target_voters as usize {
+            if *rounds >= CAUGHT_UP_ROUNDS && status.voters.len() < self.shared.options.timings.target_voters as usize {
                 ready.push(*learner);
             }
         }
-        let chosen = new_voters(&status.voters, &ready, self.core.options.timings.target_voters, state);
+        let chosen = new_voters(&status.voters, &ready, self.shared.options.timings.target_voters, state);
         for learner in &chosen {
             if !self.answers(*learner, state).await {
                 self.caught_up.remove(learner);
@@ -160,7 +160,7 @@ impl Duties {
     /// Whether the process at the learner's address is the one that was admitted.
     async fn answers(&self, learner: RaftId, state: &ClusterState) -> bool {
         let Some(node) = state.nodes.get(&learner) else { return false };
-        match self.core.peers.hello(&node.rpc_address).await {
+        match self.shared.peers.hello(&node.rpc_address).await {
             Ok(Hello { disk_id, stage: Stage::Member(theirs), .. }) => {
                 disk_id == node.disk_id && theirs.raft_id == learner && theirs.cluster_id == state.cluster_id
             }
@@ -183,7 +183,7 @@ impl Duties {
     }
 
     async fn propose(&self, node: &RaftNode, body: CommandBody, without: &'static str) {
-        let time_ms = self.core.options.clock.wall_ms();
+        let time_ms = self.shared.options.clock.wall_ms();
         let command = Command { request_id: RequestId(rand::random()), time_ms, body };
         if let Err(error) = node.propose(command).await {
             tracing::debug!(%error, "{without}");

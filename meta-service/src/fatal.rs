@@ -75,10 +75,6 @@ impl Fatal {
         });
     }
 
-    pub(crate) fn raised(&self) -> Option<Arc<FatalReason>> {
-        self.reason.borrow().clone()
-    }
-
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Arc<FatalReason>>> {
         self.reason.subscribe()
     }

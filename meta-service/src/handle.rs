@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::boot::BootStatus;
-use crate::core::{Core, ProposeObserver};
+use crate::shared::{Shared, ProposeObserver};
 use crate::fatal::FatalReason;
 use crate::forward::{ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
 use crate::identity::Identity;
+use crate::leader::Reports;
 use crate::reads::{ReadError, ReadView};
 use crate::retry::LeaderSeeker;
 use crate::state::{ClusterState, Command, CommandBody, NodeRegistration, Reply, ReplyBody};
@@ -48,21 +49,21 @@ pub enum HeartbeatError {
 
 #[derive(Clone)]
 pub struct Handle {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
 }
 
 impl Handle {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
     /// Who this disk is, once it belongs to a cluster.
     pub fn identity(&self) -> Option<Identity> {
-        self.core.seat.disk().identity()
+        self.shared.seat.disk().identity()
     }
 
     pub async fn wait_identity(&self) -> Identity {
-        let mut disk = self.core.seat.watch_disk();
+        let mut disk = self.shared.seat.watch_disk();
         loop {
             if let Some(identity) = disk.borrow_and_update().identity() {
                 return identity;
@@ -76,26 +77,26 @@ impl Handle {
 
     /// What the start waits for.
     pub fn boot_status(&self) -> BootStatus {
-        self.core.boot_status.borrow().clone()
+        self.shared.boot_status.borrow().clone()
     }
 
     pub fn watch_boot_status(&self) -> watch::Receiver<BootStatus> {
-        self.core.boot_status.subscribe()
+        self.shared.boot_status.subscribe()
     }
 
     /// This node's replica as it is now: possibly a moment behind.
     pub fn state(&self) -> Arc<ClusterState> {
-        self.core.seat.replica.state()
+        self.shared.seat.replica.state()
     }
 
     /// Index of the last entry that `state` contains.
     pub fn applied(&self) -> watch::Receiver<LogIndex> {
-        self.core.seat.replica.applied()
+        self.shared.seat.replica.applied()
     }
 
     /// True once, after the start, the replica was as new as before it and as new as the leader's.
     pub fn recovered_and_caught_up(&self) -> bool {
-        *self.core.boot_status.borrow() == BootStatus::Running
+        *self.shared.boot_status.borrow() == BootStatus::Running
     }
 
     /// Changes the cluster's state; a refusal is a reply. Retries for up to 5 s, always with the same request id, so
@@ -103,9 +104,9 @@ impl Handle {
     pub async fn propose(&self, body: CommandBody) -> Result<Reply, ProposeError> {
         let started = Instant::now();
         let request_id = RequestId(rand::random());
-        let command = Command { request_id, time_ms: self.core.options.clock.wall_ms(), body };
-        let outcome = self.propose_until(LeaderSeeker::new(&self.core.seat, PROPOSE_TIMEOUT), command).await;
-        if let Some(observe) = self.core.propose_observer.get() {
+        let command = Command { request_id, time_ms: self.shared.options.clock.wall_ms(), body };
+        let outcome = self.propose_until(LeaderSeeker::new(&self.shared.seat, PROPOSE_TIMEOUT), command).await;
+        if let Some(observe) = self.shared.propose_observer.get() {
             observe(started.elapsed());
         }
         outcome
@@ -116,7 +117,7 @@ impl Handle {
         loop {
             let request = LeaderRequest::Propose(command.clone());
             let timeout = ATTEMPT_TIMEOUT.min(seeker.remaining());
-            match self.core.forward.to_leader(request, HOPS_MAX, timeout).await {
+            match self.shared.forward.to_leader(request, HOPS_MAX, timeout).await {
                 Ok(LeaderAnswer::Reply(reply)) => return Ok(reply),
                 Err(ForwardError::NotReady) if !perhaps_done => return Err(ProposeError::NotReady),
                 Err(ForwardError::NotReady | ForwardError::NoLeader) => {}
@@ -130,17 +131,17 @@ impl Handle {
 
     /// The state as it is at some moment after this call began. Works on any node.
     pub async fn read(&self) -> Result<ReadView, ReadError> {
-        self.core.reads.read().await
+        self.shared.reads.read().await
     }
 
     /// Waits until every node with a valid lease matches new reads with the catalogue of `index`, at most
     /// `apply_wait`; returns the nodes that were not heard by then.
     pub async fn barrier(&self, index: LogIndex) -> Result<Vec<NodeName>, ReadError> {
-        let apply_wait = self.core.options.timings.apply_wait;
-        let mut seeker = LeaderSeeker::new(&self.core.seat, apply_wait + BARRIER_MARGIN);
+        let apply_wait = self.shared.options.timings.apply_wait;
+        let mut seeker = LeaderSeeker::new(&self.shared.seat, apply_wait + BARRIER_MARGIN);
         loop {
             let request = LeaderRequest::Barrier { index };
-            match self.core.forward.to_leader(request, HOPS_MAX, seeker.remaining()).await {
+            match self.shared.forward.to_leader(request, HOPS_MAX, seeker.remaining()).await {
                 Ok(LeaderAnswer::Barrier { not_heard }) => return Ok(not_heard),
                 Err(ForwardError::NotReady) => return Err(ReadError::NotReady),
                 Ok(_) | Err(ForwardError::NoLeader | ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => {}
@@ -154,7 +155,7 @@ impl Handle {
     /// Registers this process. Its identity and the last index of its log are filled in here: the index that the log
     /// had when it was opened, so that a disk that went back is found out before the leader has filled it up again.
     pub async fn register(&self, registration: NodeRegistration) -> Result<Reply, ProposeError> {
-        let node = self.core.seat.node().ok_or(ProposeError::NotReady)?;
+        let node = self.shared.seat.node().ok_or(ProposeError::NotReady)?;
         let Identity { raft_id, disk_id, .. } = node.identity();
         let last_log = node.last_log_to_register();
         let registration = NodeRegistration { raft_id, disk_id, last_log, ..registration };
@@ -167,9 +168,9 @@ impl Handle {
 
     /// One attempt, no longer than until the next heartbeat is due: whoever calls tries again.
     pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<HeartbeatAnswer, HeartbeatError> {
-        let timings = &self.core.options.timings;
+        let timings = &self.shared.options.timings;
         let timeout = timings.heartbeat.max(timings.election_max);
-        match self.core.forward.to_leader(LeaderRequest::Heartbeat(heartbeat), HOPS_MAX, timeout).await {
+        match self.shared.forward.to_leader(LeaderRequest::Heartbeat(heartbeat), HOPS_MAX, timeout).await {
             Ok(LeaderAnswer::Heartbeat(answer)) => Ok(answer),
             Err(ForwardError::NotReady) => Err(HeartbeatError::NotReady),
             Ok(_) | Err(ForwardError::NoLeader | ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => {
@@ -180,9 +181,9 @@ impl Handle {
 
     /// The node's lease is over because the node says so; best effort.
     pub async fn goodbye(&self, node: RaftId, node_epoch: NodeEpoch) -> Result<(), HeartbeatError> {
-        let timeout = self.core.options.timings.election_max;
+        let timeout = self.shared.options.timings.election_max;
         let request = LeaderRequest::Goodbye { node, node_epoch };
-        match self.core.forward.to_leader(request, HOPS_MAX, timeout).await {
+        match self.shared.forward.to_leader(request, HOPS_MAX, timeout).await {
             Ok(LeaderAnswer::Goodbye) => Ok(()),
             Err(ForwardError::NotReady) => Err(HeartbeatError::NotReady),
             Ok(_) | Err(ForwardError::NoLeader | ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => {
@@ -191,23 +192,28 @@ impl Handle {
         }
     }
 
+    /// What the nodes last told this one; worth something only while it leads.
+    pub fn reports(&self) -> Arc<Reports> {
+        self.core.leader.reports()
+    }
+
     pub fn leader(&self) -> Option<RaftId> {
-        self.core.seat.node()?.status().leader
+        self.shared.seat.node()?.status().leader
     }
 
     /// Follows the leader, also through a restart of Raft.
     pub fn leader_watch(&self) -> watch::Receiver<Option<RaftId>> {
-        self.core.leader_watch.subscribe()
+        self.shared.leader_watch.subscribe()
     }
 
     /// `None` before this disk belongs to a cluster.
     pub fn raft_status(&self) -> Option<RaftStatus> {
-        Some(self.core.seat.node()?.status())
+        Some(self.shared.seat.node()?.status())
     }
 
     /// Hands the leadership to another voter; true when this node does not lead any more.
     pub async fn transfer_leadership(&self) -> bool {
-        match self.core.seat.node() {
+        match self.shared.seat.node() {
             Some(node) => node.transfer_leadership().await,
             None => true,
         }
@@ -216,12 +222,12 @@ impl Handle {
     /// Is told how long each proposal took; the first observer stays.
     pub fn observe_proposals(&self, observer: ProposeObserver) {
         // A second observer is a mistake of the caller's that harms nobody.
-        drop(self.core.propose_observer.set(observer));
+        drop(self.shared.propose_observer.set(observer));
     }
 
     /// Resolves when something happened that must end the process.
     pub async fn wait_fatal(&self) -> Arc<FatalReason> {
-        let mut fatal = self.core.fatal.watch();
+        let mut fatal = self.shared.fatal.watch();
         loop {
             if let Some(reason) = fatal.borrow_and_update().clone() {
                 return reason;
@@ -234,6 +240,6 @@ impl Handle {
 
     /// What ends the process, once there is something.
     pub fn watch_fatal(&self) -> watch::Receiver<Option<Arc<FatalReason>>> {
-        self.core.fatal.watch()
+        self.shared.fatal.watch()
     }
 }

@@ -77,6 +77,11 @@ const ERROR_BYTES_MAX: usize = 2048;
 
 impl RpcClient {
     pub fn new(secrets: Secrets) -> Result<Self, reqwest::Error> {
+        // Building a client panics without a provider of cryptography for the process, even when it never speaks TLS.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Another thread may have been faster with the same one.
+            let _installed = rustls::crypto::ring::default_provider().install_default();
+        }
         let http = reqwest::Client::builder()
             .http2_prior_knowledge()
             .http2_adaptive_window(true)

@@ -11,12 +11,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Router, response::Result as HttpResult};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::{Adoption, Boot, BootStatus};
-use crate::core::Core;
+use crate::shared::Shared;
 use crate::duties;
 use crate::fatal::{Fatal, FatalReason};
 use crate::forward::{Forward, HOPS_MAX, LEADER_PATH, LeaderAnswer, LeaderRequest};
@@ -51,7 +52,7 @@ pub enum StartError {
 }
 
 pub struct MetaService {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     adoptions: mpsc::Sender<Adoption>,
     /// Ended by `cancel`; `shutdown` waits for them.
     tasks: JoinSet<()>,
@@ -71,7 +72,7 @@ impl MetaService {
         let leader = LeaderService::new(port, Arc::clone(&options.clock), options.timings.clone());
         let forward = Arc::new(Forward::new(Arc::clone(&seat), Arc::clone(&leader), rpc.clone()));
         let cancel = CancellationToken::new();
-        let core = Arc::new(Core {
+        let shared = Arc::new(Shared {
             reads: Reads::start(Arc::clone(&seat), Arc::clone(&forward), cancel.clone()),
             peers: Peers::new(rpc.clone()),
             options,
@@ -88,18 +89,18 @@ impl MetaService {
         });
         let (adoptions, waiting) = mpsc::channel(ADOPTIONS_WAITING_MAX);
         let mut tasks = JoinSet::new();
-        let boot = Boot::new(Arc::clone(&core), waiting);
+        let boot = Boot::new(Arc::clone(&shared), waiting);
         let cancelled = || cancel.clone();
         spawn(&mut tasks, cancelled(), boot.run());
-        spawn(&mut tasks, cancelled(), duties::watch_leadership(Arc::clone(&core)));
-        spawn(&mut tasks, cancelled(), duties::run(Arc::clone(&core)));
-        tasks.spawn(Arc::clone(&core.leader).run(cancel));
-        Ok(Self { core, adoptions, tasks })
+        spawn(&mut tasks, cancelled(), duties::watch_leadership(Arc::clone(&shared)));
+        spawn(&mut tasks, cancelled(), duties::run(Arc::clone(&shared)));
+        tasks.spawn(Arc::clone(&shared.leader).run(cancel));
+        Ok(Self { shared, adoptions, tasks })
     }
 
     /// All RPCs of the service, to be put under `rpc::authorize` on the RPC listener.
     pub fn routes(&self) -> Router {
-        let door = Door { core: Arc::clone(&self.core), adoptions: self.adoptions.clone() };
+        let door = Door { shared: Arc::clone(&self.shared), adoptions: self.adoptions.clone() };
         let questions = Router::new()
             .route(peers::HELLO_PATH, post(hello))
             .route(peers::ADOPT_PATH, post(adopt))
@@ -109,11 +110,11 @@ impl MetaService {
         let leader = Router::new()
             .route(LEADER_PATH, post(leader))
             .layer(DefaultBodyLimit::max(wire::BODY_BYTES_MAX + wire::HEADER_BYTES));
-        questions.merge(leader).with_state(door).merge(raft::routes(Arc::clone(&self.core.seat)))
+        questions.merge(leader).with_state(door).merge(raft::routes(Arc::clone(&self.shared.seat)))
     }
 
     pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.core))
+        Handle::new(Arc::clone(&self.shared))
     }
 
     /// Resolves when something happened that must end the process.
@@ -123,10 +124,10 @@ impl MetaService {
 
     /// Ends all parts; when it returns, the data directory is free.
     pub async fn shutdown(mut self) {
-        self.core.cancel.cancel();
+        self.shared.cancel.cancel();
         while self.tasks.join_next().await.is_some() {}
-        if let Some(node) = self.core.seat.node() {
-            self.core.seat.set_node(None);
+        if let Some(node) = self.shared.seat.node() {
+            self.shared.seat.set_node(None);
             node.shutdown().await;
         }
     }
@@ -134,7 +135,7 @@ impl MetaService {
 
 impl Drop for MetaService {
     fn drop(&mut self) {
-        self.core.cancel.cancel();
+        self.shared.cancel.cancel();
     }
 }
 
@@ -148,26 +149,33 @@ fn spawn(tasks: &mut JoinSet<()>, cancel: CancellationToken, task: impl Future<O
 /// What the handlers need.
 #[derive(Clone)]
 struct Door {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     adoptions: mpsc::Sender<Adoption>,
 }
 
 async fn hello(State(door): State<Door>) -> Json<Hello> {
-    Json(peers::hello_of(&door.core.seat, &door.core.options.node_name))
+    Json(peers::hello_of(&door.shared.seat, &door.shared.options.node_name))
 }
 
-async fn adopt(State(door): State<Door>, Json(plan): Json<Plan>) -> HttpResult<Json<Adopted>> {
+/// The bodies are JSON whatever their headers say: they are our own.
+fn parse<T: DeserializeOwned>(body: &Bytes) -> HttpResult<T> {
+    serde_json::from_slice(body).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into())
+}
+
+async fn adopt(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Adopted>> {
+    let plan: Plan = parse(&body)?;
     let (answer, outcome) = oneshot::channel();
     let refused = |why: String| (StatusCode::CONFLICT, why);
     // Once booted, nobody takes plans any more.
     let booted = |_| refused("this disk belongs to a cluster".to_owned());
     door.adoptions.send(Adoption { plan, answer }).await.map_err(|_| booted(()))?;
     outcome.await.map_err(|_| booted(()))?.map_err(|refusal| refused(refusal.to_string()))?;
-    Ok(Json(Adopted { disk_id: door.core.seat.disk().disk_id }))
+    Ok(Json(Adopted { disk_id: door.shared.seat.disk().disk_id }))
 }
 
-async fn join(State(door): State<Door>, Json(disk): Json<Disk>) -> HttpResult<Json<Membership>> {
-    let handle = Handle::new(Arc::clone(&door.core));
+async fn join(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Membership>> {
+    let disk: Disk = parse(&body)?;
+    let handle = Handle::new(Arc::clone(&door.shared));
     let unavailable = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
     let identity = handle.identity().ok_or_else(|| unavailable("not a member".to_owned()))?;
     let admitted = handle.propose(CommandBody::AdmitDisk { disk }).await;
@@ -177,9 +185,10 @@ async fn join(State(door): State<Door>, Json(disk): Json<Disk>) -> HttpResult<Js
     }
 }
 
-async fn standing(State(door): State<Door>, Json(question): Json<StandingQuestion>) -> HttpResult<Json<Standing>> {
+async fn standing(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Standing>> {
+    let question: StandingQuestion = parse(&body)?;
     let request = LeaderRequest::Standing { raft_id: question.raft_id };
-    let answer = door.core.forward.to_leader(request, HOPS_MAX, FORWARDED_TIMEOUT).await;
+    let answer = door.shared.forward.to_leader(request, HOPS_MAX, FORWARDED_TIMEOUT).await;
     match answer {
         Ok(LeaderAnswer::Standing(standing)) => Ok(Json(standing)),
         Ok(_) | Err(_) => Err((StatusCode::SERVICE_UNAVAILABLE, "no leader").into()),
@@ -187,7 +196,7 @@ async fn standing(State(door): State<Door>, Json(question): Json<StandingQuestio
 }
 
 async fn leader(State(door): State<Door>, body: Bytes) -> Response {
-    match door.core.forward.forwarded(&body, FORWARDED_TIMEOUT).await {
+    match door.shared.forward.forwarded(&body, FORWARDED_TIMEOUT).await {
         Ok(answer) => answer.into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     }

@@ -10,10 +10,9 @@ use api_types::{Incarnation, LogIndex, NodeName, RaftId};
 use async_trait::async_trait;
 use connector_runtime::supervisor::Supervisor;
 use meta_service::leader::Reports;
-use meta_service::reads::ReadError;
 use meta_service::rpc::RpcClient;
 use meta_service::state::{ClusterState, CommandBody, Reply};
-use meta_service::{Handle, ProposeError};
+use meta_service::{Handle, ProposeError, ReadError};
 use tokio::sync::watch;
 
 use crate::agent::lease::LeaseKeeper;

@@ -35,7 +35,6 @@ impl Ingest for QueueIngest {
 
 fn failure(error: TicketError) -> TicketFailure {
     match error {
-        TicketError::DiskFull => TicketFailure::DiskFull,
         TicketError::Failed => TicketFailure::Failed,
         TicketError::Closed => TicketFailure::Closed,
     }

@@ -17,6 +17,7 @@ mod up;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use connector_runtime::lease::Lease;
 use connector_runtime::secrets::SecretFences;
@@ -86,22 +87,25 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
     };
     tracing::info!(cluster_id = %identity.cluster_id, raft_id = %identity.raft_id, "this disk belongs to the cluster");
     let up = Up::build(&ground, identity).await?;
-    let listening = up.listen_with_first_lease(&ground);
-    tokio::pin!(listening);
-    let mut opened = false;
-    loop {
-        tokio::select! {
-            result = &mut listening, if !opened => {
-                result?;
-                opened = true;
-            }
-            reason = handle.wait_fatal() => return Ok(fatal(&reason)),
-            () = stop.first() => break,
-        }
+    let ended = tokio::select! {
+        reason = handle.wait_fatal() => Some(Ok(fatal(&reason))),
+        () = stop.first() => None,
+        error = listen(&ground, &up) => Some(Err(error)),
+    };
+    if let Some(ended) = ended {
+        return ended;
     }
     stop.exit_on_second();
     stop::stop(ground, up).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the listener when it may; completes only when that fails.
+async fn listen(ground: &Ground, up: &Up) -> NodeError {
+    match up.listen_with_first_lease(ground).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error,
+    }
 }
 
 fn fatal(reason: &FatalReason) -> ExitCode {
@@ -156,7 +160,7 @@ impl Ground {
         let meta = MetaService::start(meta_options(&config, secrets.clone(), Arc::clone(&clock)))?;
         let handle = meta.handle();
         let proposals = metrics.raft_propose_seconds.clone();
-        handle.observe_proposals(Box::new(move |took| proposals.observe(took.as_secs_f64())));
+        handle.observe_proposals(Arc::new(move |took: Duration| proposals.observe(took.as_secs_f64())));
         let control = Arc::new(control(&config, handle, rpc.clone(), Arc::clone(&lease)));
         let late = LateRoutes::default();
         let fences = SecretFences {

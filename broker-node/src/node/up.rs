@@ -10,9 +10,8 @@ use api_types::{LogIndex, NodeEpoch, RaftId};
 use connector_runtime::metrics::RuntimeMetrics;
 use connector_runtime::sinks;
 use connector_runtime::supervisor::{RuntimeOptions, Supervisor};
-use meta_service::identity::Identity;
 use meta_service::state::{ClusterState, NodeRegistration};
-use meta_service::Handle;
+use meta_service::{Handle, Identity};
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -65,11 +64,13 @@ impl Up {
             raft_id: identity.raft_id,
         }));
         let ingest = Arc::new(QueueIngest { queues: queues.clone(), catalogue: catalogue.clone() });
+        let mqtt_metrics = MqttMetrics::new(&ground.metrics.registry)?;
+        let connections = mqtt_metrics.connections.clone();
         let mqtt = Arc::new(MqttServer::start(
             MqttOptions { auth: auth(config)?, limits: limits(config), cluster: Some(cluster_link(ground, identity)) },
             ingest,
             ground.lease.lease().clone(),
-            MqttMetrics::new(&ground.metrics.registry)?,
+            mqtt_metrics,
         ));
         let rooms = Rooms { queues, supervisor, mqtt };
         if ground.control.rooms.set(rooms.clone()).is_err() {
@@ -81,15 +82,20 @@ impl Up {
         let publisher = Arc::new(Letters(Arc::clone(&rooms.mqtt)));
         let closing = ground.servers.closing();
         ground.servers.spawn(async move { letters.publish_letters(publisher, closing).await });
-        Ok(Self::start_agent(ground, rooms, catalogue, identity))
+        Ok(Self::start_agent(ground, rooms, catalogue, connections, identity))
     }
 
-    fn start_agent(ground: &Ground, rooms: Rooms, catalogue: SharedCatalogue, identity: Identity) -> Self {
+    fn start_agent(
+        ground: &Ground,
+        rooms: Rooms,
+        catalogue: SharedCatalogue,
+        connections: prometheus::IntGauge,
+        identity: Identity,
+    ) -> Self {
         let (stopping, told_to_stop) = watch::channel(false);
         let (node_epoch, registered) = watch::channel(None);
         let agent_cancel = CancellationToken::new();
         let loaded = rooms.clone();
-        let connections = ground.metrics.mqtt_connections_of(&rooms.mqtt);
         let agent = Agent {
             handle: ground.handle(),
             queues: rooms.queues.clone(),

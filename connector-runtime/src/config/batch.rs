@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::field::{Field, integer};
+use super::validate::fill_defaults;
 use crate::registry::KindEntry;
 use crate::source::BatchLimits;
 
@@ -69,8 +70,10 @@ pub struct PipelineOptions {
 }
 
 impl PipelineOptions {
-    /// `effective` must have its defaults filled in (`validate` and `resolve` both do that).
+    /// What an older version did not store yet is filled in.
     pub fn read(entry: &KindEntry, effective: &Map<String, Value>) -> Self {
+        let mut effective = effective.clone();
+        fill_defaults(entry, &mut effective);
         let number = |field: &str| effective.get(field).and_then(Value::as_u64);
         let records_max = number(entry.schema.records_field).and_then(|value| u32::try_from(value).ok()).unwrap_or(1);
         let limits = BatchLimits {

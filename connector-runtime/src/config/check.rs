@@ -1,7 +1,7 @@
 //! One value against the shape of its field.
 
 use api_types::secret::MASK;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::field::{Field, Shape};
 use super::format::TextFormat;
@@ -21,61 +21,84 @@ pub(super) struct Problem {
 
 /// All problems of one value; none when it fits.
 pub(super) fn value_problems(field: &Field, value: &Value, fences: &SecretFences) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut add = |below: &str, says: String| problems.push(Problem { below: below.to_owned(), says });
-    match (field.spec.shape, value) {
-        (Shape::Boolean, Value::Bool(_)) => {}
-        (Shape::Integer { min, max }, Value::Number(number)) => {
-            if let Err(says) = integer_fits(number, min, max) {
-                add("", says);
-            }
+    let shape = field.spec.shape;
+    let mismatch = || Err(format!("must be {}, not {}", shape.says(), json_type(value)));
+    let whole = match (shape, value) {
+        (Shape::TextList { items_min, items_max, format }, Value::Array(items)) => {
+            return list_problems(field, items, (items_min, items_max), format, fences);
         }
+        (Shape::TextMap { entries_max, format }, Value::Object(entries)) => {
+            return map_problems(field, entries, entries_max, format, fences);
+        }
+        (Shape::Boolean, Value::Bool(_)) => Ok(()),
+        (Shape::Integer { min, max }, Value::Number(number)) => integer_fits(number, min, max),
+        (Shape::Choice(values), Value::String(text)) if values.contains(&text.as_str()) => Ok(()),
         (Shape::Choice(values), Value::String(text)) => {
-            if !values.contains(&text.as_str()) {
-                add("", format!("must be one of {}{}", values.join(", "), suggestion(text, values)));
-            }
+            Err(format!("must be one of {}{}", values.join(", "), suggestion(text, values)))
         }
         (Shape::Text { chars_min, chars_max, format }, Value::String(text)) => {
-            if let Err(says) = text_fits(field, text, chars_min, chars_max, format, fences) {
-                add("", says);
-            }
+            text_fits(field, text, (chars_min, chars_max), format, fences)
         }
-        (Shape::TextList { items_min, items_max, format }, Value::Array(items)) => {
-            if items.len() < items_min || items.len() > items_max {
-                add("", format!("must have {items_min} to {items_max} items, not {}", items.len()));
-            }
-            for (index, item) in items.iter().enumerate() {
-                let result = item_text(item).and_then(|text| text_fits(field, text, 1, ITEM_CHARS_MAX, format, fences));
-                if let Err(says) = result {
-                    add(&format!("[{index}]"), says);
-                }
-            }
-        }
-        (Shape::Columns { items_max }, Value::String(_) | Value::Array(_)) => match split_columns(value) {
-            Some(names) if (1..=items_max).contains(&names.len()) && names.iter().all(|name| fits_as_name(name)) => {}
-            Some(_) | None => {
-                add("", format!("must be 1 to {items_max} column names, as a comma list or an array of texts"))
-            }
-        },
-        (Shape::TextMap { entries_max, format }, Value::Object(entries)) => {
-            if entries.len() > entries_max {
-                add("", format!("must have at most {entries_max} entries, not {}", entries.len()));
-            }
-            for (name, value) in entries {
-                let below = format!(".{name}");
-                if let Some(says) = format.name_problem(name) {
-                    add(&below, says.to_owned());
-                }
-                let result =
-                    item_text(value).and_then(|text| text_fits(field, text, 0, MAP_VALUE_CHARS_MAX, format, fences));
-                if let Err(says) = result {
-                    add(&below, says);
-                }
-            }
-        }
-        (shape, other) => add("", format!("must be {}, not {}", shape.says(), json_type(other))),
+        (Shape::Columns { items_max }, Value::String(_) | Value::Array(_)) => columns_fit(value, items_max, shape),
+        (
+            Shape::Boolean
+            | Shape::Integer { .. }
+            | Shape::Choice(_)
+            | Shape::Text { .. }
+            | Shape::TextList { .. }
+            | Shape::Columns { .. }
+            | Shape::TextMap { .. },
+            _,
+        ) => mismatch(),
+    };
+    whole.err().map(|says| Problem { below: String::new(), says }).into_iter().collect()
+}
+
+fn list_problems(
+    field: &Field,
+    items: &[Value],
+    (items_min, items_max): (usize, usize),
+    format: TextFormat,
+    fences: &SecretFences,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if items.len() < items_min || items.len() > items_max {
+        let says = format!("must have {items_min} to {items_max} items, not {}", items.len());
+        problems.push(Problem { below: String::new(), says });
+    }
+    for (index, item) in items.iter().enumerate() {
+        let fits = item_text(item).and_then(|text| text_fits(field, text, (1, ITEM_CHARS_MAX), format, fences));
+        problems.extend(fits.err().map(|says| Problem { below: format!("[{index}]"), says }));
     }
     problems
+}
+
+fn map_problems(
+    field: &Field,
+    entries: &Map<String, Value>,
+    entries_max: usize,
+    format: TextFormat,
+    fences: &SecretFences,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if entries.len() > entries_max {
+        let says = format!("must have at most {entries_max} entries, not {}", entries.len());
+        problems.push(Problem { below: String::new(), says });
+    }
+    for (name, value) in entries {
+        let below = || format!(".{name}");
+        let says = format.name_problem(name).map(str::to_owned);
+        problems.extend(says.map(|says| Problem { below: below(), says }));
+        let fits = item_text(value).and_then(|text| text_fits(field, text, (0, MAP_VALUE_CHARS_MAX), format, fences));
+        problems.extend(fits.err().map(|says| Problem { below: below(), says }));
+    }
+    problems
+}
+
+fn columns_fit(value: &Value, items_max: usize, shape: Shape) -> Result<(), String> {
+    let names = split_columns(value).unwrap_or_default();
+    let fit = (1..=items_max).contains(&names.len()) && names.iter().all(|name| fits_as_name(name));
+    if fit { Ok(()) } else { Err(format!("must be {}", shape.says())) }
 }
 
 impl Shape {
@@ -92,7 +115,10 @@ impl Shape {
             Self::Columns { items_max } => {
                 format!("1 to {items_max} column names, as a comma list or an array of texts")
             }
-            Self::TextMap { format, .. } => format.says(),
+            Self::TextMap { entries_max, format: TextFormat::HeaderValue } => {
+                format!("an object from header names to texts, at most {entries_max}")
+            }
+            Self::TextMap { entries_max, .. } => format!("an object from names to texts, at most {entries_max}"),
         }
     }
 }
@@ -154,8 +180,7 @@ fn fits_as_name(name: &str) -> bool {
 fn text_fits(
     field: &Field,
     text: &str,
-    chars_min: usize,
-    chars_max: usize,
+    (chars_min, chars_max): (usize, usize),
     format: TextFormat,
     fences: &SecretFences,
 ) -> Result<(), String> {

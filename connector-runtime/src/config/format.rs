@@ -29,10 +29,8 @@ pub enum TextFormat {
     Alphanumeric,
     /// PEM text.
     Pem,
-    /// A map from names to values of HTTP headers that are not Sluice's own.
-    HttpHeaders,
-    /// A map from names to any values.
-    Names,
+    /// Value of an HTTP header; in a map, the names are those of headers that the HTTP client does not set itself.
+    HeaderValue,
     /// Settings of an OAuth2 client as JSON text.
     OAuth,
 }
@@ -47,7 +45,7 @@ impl TextFormat {
     /// The text must have this form; the answer completes the sentence "must be …".
     pub fn says(self) -> String {
         match self {
-            Self::Any => "text".to_owned(),
+            Self::Any => "text without the character U+0000".to_owned(),
             Self::Line => "text without control characters".to_owned(),
             Self::Host => "a host name or an IP address, without scheme and port".to_owned(),
             Self::Address => "host:port".to_owned(),
@@ -62,8 +60,7 @@ impl TextFormat {
             Self::FilePath => "an absolute path of a file, without \".\" and \"..\"".to_owned(),
             Self::Alphanumeric => "letters and digits only (A-Z, a-z, 0-9)".to_owned(),
             Self::Pem => "PEM text (-----BEGIN …----- to -----END …-----)".to_owned(),
-            Self::HttpHeaders => "an object from header names to texts".to_owned(),
-            Self::Names => "an object from names to texts".to_owned(),
+            Self::HeaderValue => "text that can stand in an HTTP header: no control characters".to_owned(),
             Self::OAuth => "JSON text: an object with issuer_url and either client_id and client_secret or \
                             credentials_url; audience and scope are optional"
                 .to_owned(),
@@ -75,10 +72,10 @@ impl TextFormat {
             return false;
         }
         match self {
-            Self::Any | Self::Names => true,
+            Self::Any => true,
             Self::Pem => text.trim_start().starts_with("-----BEGIN ") && text.contains("-----END "),
             Self::OAuth => is_oauth(text),
-            Self::HttpHeaders => HeaderValue::from_str(text).is_ok(),
+            Self::HeaderValue => HeaderValue::from_str(text).is_ok(),
             Self::Line => !text.contains(char::is_control),
             Self::Host => is_host(text),
             Self::Address => is_address(text),
@@ -94,7 +91,7 @@ impl TextFormat {
 
     /// For maps: why this name cannot stand.
     pub fn name_problem(self, name: &str) -> Option<&'static str> {
-        if self == Self::HttpHeaders {
+        if self == Self::HeaderValue {
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
                 return Some("is not the name of an HTTP header");
             };
@@ -143,10 +140,12 @@ fn is_url(text: &str, schemes: &[&str]) -> bool {
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-    let hosts_fit = hosts.split(',').all(|host| !host.is_empty() && (is_host(host) || is_address(host)));
+    let one_fits = |host: &str| is_host(host) || is_address(host);
     // Several hosts are a habit of messaging clients; an HTTP client has one, and reads the whole by its own rules.
-    let http = scheme.to_ascii_lowercase().starts_with("http");
-    hosts_fit && (!http || reqwest::Url::parse(text).is_ok_and(|url| url.has_host()))
+    if scheme.to_ascii_lowercase().starts_with("http") {
+        return one_fits(hosts) && reqwest::Url::parse(text).is_ok_and(|url| url.has_host());
+    }
+    hosts.split(',').all(one_fits)
 }
 
 fn is_file_path(text: &str) -> bool {
@@ -231,9 +230,9 @@ mod tests {
 
     #[test]
     fn http_headers_keep_the_request_whole() {
-        assert_eq!(TextFormat::HttpHeaders.name_problem("X-Site"), None);
-        assert!(TextFormat::HttpHeaders.name_problem("Content-Length").is_some());
-        assert!(TextFormat::HttpHeaders.name_problem("a b").is_some());
-        check(TextFormat::HttpHeaders, &["a b", ""], &["a\r\nX: y", "\0"]);
+        assert_eq!(TextFormat::HeaderValue.name_problem("X-Site"), None);
+        assert!(TextFormat::HeaderValue.name_problem("Content-Length").is_some());
+        assert!(TextFormat::HeaderValue.name_problem("a b").is_some());
+        check(TextFormat::HeaderValue, &["a b", ""], &["a\r\nX: y", "\0"]);
     }
 }

@@ -75,6 +75,3 @@ pub fn fits<T: DeserializeOwned>(effective: &Map<String, Value>) -> Result<(), S
     let typed: Result<T, _> = serde_json::from_value(Value::Object(effective.clone()));
     typed.map(drop).map_err(|error| error.to_string())
 }
-
-#[cfg(test)]
-mod tests;

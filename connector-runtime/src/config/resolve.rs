@@ -106,8 +106,7 @@ fn resolve_text(field: &Field, format: TextFormat, text: &str, fences: &SecretFe
         | TextFormat::FilePath
         | TextFormat::Alphanumeric
         | TextFormat::Pem
-        | TextFormat::HttpHeaders
-        | TextFormat::Names => fences.resolve(text).map_err(failed)?.reveal().to_owned(),
+        | TextFormat::HeaderValue => fences.resolve(text).map_err(failed)?.reveal().to_owned(),
     };
     if had_reference && !format.accepts(&resolved) {
         return Err(ResolveError::Form { field: field.name.to_owned(), must_be: format.says() });
@@ -148,4 +147,107 @@ fn resolve_json(field: &Field, text: &str, fences: &SecretFences) -> Result<Stri
     };
     resolve_texts(field, TextFormat::Any, &mut value, fences)?;
     Ok(value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::{PipelineOptions, validate};
+    use crate::registry::kind;
+    use crate::sinks::{file, pulsar, webhook};
+
+    /// Fences around a fresh folder in which each name is a file with its text.
+    fn fences(files: &[(&str, &str)]) -> (tempfile::TempDir, SecretFences) {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).expect("written");
+        }
+        let fences = SecretFences { secret_dirs: vec![dir.path().to_owned()], ..SecretFences::default() };
+        (dir, fences)
+    }
+
+    fn resolved(name: &str, config: Value, fences: &SecretFences) -> Result<Resolved, ResolveError> {
+        let entry = kind(name).expect("known");
+        let Value::Object(config) = config else { panic!("not an object") };
+        let valid = validate(entry, &config, fences).expect("valid");
+        resolve(entry, &valid.effective, fences)
+    }
+
+    #[test]
+    fn references_become_what_they_stand_for() {
+        let (dir, fences) = fences(&[("password", "p@ss/w?rd\n"), ("token", "t\"k"), ("ca", "not pem")]);
+        let at = |name: &str| format!("${{file:{}}}", dir.path().join(name).display());
+        let config = serde_json::json!({
+            "url": format!("https://user:{}@example.com/a?key={}", at("password"), at("token")),
+            "auth_type": "bearer",
+            "bearer_token": at("token"),
+            "headers": {"X-Key": format!("k={}", at("password"))},
+        });
+        let typed: webhook::config::Config =
+            resolved("webhook", config, &fences).expect("resolved").typed().expect("typed");
+        assert_eq!(typed.url, "https://user:p%40ss%2Fw%3Frd@example.com/a?key=t%22k");
+        assert_eq!(typed.bearer_token.as_ref().map(|token| token.reveal()), Some("t\"k"));
+        let headers: BTreeMap<&str, &str> =
+            typed.headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+        assert_eq!(headers, BTreeMap::from([("X-Key", "k=p@ss/w?rd")]));
+        assert!(!format!("{typed:?}").contains("t\"k"), "secrets are not in debug output");
+    }
+
+    #[test]
+    fn a_secret_in_json_text_cannot_end_its_text() {
+        let (dir, fences) = fences(&[("secret", r#"a","issuer_url":"https://evil"#)]);
+        let oauth = format!(
+            r#"{{"issuer_url":"https://i","client_id":"c","client_secret":"${{file:{}}}"}}"#,
+            dir.path().join("secret").display()
+        );
+        let config = serde_json::json!({"server": "pulsar://a:6650", "topic": "t", "oauth": oauth});
+        let typed: pulsar::config::Config =
+            resolved("pulsar", config, &fences).expect("resolved").typed().expect("typed");
+        let oauth: Value = serde_json::from_str(typed.oauth.expect("set").reveal()).expect("JSON");
+        assert_eq!(oauth["issuer_url"], "https://i");
+        assert_eq!(oauth["client_secret"], r#"a","issuer_url":"https://evil"#);
+    }
+
+    #[test]
+    fn a_secret_that_does_not_fit_its_place_is_named_without_its_text() {
+        let (dir, fences) = fences(&[("host", "not a host"), ("token", "a\nb")]);
+        let at = |name: &str| format!("${{file:{}}}", dir.path().join(name).display());
+        let config = serde_json::json!({"url": format!("https://{}/a", at("host"))});
+        let error = resolved("webhook", config, &fences).expect_err("no URL").to_string();
+        assert!(error.contains("config.url must be a URL") && !error.contains("not a host"), "{error}");
+        let config = serde_json::json!({"url": "https://a", "headers": {"X": at("token")}});
+        let error = resolved("webhook", config, &fences).expect_err("no header").to_string();
+        assert!(error.contains("config.headers"), "{error}");
+        let config = serde_json::json!({"url": "https://a", "headers": {"X": at("absent")}});
+        assert!(matches!(resolved("webhook", config, &fences), Err(ResolveError::Secret { .. })));
+    }
+
+    #[test]
+    fn a_configuration_stored_by_an_older_version_gets_the_newer_defaults() {
+        let entry = kind("file").expect("known");
+        let stored = Map::from_iter([("local_file_path".to_owned(), Value::from("/tmp/a"))]);
+        let typed: file::config::Config =
+            resolve(entry, &stored, &SecretFences::default()).expect("resolved").typed().expect("typed");
+        assert_eq!(typed.size_bytes_max(), 1_000_000_000);
+        let options = PipelineOptions::read(entry, &stored);
+        assert_eq!((options.limits.records_max, options.limits.bytes_max, options.max_in_flight), (1_000, 1 << 20, 1));
+    }
+
+    #[test]
+    fn the_pipeline_reads_the_seeds_batch_size_where_there_is_one() {
+        for (name, config, records, sync_bounds) in [
+            ("rabbitmq", serde_json::json!({"batch_size": 7, "linger_ms": 9}), 7, false),
+            ("kafka", serde_json::json!({"batch_size": 7, "batch_records": 8, "linger_ms": 9}), 8, false),
+            ("s3", serde_json::json!({"batch_records": 9, "linger_ms": 9}), 9, true),
+        ] {
+            let Value::Object(config) = config else { panic!("not an object") };
+            let options = PipelineOptions::read(kind(name).expect("known"), &config);
+            assert_eq!(options.limits.records_max, records, "{name}");
+            assert_eq!(options.limits.linger.as_millis(), 9, "{name}");
+            assert_eq!(options.limits.sync_bounds, sync_bounds, "{name}");
+            assert_eq!(options.max_in_flight, 4, "{name}");
+        }
+    }
 }

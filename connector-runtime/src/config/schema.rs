@@ -122,8 +122,7 @@ fn pattern(format: TextFormat) -> Option<&'static str> {
         | TextFormat::AddressOrHttpUrl
         | TextFormat::Url(_)
         | TextFormat::Pem
-        | TextFormat::HttpHeaders
-        | TextFormat::Names
+        | TextFormat::HeaderValue
         | TextFormat::OAuth => None,
     }
 }

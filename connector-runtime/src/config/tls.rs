@@ -3,7 +3,7 @@
 use api_types::secret::Secret;
 use serde_json::Value;
 
-use super::field::{CREDENTIAL_CHARS_MAX, NAME_CHARS_MAX, PATH_CHARS_MAX, boolean, config_fields, formatted};
+use super::field::{CREDENTIAL_CHARS_MAX, Field, NAME_CHARS_MAX, PATH_CHARS_MAX, boolean, config_fields, formatted};
 use super::format::TextFormat;
 use super::rules::{Checked, Report, Rule};
 
@@ -42,7 +42,24 @@ pub const RULES: &[Rule] = &[
         check: certificate_and_key,
     },
     Rule::Check { says: "`tls_verify` false is accepted and named in `warnings`", check: verification_given_up },
+    Rule::Check { says: "TLS fields without TLS are accepted and named in `warnings`", check: unused_without_tls },
 ];
+
+/// For the one kind whose `ca_cert_path` is the seed's.
+pub const FIELDS_WITH_SEED_CA: &[Field] = &{
+    let [mut ca_cert_path, ca_cert, cert_path, cert, key_path, key, server_name, verify] = FIELDS_ARRAY;
+    ca_cert_path.spec.added = false;
+    [ca_cert_path, ca_cert, cert_path, cert, key_path, key, server_name, verify]
+};
+
+const FIELDS_ARRAY: [Field; 8] = match FIELDS.first_chunk() {
+    Some(fields) => *fields,
+    None => panic!("eight fields are declared above"),
+};
+
+/// Fields in which a target's address stands, whatever the kind.
+const ADDRESS_FIELDS: [&str; 5] = ["url", "server", "server_addr", "endpoint", "bootstrap_servers"];
+const TLS_SCHEMES: [&str; 3] = ["https://", "mqtts://", "pulsar+ssl://"];
 
 fn certificate_and_key(checked: &Checked<'_>, report: &mut Report) {
     let has = |fields: [&str; 2]| fields.iter().any(|field| checked.has(field));
@@ -56,5 +73,23 @@ fn certificate_and_key(checked: &Checked<'_>, report: &mut Report) {
 fn verification_given_up(checked: &Checked<'_>, report: &mut Report) {
     if checked.value("tls_verify") == Some(&Value::Bool(false)) {
         report.warning("config.tls_verify is false: the target's certificate is not checked");
+    }
+}
+
+fn unused_without_tls(checked: &Checked<'_>, report: &mut Report) {
+    let switched_on = checked.is_true("enable_tls") || checked.is_true("tls_enabled");
+    let address = ADDRESS_FIELDS.iter().map(|field| checked.text(field)).find(|text| !text.is_empty());
+    let by_scheme = match address {
+        // What a reference stands for is not known here.
+        Some(text) if text.starts_with("${") => true,
+        Some(text) => TLS_SCHEMES.iter().any(|scheme| text.to_ascii_lowercase().starts_with(scheme)),
+        // AWS without an endpoint of one's own is always https; a kind with a host has a switch.
+        None => !checked.has("enable_tls"),
+    };
+    if switched_on || by_scheme {
+        return;
+    }
+    for field in FIELDS.iter().filter(|field| checked.was_sent(field.name)) {
+        report.warning(format!("config.{} has no effect without TLS", field.name));
     }
 }

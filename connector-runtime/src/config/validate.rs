@@ -1,5 +1,7 @@
 //! A configuration as sent, judged as a whole.
 
+use std::fmt;
+
 use api_types::FieldProblem;
 use api_types::connector::Delivery;
 use serde_json::{Map, Value};
@@ -7,11 +9,11 @@ use serde_json::{Map, Value};
 use super::check::{suggestion, value_problems};
 use super::field::{Field, Presence, plain};
 use super::rules::{Checked, Report};
-use crate::registry::KindEntry;
+use crate::registry::{KindEntry, OrderClass};
 use crate::secrets::SecretFences;
 
-/// A configuration without problems.
-#[derive(Clone, Debug, PartialEq)]
+/// A configuration without problems. It holds what the user sent, secrets and all.
+#[derive(Clone, PartialEq)]
 pub struct ValidConfig {
     /// JSON text with the keys in the order they were sent.
     pub sent: String,
@@ -20,6 +22,16 @@ pub struct ValidConfig {
     pub delivery: Delivery,
     /// What the user gave up, and what has no effect.
     pub warnings: Vec<String>,
+}
+
+impl fmt::Debug for ValidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValidConfig")
+            .field("keys", &self.effective.keys().collect::<Vec<_>>())
+            .field("delivery", &self.delivery)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Finds every problem at once. Pure: opens nothing and reads no reference.
@@ -52,8 +64,18 @@ pub fn validate(
         delivery = Delivery::AtMostOnce;
         report.warning(gives_up.warning());
     }
+    order_given_up(entry, &effective, &mut report);
     let sent = Value::Object(config.clone()).to_string();
     Ok(ValidConfig { sent, effective, delivery, warnings: report.warnings })
+}
+
+fn order_given_up(entry: &KindEntry, effective: &Map<String, Value>, report: &mut Report) {
+    let in_flight = effective.get("max_in_flight").and_then(Value::as_u64).unwrap_or(1);
+    if in_flight > 1 && entry.order_of(effective) == OrderClass::Queue {
+        report.warning(format!(
+            "config.max_in_flight is {in_flight}: batches of a queue may overtake each other, their order is not kept"
+        ));
+    }
 }
 
 /// Defaults for what is absent: at create, and again before a task opens its sink, because the cluster may have stored

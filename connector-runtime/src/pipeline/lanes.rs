@@ -81,11 +81,7 @@ mod tests {
         let records: Vec<Record> = (0..200u64)
             .map(|number| Record {
                 id: RecordId { raft_id: RaftId(1), incarnation: Incarnation(1), sequence: Sequence(number) },
-                message: Message {
-                    client_id: format!("c{}", number % 100),
-                    topic: "t".into(),
-                    ..Message::default()
-                },
+                message: Message { client_id: format!("c{}", number % 100), topic: "t".into(), ..Message::default() },
             })
             .collect();
         let dealt = deal(&records);

@@ -32,4 +32,4 @@ pub(crate) const DISCARD_REASONS: [&str; 3] =
     [policy::REASON_REFUSED, policy::REASON_TARGET_DOWN, policy::REASON_DEAD_LETTER_LOOP];
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

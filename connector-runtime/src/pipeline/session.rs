@@ -52,7 +52,10 @@ enum Event {
     /// The queue has grown since it was found empty.
     Grown,
     Settled(Result<(), Interrupted>),
-    Committed { units: usize, result: Result<(), Interrupted> },
+    Committed {
+        units: usize,
+        result: Result<(), Interrupted>,
+    },
 }
 
 impl<'a> Session<'a> {

@@ -71,12 +71,7 @@ impl TaskStats {
             since_ms: now_ms,
             ..TaskReport::default()
         };
-        Self {
-            connector,
-            metrics,
-            changed,
-            inner: Mutex::new(Inner { report, log: ErrorLog::default() }),
-        }
+        Self { connector, metrics, changed, inner: Mutex::new(Inner { report, log: ErrorLog::default() }) }
     }
 
     pub(crate) fn report(&self) -> TaskReport {

@@ -94,7 +94,12 @@ impl Unit {
     pub(super) fn settled_up_to(&self) -> Sequence {
         let progress = self.lock();
         let prefix = progress.settled.iter().take_while(|settled| settled.is_some()).count();
-        self.records.get(prefix).map_or(self.to, |record| record.id.sequence)
+        match self.records.get(prefix) {
+            // Sequences have gaps: the first record may lie behind the unit's bound.
+            Some(_) if prefix == 0 => self.from,
+            Some(record) => record.id.sequence,
+            None => self.to,
+        }
     }
 
     /// The last place at or before `at` where sealed batches meet, if it lies inside this unit.

@@ -14,6 +14,8 @@ pub mod mongodb;
 pub mod mqtt;
 pub mod mysql;
 pub(crate) mod offered;
+#[cfg(test)]
+pub(crate) mod opened;
 pub mod opentsdb;
 pub mod postgres;
 pub mod pulsar;

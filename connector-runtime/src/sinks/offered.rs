@@ -74,6 +74,11 @@ impl CompiledSinks {
         };
         Self { context }
     }
+
+    #[cfg(test)]
+    pub(crate) fn with_context(context: SinkContext) -> Self {
+        Self { context }
+    }
 }
 
 impl SinkMaker for CompiledSinks {
@@ -102,12 +107,8 @@ impl TaskSink {
     /// The scheduler gives a node only what it offers; this shows when the two disagree.
     fn unavailable(message: String) -> Self {
         let limits = BatchLimits { records_max: 1, bytes_max: 1024, linger: Duration::ZERO, sync_bounds: false };
-        let options = PipelineOptions {
-            limits,
-            max_in_flight: 1,
-            max_records_per_second: None,
-            max_bytes_per_second: None,
-        };
+        let options =
+            PipelineOptions { limits, max_in_flight: 1, max_records_per_second: None, max_bytes_per_second: None };
         Self { opener: Arc::new(Unavailable { message: message.into() }), order: OrderClass::Queue, options }
     }
 }
@@ -136,8 +137,9 @@ impl OpenSink for ConfiguredSink {
     async fn open(&self) -> Result<Box<dyn Sink>, TargetFault> {
         let (entry, effective, fences) = (self.entry, self.effective.clone(), self.context.fences.clone());
         let resolved = tokio::task::spawn_blocking(move || resolve(entry, &effective, &fences)).await;
-        let misconfigured =
-            |reason, error: &dyn std::error::Error| TargetFault::new(TargetFaultKind::Misconfigured(reason), chain(error));
+        let misconfigured = |reason, error: &dyn std::error::Error| {
+            TargetFault::new(TargetFaultKind::Misconfigured(reason), chain(error))
+        };
         match resolved {
             Ok(Ok(resolved)) => (self.open)(resolved, &self.context).await,
             Ok(Err(error)) => Err(misconfigured("CONFIG_UNUSABLE", &error)),
@@ -160,4 +162,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::offered_kinds;
+
+    #[test]
+    fn every_offered_kind_has_a_sink() {
+        let mut sinks: Vec<&str> = OFFERED.iter().map(|offered| offered.kind).collect();
+        let mut kinds = offered_kinds();
+        sinks.sort_unstable();
+        kinds.sort_unstable();
+        assert_eq!(sinks, kinds);
+    }
 }

@@ -9,6 +9,8 @@
 //! ```
 
 mod address;
+#[cfg(test)]
+mod golden;
 mod network;
 mod node;
 mod server;
@@ -17,7 +19,7 @@ mod transfers;
 mod types;
 pub(crate) mod wire;
 
-pub(crate) use node::{MembershipError, NodeSettings, ProposalError, RaftNode, ReadIndex, meta_dir};
+pub(crate) use node::{NodeSettings, ProposalError, RaftNode, meta_dir};
 pub(crate) use server::routes;
 
 const APPEND_PATH: &str = "/raft/append";

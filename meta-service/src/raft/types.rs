@@ -26,7 +26,6 @@ pub(crate) type LogId = LogIdOf<Types>;
 pub(crate) type Vote = VoteOf<Types>;
 pub(crate) type Entry = EntryOf<Types>;
 pub(crate) type StoredMembership = StoredMembershipOf<Types>;
-pub(crate) type Membership = openraft::Membership<u64, Peer>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<Types>;
 
 /// A member as the membership entries remember it. Its address may have changed since: the replicated state knows.

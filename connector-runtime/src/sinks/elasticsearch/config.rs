@@ -31,7 +31,7 @@ config_fields! {
         /// Password of `basic`.
         pub password: Option<Secret> = secret().required_when("auth_type", &[Literal::Text("basic")]);
         /// Key of `apikey`, encoded as the server shows it.
-        pub api_key: Option<Secret> = formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HttpHeaders)
+        pub api_key: Option<Secret> = formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HeaderValue)
             .masked()
             .required_when("auth_type", &[Literal::Text("apikey")]);
         /// Speak TLS also where `url` begins with `http://`.
@@ -57,7 +57,7 @@ pub enum AuthType {
 const BATCH: &[Field] = &[batch_records(1_000, 10_000), batch_bytes(8 << 20), linger_ms(100, 60_000), max_in_flight(4)];
 
 pub const SCHEMA: Schema = Schema {
-    groups: &[FIELDS, BATCH, RATES, tls::FIELDS],
+    groups: &[FIELDS, BATCH, RATES, tls::FIELDS_WITH_SEED_CA],
     rules: &[tls::RULES],
     gives_up: None,
     records_field: "batch_records",

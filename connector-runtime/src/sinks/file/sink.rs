@@ -60,8 +60,8 @@ fn open_file(config: &Config, context: &SinkContext) -> Result<OpenFile, TargetF
         let message = format!("connector {owner} writes {} on this node", config.local_file_path);
         TargetFault::new(TargetFaultKind::Misconfigured("FILE_IN_USE"), message)
     })?;
-    let writer = Writer::open(path, config.rotation_strategy, config.size_bytes_max())
-        .map_err(|error| writer_fault(&error))?;
+    let writer =
+        Writer::open(path, config.rotation_strategy, config.size_bytes_max()).map_err(|error| writer_fault(&error))?;
     Ok(OpenFile { writer, _claim: claim })
 }
 

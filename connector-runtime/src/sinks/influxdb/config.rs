@@ -27,7 +27,7 @@ config_fields! {
         pub version: Version = choice(&["v1", "v2"]).default_text("v2");
         /// Token of v2.
         pub token: Option<Secret> =
-            formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HttpHeaders).masked().required_when("version", V2);
+            formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HeaderValue).masked().required_when("version", V2);
         /// Organisation of v2.
         pub org: Option<String> = name().required_when("version", V2);
         /// Bucket of v2.

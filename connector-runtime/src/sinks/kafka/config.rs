@@ -47,7 +47,7 @@ config_fields! {
         /// What the value of a message is: the payload's bytes, or the envelope as JSON.
         pub payload_format: PayloadFormat = choice(PAYLOAD_FORMATS).default_text("raw").added();
         /// More headers of every message, from name to template.
-        pub headers: BTreeMap<String, String> = text_map(HEADERS_MAX, TextFormat::Names)
+        pub headers: BTreeMap<String, String> = text_map(HEADERS_MAX, TextFormat::Any)
             .default(Literal::EmptyMap)
             .template(TemplateKind::Text)
             .masked()

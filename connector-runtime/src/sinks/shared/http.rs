@@ -183,7 +183,9 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let deny_networks = Arc::clone(&self.deny_networks);
         let host = match &self.alias {
-            Some((alias, host)) if alias.eq_ignore_ascii_case(name.as_str()) => host.trim_matches(['[', ']']).to_owned(),
+            Some((alias, host)) if alias.eq_ignore_ascii_case(name.as_str()) => {
+                host.trim_matches(['[', ']']).to_owned()
+            }
             Some(_) | None => name.as_str().to_owned(),
         };
         Box::pin(async move {

@@ -15,9 +15,10 @@ pub(crate) fn retry_after(header: &str, now: DateTime<Utc>) -> Option<Duration> 
     }
     let date = match DateTime::parse_from_rfc2822(header) {
         Ok(date) => date.to_utc(),
-        Err(_) => {
-            OLD_DATES.iter().find_map(|form| NaiveDateTime::parse_from_str(header, form).ok()).map(|date| date.and_utc())?
-        }
+        Err(_) => OLD_DATES
+            .iter()
+            .find_map(|form| NaiveDateTime::parse_from_str(header, form).ok())
+            .map(|date| date.and_utc())?,
     };
     Some((date - now).to_std().unwrap_or_default())
 }

@@ -97,8 +97,9 @@ fn pem_text(path: Option<&str>, inline: Option<&str>) -> Result<Option<Vec<u8>>,
 }
 
 fn certificates(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|source| TlsError::Pem { what, source })?;
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<_, _>>()
+        .map_err(|source| TlsError::Pem { what, source })?;
     if certificates.is_empty() { Err(TlsError::NoCertificate(what)) } else { Ok(certificates) }
 }
 

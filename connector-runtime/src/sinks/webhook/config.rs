@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use api_types::secret::Secret;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use crate::config::batch::{RATES, batch_bytes, batch_records, linger_ms, max_in_flight};
@@ -14,6 +16,7 @@ use crate::config::payload::{PAYLOAD_FORMATS, PayloadFormat};
 use crate::config::rules::{Checked, Report, Rule};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
+use crate::secrets::has_reference;
 use crate::template::TemplateKind;
 
 const HEADERS_MAX: usize = 64;
@@ -30,7 +33,7 @@ config_fields! {
         /// HTTP method.
         pub method: Method = choice(&["post", "put"]).default_text("post");
         /// Headers of every request. Values are masked in all answers.
-        pub headers: BTreeMap<String, Secret> = text_map(HEADERS_MAX, TextFormat::HttpHeaders)
+        pub headers: BTreeMap<String, Secret> = text_map(HEADERS_MAX, TextFormat::HeaderValue)
             .default(Literal::EmptyMap)
             .masked();
         /// How long one request may take, from connecting to the last byte of the answer.
@@ -42,7 +45,7 @@ config_fields! {
         /// Password of `basic`.
         pub password: Option<Secret> = secret().required_when("auth_type", &[Literal::Text("basic")]);
         /// Token of `bearer`.
-        pub bearer_token: Option<Secret> = formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HttpHeaders)
+        pub bearer_token: Option<Secret> = formatted(1, CREDENTIAL_CHARS_MAX, TextFormat::HeaderValue)
             .masked()
             .required_when("auth_type", &[Literal::Text("bearer")]);
         /// `array`: one request for each batch, always a JSON array; `ndjson`: one request for each batch, one JSON
@@ -54,8 +57,8 @@ config_fields! {
         /// JSON that a record becomes instead of the envelope. A placeholder inside a text is escaped as JSON; one that
         /// stands alone becomes a JSON value.
         pub body: Option<String> = formatted(1, BODY_CHARS_MAX, TextFormat::Any).template(TemplateKind::JsonBody).added();
-        /// Key of an HMAC-SHA256 over `{Idempotency-Key}.{webhook-timestamp}.{body}`, sent as
-        /// `webhook-signature: v1,{base64}` with `webhook-id` (the Idempotency-Key) and `webhook-timestamp` (seconds).
+        /// Key of an HMAC-SHA256 over `{webhook-id}.{webhook-timestamp}.{body}`, sent as `webhook-signature: v1,{base64}`.
+        /// A key that begins with `whsec_` goes on in base64.
         pub hmac_secret: Option<Secret> = formatted(HMAC_SECRET_CHARS_MIN, CREDENTIAL_CHARS_MAX, TextFormat::Any)
             .masked()
             .added();
@@ -97,6 +100,7 @@ const RULES: &[Rule] = &[
         check: one_authorization,
     },
     Rule::Check { says: "`body` and `payload_format` `raw` cannot stand together", check: one_body },
+    Rule::Check { says: "a HMAC key that begins with `whsec_` goes on in base64", check: keys_are_base64 },
     Rule::Check { says: "`hmac_secret_previous` needs `hmac_secret`", check: previous_needs_current },
 ];
 
@@ -111,6 +115,20 @@ fn one_authorization(checked: &Checked<'_>, report: &mut Report) {
 fn one_body(checked: &Checked<'_>, report: &mut Report) {
     if checked.was_sent("body") && checked.text("payload_format") == "raw" {
         report.problem("body", "cannot stand beside payload_format raw: the body says what is sent");
+    }
+}
+
+/// The way in which tools of Standard Webhooks print keys. What a reference stands for shows when it is read.
+pub const KEY_PREFIX: &str = "whsec_";
+
+fn keys_are_base64(checked: &Checked<'_>, report: &mut Report) {
+    for field in ["hmac_secret", "hmac_secret_previous"] {
+        if let Some(encoded) = checked.text(field).strip_prefix(KEY_PREFIX)
+            && !has_reference(encoded)
+            && STANDARD.decode(encoded).is_err()
+        {
+            report.problem(field, format!("begins with {KEY_PREFIX}, so the rest must be base64"));
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Sends records to an HTTP endpoint.
 
-pub mod config;
 #[cfg(feature = "webhook")]
 mod body;
+pub mod config;
 #[cfg(feature = "webhook")]
 mod signature;
 #[cfg(feature = "webhook")]

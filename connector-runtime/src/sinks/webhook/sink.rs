@@ -204,3 +204,6 @@ fn outcome(status: StatusCode, headers: &HeaderMap, words: &str) -> Outcome {
         _ => Outcome::TargetFault(http::status_fault(status, headers, words)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,7 @@ impl LogStore {
     }
 
     /// The entries of `first..end` that the log contains, up to `bytes_max` (at least one).
-    fn entries(&self, first: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+    pub(super) fn entries(&self, first: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         // Below the purged index there are only tombstones.
         let first = first.max(self.bounds().purged.next_index());
         let mut entries: Vec<Entry> = Vec::new();

@@ -37,7 +37,7 @@ impl Machine {
         SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() }
     }
 
-    fn builder(&self) -> Builder {
+    pub(super) fn builder(&self) -> Builder {
         Builder {
             snapshots: Arc::clone(&self.snapshots),
             meta: self.meta(),

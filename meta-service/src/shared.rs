@@ -21,7 +21,7 @@ use crate::state::Disk;
 /// Told how long each proposal took, from the call to the answer.
 pub type ProposeObserver = Arc<dyn Fn(Duration) + Send + Sync>;
 
-pub(crate) struct Core {
+pub(crate) struct Shared {
     pub options: MetaOptions,
     pub seat: Arc<Seat>,
     pub rpc: RpcClient,
@@ -38,7 +38,7 @@ pub(crate) struct Core {
     pub cancel: CancellationToken,
 }
 
-impl Core {
+impl Shared {
     /// This disk, as it presents itself.
     pub(crate) fn disk(&self) -> Disk {
         Disk {

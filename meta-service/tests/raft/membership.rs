@@ -1,0 +1,91 @@
+use api_types::RaftId;
+use meta_service::BootStatus;
+
+use crate::cluster::{Site, eventually, leader_of, names, ready_cluster, sites, three_sites};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_node_catches_up_from_a_snapshot() {
+    let mut sites = three_sites();
+    for site in &mut sites {
+        site.snapshot_every = 50;
+    }
+    let nodes = ready_cluster(&sites).await;
+    for number in 0..200 {
+        nodes[0].create(&format!("connector-{number:03}")).await;
+    }
+    let leader = leader_of(&nodes).await;
+    eventually("the leader's log is purged", || nodes[leader].status().purged.is_some_and(|index| index.0 > 50)).await;
+
+    let late = Site::joining("late", &sites[1]);
+    let node = late.start().await;
+    node.ready().await;
+    let identity = node.handle.identity().expect("member");
+    assert!(identity.raft_id.0 > 1000, "{identity:?}");
+    assert!(node.status().snapshot.is_some(), "entries that are purged can only come in a snapshot");
+    assert_eq!(node.read().await.connectors, nodes[leader].read().await.connectors);
+    // Three voters are what is wanted: the fourth stays a learner.
+    assert_eq!(node.status().voters, [RaftId(1), RaftId(2), RaftId(3)]);
+    node.create("from the learner").await;
+
+    // It comes back from its own snapshot and log.
+    node.stop().await;
+    let node = late.start().await;
+    node.ready().await;
+    assert_eq!(node.handle.identity(), Some(identity));
+    assert_eq!(node.read().await.names.len(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_voter_grows_to_three() {
+    let sites = sites(1);
+    let first = ready_cluster(&sites).await.remove(0);
+    first.create("early").await;
+    let second = Site::joining("second", &sites[0]);
+    let second_node = second.start().await;
+    second_node.ready().await;
+    assert_eq!(first.status().voters, [RaftId(1)], "two voters are worse than one");
+    let third = Site::joining("third", &second);
+    let third_node = third.start().await;
+    third_node.ready().await;
+    eventually("three voters", || first.status().voters.len() == 3).await;
+
+    // Now the first one is not needed any more.
+    first.kill().await;
+    second_node.create("late").await;
+    assert_eq!(names(&*third_node.read().await), ["early", "late"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_disk_comes_back_as_another() {
+    let sites = three_sites();
+    let mut nodes = ready_cluster(&sites).await;
+    nodes[0].create("kept").await;
+    let old = nodes[2].handle.identity().expect("member");
+    nodes.remove(2).kill().await;
+    for entry in std::fs::read_dir(sites[2].path()).expect("folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("wiped");
+    }
+    let node = sites[2].start().await;
+    node.ready().await;
+    let new = node.handle.identity().expect("member");
+    assert_eq!(new.cluster_id, old.cluster_id);
+    assert_ne!(new.disk_id, old.disk_id);
+    assert!(new.raft_id.0 > 1000, "an id is never used again: {new:?}");
+    assert_eq!(names(&*node.read().await), ["kept"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_opens_nothing() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    let stranger = Site { secret: "another secret", ..Site::joining("stranger", &sites[0]) };
+    let node = stranger.start().await;
+    let refused = |status: BootStatus| match status {
+        BootStatus::WaitingForCluster { asked } => asked.iter().any(|answer| answer.contains("401")),
+        _ => false,
+    };
+    eventually("the stranger is refused", || refused(node.handle.boot_status())).await;
+    assert!(nodes[0].secrets.refused_total() > 0);
+    assert_eq!(node.handle.identity(), None);
+}
