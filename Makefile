@@ -26,7 +26,7 @@ setup:
 
 demo:
 	@scripts/setup build
-	$(CARGO) build --locked --package broker-node --bin sluice
+	$(CARGO) build --locked --workspace --bin sluice
 	$(CARGO_TARGET_DIR)/debug/sluice demo $(DEMO_FLAGS)
 
 # One build of all targets: the tests start the `sluice` program that it leaves in the target folder.

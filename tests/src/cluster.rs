@@ -11,10 +11,18 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::api::ApiClient;
 use crate::node::{Node, NodeOptions, READY_LIMIT};
 use crate::scratch::Scratch;
-use crate::wait;
+use crate::{process, wait};
+
+/// Of each node, when a test fails; the whole log stays in the scratch folder.
+const LOG_LINES: usize = 25;
 
 /// Whose turn it is.
 static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
+
+/// Waits for the turn of a test that runs nodes of its own.
+pub async fn turn() -> OwnedMutexGuard<()> {
+    Arc::clone(&TURN).lock_owned().await
+}
 
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -53,7 +61,7 @@ impl Cluster {
 
     /// Configured, not started.
     pub async fn configured(options: ClusterOptions) -> Result<Self> {
-        let turn = Arc::clone(&TURN).lock_owned().await;
+        let turn = turn().await;
         let scratch = Scratch::new("cluster")?;
         std::fs::create_dir(scratch.path().join("files"))?;
         let nodes = (0..options.nodes).map(|index| Node::reserve(&format!("sluice-{index}"), scratch.path()));
@@ -205,6 +213,18 @@ impl Cluster {
     fn running(&mut self) -> Vec<usize> {
         let running = self.nodes.iter_mut().enumerate().filter_map(|(index, node)| node.is_running().then_some(index));
         running.collect()
+    }
+}
+
+/// A test that fails says what its nodes said last.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.scratch.has_passed() {
+            return;
+        }
+        for node in &self.nodes {
+            eprintln!("--- the end of {}'s log:\n{}", node.name, process::tail(&node.log_path(), LOG_LINES));
+        }
     }
 }
 

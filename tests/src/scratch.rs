@@ -25,6 +25,10 @@ impl Scratch {
         &self.path
     }
 
+    pub fn has_passed(&self) -> bool {
+        self.passed
+    }
+
     /// The folder may go.
     pub fn passed(&mut self) {
         self.passed = true;

@@ -82,7 +82,7 @@ fn envelope() -> Vec<Bad> {
         path("/api/mqtt/connector"),
         path("/api/mqtt/connector/create/"),
         path("/api/mqtt/connectors/list"),
-        path("/api/%2e%2e/metrics"),
+        path("/api/mqtt/connector/list/all"),
     ]
 }
 

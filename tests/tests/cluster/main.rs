@@ -9,6 +9,7 @@ mod cli;
 mod create;
 mod dead_letters;
 mod delete;
+mod demo;
 mod garbage;
 mod kills;
 mod metrics;

@@ -36,8 +36,8 @@ pub fn undocumented() -> Vec<String> {
     let reasons = api_types::api::Reason::ALL.iter().map(|reason| reason.as_str());
     let mut missing: Vec<String> =
         reasons.filter(|reason| !api.contains(*reason)).map(|reason| format!("docs/api.md: {reason}")).collect();
-    for kind in ["file", "webhook"] {
-        let page = format!("docs/connectors/{kind}.md");
+    for kind in connector_runtime::registry::KINDS {
+        let page = format!("docs/connectors/{}.md", kind.name);
         if !root().join(&page).exists() {
             missing.push(page);
         }
