@@ -194,7 +194,7 @@ impl Handle {
 
     /// What the nodes last told this one; worth something only while it leads.
     pub fn reports(&self) -> Arc<Reports> {
-        self.core.leader.reports()
+        self.shared.leader.reports()
     }
 
     pub fn leader(&self) -> Option<RaftId> {

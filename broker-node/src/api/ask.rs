@@ -139,12 +139,13 @@ mod tests {
 
     struct Fixed(Option<QueueHolding>);
 
+    #[async_trait]
     impl LocalView for Fixed {
         fn task(&self, incarnation: Incarnation) -> Option<TaskReport> {
             (incarnation == Incarnation(7)).then(|| TaskReport { incarnation, ..TaskReport::default() })
         }
 
-        fn holding(&self, _: Incarnation) -> Option<QueueHolding> {
+        async fn holding(&self, _: Incarnation) -> Option<QueueHolding> {
             self.0
         }
     }
