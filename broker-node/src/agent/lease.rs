@@ -34,13 +34,21 @@ struct Shared {
     stop: AtomicBool,
 }
 
+impl Shared {
+    fn is_over(&self, clock: &dyn Clock) -> bool {
+        micros(clock.boottime()) >= self.end_us.load(Ordering::SeqCst)
+    }
+}
+
 impl LeaseKeeper {
-    pub fn start(lease: Lease, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+    pub fn start(clock: Arc<dyn Clock>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             end_us: AtomicU64::new(0),
             held_once: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
+        let (looked_at, looks) = (Arc::clone(&shared), Arc::clone(&clock));
+        let lease = Lease::with_clock(Arc::new(move || looked_at.is_over(looks.as_ref())));
         let watched = (lease.clone(), Arc::clone(&clock), Arc::clone(&shared));
         let watchdog = thread::Builder::new()
             .name("lease-watchdog".to_owned())
@@ -94,13 +102,13 @@ impl Drop for LeaseKeeper {
 fn watch(lease: &Lease, clock: &dyn Clock, shared: &Shared) {
     while !shared.stop.load(Ordering::SeqCst) {
         let end = shared.end_us.load(Ordering::SeqCst);
-        if end != 0 && micros(clock.boottime()) >= end && lease.is_held() {
+        if end != 0 && micros(clock.boottime()) >= end {
             lease.set(false);
             // A renewal may have come in between: its end is later than the one that was found over.
-            if shared.end_us.load(Ordering::SeqCst) > end {
-                lease.set(true);
-            } else {
+            if shared.end_us.compare_exchange(end, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 tracing::warn!("lease is over: tasks stop until the leader renews it");
+            } else if !shared.is_over(clock) {
+                lease.set(true);
             }
         }
         thread::park_timeout(CHECK_INTERVAL);
@@ -131,17 +139,20 @@ mod tests {
     #[tokio::test]
     async fn lease_ends_at_sent_plus_length_and_comes_back() {
         let clock = Arc::new(ManualClock(Mutex::new(Duration::from_secs(100))));
-        let lease = Lease::new(false);
-        let keeper = LeaseKeeper::start(lease.clone(), clock.clone()).expect("thread starts");
+        let keeper = LeaseKeeper::start(clock.clone()).expect("thread starts");
+        let lease = keeper.lease().clone();
         assert!(!keeper.held_since_boot());
         keeper.renewed(Duration::from_secs(99), Duration::from_secs(2));
         assert!(lease.is_held() && keeper.held_since_boot());
         assert_eq!(keeper.remaining(), Duration::from_secs(1));
         *clock.0.lock().expect("not poisoned") = Duration::from_secs(101);
+        assert!(!lease.is_held(), "the clock decides, whether the watchdog has run or not");
         lease.lost().await;
         keeper.renewed(Duration::from_secs(98), Duration::from_secs(2));
         assert!(!lease.is_held(), "a late answer renews nothing");
         keeper.renewed(Duration::from_secs(101), Duration::from_secs(2));
         assert!(lease.is_held());
+        keeper.end();
+        assert!(!lease.is_held());
     }
 }

@@ -19,7 +19,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use connector_runtime::lease::Lease;
 use connector_runtime::secrets::SecretFences;
 use meta_service::clock::Clock;
 use meta_service::rpc::{RpcClient, Secrets};
@@ -152,7 +151,7 @@ impl Ground {
         let metrics = Metrics::new(cli::version(), cli::commit())?;
         let mut servers = Servers::bind(&config).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let lease = LeaseKeeper::start(Lease::new(false), Arc::clone(&clock))
+        let lease = LeaseKeeper::start(Arc::clone(&clock))
             .map_err(|source| NodeError::Io { doing: "the lease's watchdog cannot be started", source })?;
         let lease = Arc::new(lease);
         let secrets = secrets(&config);
