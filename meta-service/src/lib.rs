@@ -33,13 +33,13 @@ mod system_clock;
 pub mod timings;
 
 pub use boot::BootStatus;
-pub use shared::ProposeObserver;
 pub use fatal::FatalReason;
 pub use handle::{Handle, HeartbeatError, ProposeError};
 pub use identity::Identity;
 pub use options::{MetaOptions, OptionsError, SNAPSHOT_EVERY_DEFAULT};
 pub use reads::{ReadError, ReadView};
 pub use service::{MetaService, StartError};
+pub use shared::ProposeObserver;
 pub use status::{RaftStatus, Role};
 pub use system_clock::SystemClock;
 pub use timings::Timings;
