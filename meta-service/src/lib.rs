@@ -7,6 +7,8 @@
 //! ```
 
 pub mod clock;
+pub mod leader;
+pub mod liveness;
 pub mod rpc;
 pub mod scheduler;
 pub mod state;
