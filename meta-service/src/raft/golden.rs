@@ -88,7 +88,11 @@ fn layouts_of_commands_do_not_change() {
     let mut check = |what: &str, body: CommandBody, expect: &str| {
         golden.check(what, &Proposal(command(body)), expect);
     };
-    check("delete", CommandBody::DeleteConnector { name: "c".into(), incarnation: Some(Incarnation(300)) }, "01fc04030201fd0068e5cf8b01000001016301fb2c01");
+    check(
+        "delete",
+        CommandBody::DeleteConnector { name: "c".into(), incarnation: Some(Incarnation(300)) },
+        "01fc04030201fd0068e5cf8b01000001016301fb2c01",
+    );
     check(
         "plan",
         CommandBody::ApplyPlan {
@@ -111,7 +115,11 @@ fn layouts_of_commands_do_not_change() {
         CommandBody::FenceNode { node: RaftId(1), node_epoch: NodeEpoch(2), decided_term: 3, reason: "r".to_owned() },
         "01fc04030201fd0068e5cf8b010000040102030172",
     );
-    check("synced", CommandBody::NoteSyncedLogs { synced: vec![(RaftId(1), LogIndex(2))] }, "01fc04030201fd0068e5cf8b01000006010102");
+    check(
+        "synced",
+        CommandBody::NoteSyncedLogs { synced: vec![(RaftId(1), LogIndex(2))] },
+        "01fc04030201fd0068e5cf8b01000006010102",
+    );
     check("admit", CommandBody::AdmitDisk { disk: disk() }, "01fc04030201fd0068e5cf8b0100000707016e036e3a31");
     let registration = NodeRegistration {
         raft_id: RaftId(1),
@@ -127,8 +135,16 @@ fn layouts_of_commands_do_not_change() {
         lock_proof: true,
         last_log: LogIndex(4),
     };
-    check("register", CommandBody::RegisterNode { registration }, "01fc04030201fd0068e5cf8b010000080102016e016101620163017a0176010466696c65030104");
-    check("found", CommandBody::FoundCluster { cluster_id: ClusterId(5), members: vec![(RaftId(1), disk())] }, "01fc04030201fd0068e5cf8b0100000b05010107016e036e3a31");
+    check(
+        "register",
+        CommandBody::RegisterNode { registration },
+        "01fc04030201fd0068e5cf8b010000080102016e016101620163017a0176010466696c65030104",
+    );
+    check(
+        "found",
+        CommandBody::FoundCluster { cluster_id: ClusterId(5), members: vec![(RaftId(1), disk())] },
+        "01fc04030201fd0068e5cf8b0100000b05010107016e036e3a31",
+    );
     golden.verdict();
 }
 

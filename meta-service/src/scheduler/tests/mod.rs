@@ -1,0 +1,3 @@
+mod facts;
+mod properties;
+mod world;
