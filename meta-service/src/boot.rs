@@ -23,12 +23,12 @@ use std::time::Duration;
 use api_types::{ClusterId, NodeName, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::shared::Shared;
 use crate::durable_file;
 use crate::fatal::FatalReason;
 use crate::identity::{DiskIdentity, Membership};
 use crate::peers::{Hello, PeerError, Plan, PlannedMember, Stage};
 use crate::raft::{NodeSettings, RaftNode, meta_dir};
+use crate::shared::Shared;
 use crate::standing::{BOOTSTRAP_ID_MAX, Standing};
 use crate::state::Disk;
 
@@ -347,8 +347,13 @@ impl Boot {
         // The first entry is synced now, here or at a majority: the plan is history.
         durable_file::remove(&plan_path(&self.shared))
             .map_err(|error| FatalReason::MetaWrite { what: "bootstrap.json", error })?;
-        if !node.is_recovered() || self.shared.reads.read().await.is_err() {
+        if !node.is_recovered() {
             return Ok(Step::Wait);
+        }
+        match self.shared.reads.read().await {
+            // Before the founding is applied, the state knows no members: nobody could register.
+            Ok(view) if view.state.cluster_id == membership.cluster_id => {}
+            Ok(_) | Err(_) => return Ok(Step::Wait),
         }
         self.shared.set_boot_status(BootStatus::Running);
         Ok(Step::Done)

@@ -9,13 +9,13 @@ use std::time::Duration;
 use api_types::{ClusterId, LogIndex, RaftId, RequestId};
 use tokio::time::Instant;
 
-use crate::shared::Shared;
 use crate::peers::{Hello, Stage};
 use crate::raft::RaftNode;
+use crate::shared::Shared;
 use crate::state::{ClusterState, Command, CommandBody, Disk};
 use crate::status::RaftStatus;
 
-const ROUND_EVERY: Duration = Duration::from_millis(500);
+const ROUND_EVERY: Duration = Duration::from_millis(200);
 /// A learner this close behind the leader, twice in a row, has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 100;
 const CAUGHT_UP_ROUNDS: u32 = 2;

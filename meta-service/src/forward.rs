@@ -51,8 +51,13 @@ pub(crate) enum LeaderRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LeaderAnswer {
     Reply(Reply),
-    Read { index: LogIndex, reports: Option<Reports> },
-    Barrier { not_heard: Vec<NodeName> },
+    Read {
+        index: LogIndex,
+        reports: Option<Reports>,
+    },
+    Barrier {
+        not_heard: Vec<NodeName>,
+    },
     Heartbeat(HeartbeatAnswer),
     Goodbye,
     Standing(Standing),
@@ -150,7 +155,7 @@ impl Forward {
         match request {
             LeaderRequest::Propose(command) => match node.propose(command).await {
                 Ok(reply) => LeaderAnswer::Reply(reply),
-                Err(ProposalError::NotLeader { .. }) => LeaderAnswer::NotLeader,
+                Err(ProposalError::NotLeader { .. } | ProposalError::TooLarge) => LeaderAnswer::NotLeader,
                 Err(ProposalError::Unknown) => LeaderAnswer::OutcomeUnknown,
             },
             LeaderRequest::Read { fresh_reports_of } => match node.read_index().await {
@@ -159,7 +164,7 @@ impl Forward {
                     let wanted = fresh_reports_of != Some(reports.term);
                     LeaderAnswer::Read { index: read.index, reports: wanted.then(|| Reports::clone(&reports)) }
                 }
-                Err(ProposalError::NotLeader { .. } | ProposalError::Unknown) => LeaderAnswer::NotLeader,
+                Err(_not_proved) => LeaderAnswer::NotLeader,
             },
             LeaderRequest::Barrier { index } => match self.leader.barrier(index).await {
                 Ok(not_heard) => LeaderAnswer::Barrier { not_heard },
@@ -184,7 +189,7 @@ impl Forward {
                 LeaderAnswer::Standing(self.seat.replica.look(|state| Standing::of(raft_id, state)))
             }
             Ok(_) => LeaderAnswer::Standing(Standing::NotYetKnown),
-            Err(ProposalError::NotLeader { .. } | ProposalError::Unknown) => LeaderAnswer::NotLeader,
+            Err(_not_proved) => LeaderAnswer::NotLeader,
         }
     }
 }

@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::boot::BootStatus;
-use crate::shared::{Shared, ProposeObserver};
 use crate::fatal::FatalReason;
 use crate::forward::{ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
 use crate::identity::Identity;
 use crate::leader::Reports;
 use crate::reads::{ReadError, ReadView};
 use crate::retry::LeaderSeeker;
+use crate::shared::{ProposeObserver, Shared};
 use crate::state::{ClusterState, Command, CommandBody, NodeRegistration, Reply, ReplyBody};
 use crate::status::RaftStatus;
 

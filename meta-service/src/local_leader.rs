@@ -1,14 +1,19 @@
 //! The leader's part proposes and proves itself through this node's own Raft, never through another's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use api_types::RequestId;
+use api_types::{LogIndex, RequestId};
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::leader::{LeaderPort, NotLeader};
 use crate::seat::Seat;
 use crate::state::{ClusterState, Command, CommandBody, Reply};
+
+/// A leader that cannot apply what it committed within this is of no use to anybody's lease.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct LocalLeader {
     seat: Arc<Seat>,
@@ -27,6 +32,10 @@ impl LeaderPort for LocalLeader {
         self.seat.replica.state()
     }
 
+    fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.seat.replica.applied()
+    }
+
     async fn propose(&self, body: CommandBody) -> Result<Reply, NotLeader> {
         let node = self.seat.node().ok_or(NotLeader)?;
         let command = Command { request_id: RequestId(rand::random()), time_ms: self.clock.wall_ms(), body };
@@ -35,6 +44,8 @@ impl LeaderPort for LocalLeader {
 
     async fn prove(&self) -> Result<u64, NotLeader> {
         let node = self.seat.node().ok_or(NotLeader)?;
-        node.read_index().await.map(|read| read.term).map_err(|_| NotLeader)
+        let read = node.read_index().await.map_err(|_| NotLeader)?;
+        let caught_up = self.seat.replica.wait_applied(read.index, APPLY_TIMEOUT).await;
+        if caught_up { Ok(read.term) } else { Err(NotLeader) }
     }
 }

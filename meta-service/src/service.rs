@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::{Adoption, Boot, BootStatus};
-use crate::shared::Shared;
 use crate::duties;
 use crate::fatal::{Fatal, FatalReason};
 use crate::forward::{Forward, HOPS_MAX, LEADER_PATH, LeaderAnswer, LeaderRequest};
@@ -31,6 +30,7 @@ use crate::raft::{self, wire};
 use crate::reads::Reads;
 use crate::rpc::RpcClient;
 use crate::seat::Seat;
+use crate::shared::Shared;
 use crate::standing::Standing;
 use crate::state::{CommandBody, Disk, ReplyBody};
 
@@ -178,6 +178,10 @@ async fn join(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Membersh
     let handle = Handle::new(Arc::clone(&door.shared));
     let unavailable = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
     let identity = handle.identity().ok_or_else(|| unavailable("not a member".to_owned()))?;
+    // The founding names the first members; nobody may come before it.
+    if handle.state().cluster_id != identity.cluster_id {
+        return Err(unavailable("the cluster is not founded yet".to_owned()).into());
+    }
     let admitted = handle.propose(CommandBody::AdmitDisk { disk }).await;
     match admitted.map_err(|error| unavailable(error.to_string()))?.body {
         ReplyBody::Admitted { raft_id } => Ok(Json(Membership { cluster_id: identity.cluster_id, raft_id })),

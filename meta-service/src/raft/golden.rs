@@ -74,12 +74,11 @@ fn layouts_of_raft_do_not_change() {
     let blank: Entry = RaftEntry { log_id: log_id(5, 1000), payload: EntryPayload::Blank };
     golden.check("blank entry", &blank, "05fbe80300");
     let body = CommandBody::Released { incarnation: Incarnation(9), epoch: Epoch(10) };
-    let normal: Entry =
-        RaftEntry { log_id: log_id(5, 1000), payload: EntryPayload::Normal(Proposal(command(body))) };
-    golden.check("command entry", &normal, "05fbe8030101fc04030201fd0068e5cf8b010000090a");
+    let normal: Entry = RaftEntry { log_id: log_id(5, 1000), payload: EntryPayload::Normal(Proposal(command(body))) };
+    golden.check("command entry", &normal, "05fbe8030101fc04030201fd0068e5cf8b0100000a090a");
     let changed: Entry = RaftEntry { log_id: log_id(5, 1000), payload: EntryPayload::Membership(membership()) };
-    golden.check("membership entry", &changed, "");
-    golden.check("membership", &StoredMembership::new(Some(log_id(5, 1000)), membership()), "");
+    golden.check("membership entry", &changed, "05fbe80302010201020301066e6f64652d3101076e313a3734383002066e6f64652d3202076e323a37343830fb1204066e6f64652d3303076e333a37343830");
+    golden.check("membership", &StoredMembership::new(Some(log_id(5, 1000)), membership()), "0105fbe803010201020301066e6f64652d3101076e313a3734383002066e6f64652d3202076e323a37343830fb1204066e6f64652d3303076e333a37343830");
     golden.verdict();
 }
 
@@ -89,7 +88,11 @@ fn layouts_of_commands_do_not_change() {
     let mut check = |what: &str, body: CommandBody, expect: &str| {
         golden.check(what, &Proposal(command(body)), expect);
     };
-    check("delete", CommandBody::DeleteConnector { name: "c".into(), incarnation: Some(Incarnation(300)) }, "");
+    check(
+        "delete",
+        CommandBody::DeleteConnector { name: "c".into(), incarnation: Some(Incarnation(300)) },
+        "01fc04030201fd0068e5cf8b01000001016301fb2c01",
+    );
     check(
         "plan",
         CommandBody::ApplyPlan {
@@ -105,20 +108,19 @@ fn layouts_of_commands_do_not_change() {
                 PlanStep::Release { incarnation: Incarnation(1), expect_epoch: Epoch(2), why: "w".to_owned() },
             ],
         },
-        "",
+        "01fc04030201fd0068e5cf8b010000030302000102030401770101020177",
     );
     check(
         "fence",
-        CommandBody::FenceNode {
-            node: RaftId(1),
-            node_epoch: NodeEpoch(2),
-            decided_term: 3,
-            reason: "r".to_owned(),
-        },
-        "",
+        CommandBody::FenceNode { node: RaftId(1), node_epoch: NodeEpoch(2), decided_term: 3, reason: "r".to_owned() },
+        "01fc04030201fd0068e5cf8b010000040102030172",
     );
-    check("synced", CommandBody::NoteSyncedLogs { synced: vec![(RaftId(1), LogIndex(2))] }, "");
-    check("admit", CommandBody::AdmitDisk { disk: disk() }, "");
+    check(
+        "synced",
+        CommandBody::NoteSyncedLogs { synced: vec![(RaftId(1), LogIndex(2))] },
+        "01fc04030201fd0068e5cf8b01000006010102",
+    );
+    check("admit", CommandBody::AdmitDisk { disk: disk() }, "01fc04030201fd0068e5cf8b0100000707016e036e3a31");
     let registration = NodeRegistration {
         raft_id: RaftId(1),
         disk_id: DiskId(2),
@@ -133,8 +135,16 @@ fn layouts_of_commands_do_not_change() {
         lock_proof: true,
         last_log: LogIndex(4),
     };
-    check("register", CommandBody::RegisterNode { registration }, "");
-    check("found", CommandBody::FoundCluster { cluster_id: ClusterId(5), members: vec![(RaftId(1), disk())] }, "");
+    check(
+        "register",
+        CommandBody::RegisterNode { registration },
+        "01fc04030201fd0068e5cf8b010000080102016e016101620163017a0176010466696c65030104",
+    );
+    check(
+        "found",
+        CommandBody::FoundCluster { cluster_id: ClusterId(5), members: vec![(RaftId(1), disk())] },
+        "01fc04030201fd0068e5cf8b0100000b05010107016e036e3a31",
+    );
     golden.verdict();
 }
 

@@ -17,6 +17,7 @@ use super::network::Network;
 use super::store::{LogStore, Machine, OpenedLog, SnapshotStore};
 use super::transfers::Transfers;
 use super::types::{Peer, Proposal, Types};
+use super::wire;
 use crate::fatal::{Fatal, FatalReason};
 use crate::identity::Identity;
 use crate::replica::Replica;
@@ -31,12 +32,14 @@ const PURGE_BATCH: u64 = 256;
 /// A member further behind than this gets a snapshot; more than `snapshot_every`, else a snapshot could not help.
 const LAG_MAX: u64 = 20_000;
 const APPEND_ENTRIES_MAX: u64 = 256;
+/// Far above any command that passed validation; one of them must fit into a request beside others.
+const COMMAND_BYTES_MAX: usize = 4 << 20;
 /// A whole transfer of a large snapshot over a slow link; a dead connection is found by its keep-alive.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a closing waits for the database below.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a handed-over leadership takes at most.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a handed-over leadership, or a first entry, takes to show at most.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct NodeSettings {
     pub data_dir: PathBuf,
@@ -67,6 +70,9 @@ pub(crate) enum ProposalError {
     /// Nothing was appended.
     #[error("not the leader")]
     NotLeader { leader: Option<RaftId> },
+    /// Nothing was appended, and never will be.
+    #[error("command is too large")]
+    TooLarge,
     /// The entry may or may not be committed.
     #[error("outcome unknown")]
     Unknown,
@@ -100,8 +106,8 @@ impl RaftNode {
         let opened = tokio::task::spawn_blocking(open).await;
         let OpenedLog { store, last_index, closed } =
             opened.map_err(|error| FatalReason::RaftStopped(error.to_string()))??;
-        let snapshots = SnapshotStore::open(&directory)
-            .map_err(|error| FatalReason::MetaRead { what: "snapshot", error })?;
+        let snapshots =
+            SnapshotStore::open(&directory).map_err(|error| FatalReason::MetaRead { what: "snapshot", error })?;
         let snapshots = Arc::new(snapshots);
         let machine = Machine::new(Arc::clone(&replica), Arc::clone(&snapshots), fatal.clone());
         let network = Network {
@@ -149,7 +155,8 @@ impl RaftNode {
     /// Where a member's RPC port is.
     pub(crate) fn address_of(&self, raft_id: RaftId) -> Option<String> {
         let registered = self.replica.look(|state| state.nodes.get(&raft_id).map(|node| node.rpc_address.clone()));
-        registered.or_else(|| self.members().into_iter().find(|(id, _)| *id == raft_id).map(|(_, disk)| disk.rpc_address))
+        registered
+            .or_else(|| self.members().into_iter().find(|(id, _)| *id == raft_id).map(|(_, disk)| disk.rpc_address))
     }
 
     /// All members as the membership entries know them.
@@ -201,15 +208,26 @@ impl RaftNode {
     pub(crate) async fn initialize(&self, members: &[(RaftId, Disk)]) -> Result<(), MembershipError> {
         let members: BTreeMap<u64, Peer> = members.iter().map(|(id, disk)| (id.0, peer(disk))).collect();
         match self.raft.initialize(members).await {
-            Ok(()) => Ok(()),
-            Err(_) if !self.log_is_empty() => Ok(()),
-            Err(error) => Err(MembershipError(error.to_string())),
+            Ok(()) => {}
+            Err(_) if !self.log_is_empty() => {}
+            Err(error) => return Err(MembershipError(error.to_string())),
         }
+        let mut status = self.status.clone();
+        let shown = status.wait_for(|status| status.last_log.is_some());
+        // Whoever looks too early only initializes once more.
+        let _shown = tokio::time::timeout(CHANGE_TIMEOUT, shown).await;
+        Ok(())
     }
 
     /// Proposes here, without forwarding; answers when applied.
     pub(crate) async fn propose(&self, command: Command) -> Result<Reply, ProposalError> {
-        match self.raft.client_write(Proposal(command)).await {
+        let proposal = Proposal(command);
+        // Raft would stop at an entry that cannot be stored.
+        match wire::encode(&proposal) {
+            Ok(envelope) if envelope.len() <= COMMAND_BYTES_MAX => {}
+            Ok(_) | Err(_) => return Err(ProposalError::TooLarge),
+        }
+        match self.raft.client_write(proposal).await {
             Ok(written) => Ok(written.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(ProposalError::NotLeader { leader: forward.leader_id.map(RaftId) })
@@ -286,7 +304,7 @@ impl RaftNode {
         }
         let mut status = self.status.clone();
         let handed_over = status.wait_for(|status| !status.is_leader() && status.leader.is_some());
-        matches!(tokio::time::timeout(TRANSFER_TIMEOUT, handed_over).await, Ok(Ok(_)))
+        matches!(tokio::time::timeout(CHANGE_TIMEOUT, handed_over).await, Ok(Ok(_)))
     }
 
     /// Ends Raft and returns when the database is closed.

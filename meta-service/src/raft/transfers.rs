@@ -28,7 +28,8 @@ impl Transfers {
     }
 
     pub(super) fn announced(&self, heir: RaftId, term: u64) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Transfer { heir, term, heard: Instant::now() });
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Transfer { heir, term, heard: Instant::now() });
     }
 
     /// Whether the candidate may be voted for; `Err` names the heir.

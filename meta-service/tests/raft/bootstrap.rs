@@ -22,9 +22,7 @@ fn write_identity(site: &Site, at: usize, adopted: bool) {
 }
 
 fn write_plan(sites: &[Site]) {
-    let member = |(at, site): (usize, &Site)| {
-        json!({"raft_id": at + 1, "disk_id": disk(at), "name": site.name, "rpc_address": site.address.to_string()})
-    };
+    let member = |(at, site): (usize, &Site)| json!({"raft_id": at + 1, "disk_id": disk(at), "name": site.name, "rpc_address": site.address.to_string()});
     let members: Vec<Value> = sites.iter().enumerate().map(member).collect();
     let plan = json!({"cluster_id": PLANNED, "members": members});
     std::fs::write(sites[0].path().join("bootstrap.json"), plan.to_string()).expect("written");

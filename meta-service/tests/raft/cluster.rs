@@ -151,8 +151,9 @@ impl TestNode {
     }
 
     pub async fn ready(&self) {
-        let handle = &self.handle;
-        eventually(&format!("node runs, not {}", handle.boot_status()), || handle.recovered_and_caught_up()).await;
+        let mut status = self.handle.watch_boot_status();
+        let runs = tokio::time::timeout(PATIENCE, status.wait_for(|status| *status == BootStatus::Running)).await;
+        assert!(runs.is_ok(), "not running: {}", self.handle.boot_status());
     }
 
     /// Ends everything at once, without a goodbye and without a flush.

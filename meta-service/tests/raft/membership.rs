@@ -61,7 +61,7 @@ async fn a_node_that_lost_its_disk_comes_back_as_another() {
     let mut nodes = ready_cluster(&sites).await;
     nodes[0].create("kept").await;
     let old = nodes[2].handle.identity().expect("member");
-    nodes.remove(2).kill().await;
+    nodes.remove(2).stop().await;
     for entry in std::fs::read_dir(sites[2].path()).expect("folder").flatten() {
         let path = entry.path();
         if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("wiped");

@@ -8,7 +8,8 @@ use crate::cluster::{create, eventually, leader_of, names, ready_cluster, sites,
 async fn a_proposal_on_any_node_is_read_on_every_node() {
     let sites = three_sites();
     let nodes = ready_cluster(&sites).await;
-    let cluster_ids: BTreeSet<_> = nodes.iter().map(|node| node.handle.identity().expect("member").cluster_id).collect();
+    let cluster_ids: BTreeSet<_> =
+        nodes.iter().map(|node| node.handle.identity().expect("member").cluster_id).collect();
     assert_eq!(cluster_ids.len(), 1);
     let leader = leader_of(&nodes).await;
     for (at, node) in nodes.iter().enumerate() {
@@ -75,7 +76,7 @@ async fn leadership_is_handed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_proposal_of_heartbeats_and_barriers_reaches_the_leader_from_everywhere() {
+async fn a_barrier_reaches_the_leader_from_everywhere() {
     let sites = three_sites();
     let nodes = ready_cluster(&sites).await;
     let index = nodes[0].create("behind a barrier").await;

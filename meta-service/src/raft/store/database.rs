@@ -158,6 +158,7 @@ impl Database {
 }
 
 fn index_of(key: &[u8]) -> io::Result<u64> {
-    let bytes = key.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "key of the log is not an index"))?;
+    let bytes =
+        key.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "key of the log is not an index"))?;
     Ok(u64::from_be_bytes(bytes))
 }

@@ -60,8 +60,7 @@ impl HighWater {
 
     /// How long until the file wants to be written; `None` when it is up to date.
     pub(super) fn due_in(&self, now: Instant) -> Option<Duration> {
-        (self.mark != self.written)
-            .then(|| (self.written_at + REWRITE_EVERY).saturating_duration_since(now))
+        (self.mark != self.written).then(|| (self.written_at + REWRITE_EVERY).saturating_duration_since(now))
     }
 
     pub(super) fn write(&mut self, now: Instant) -> io::Result<()> {

@@ -70,7 +70,8 @@ impl LogStore {
         let high_water = Arc::new(Mutex::new(HighWater::new(high_water_path, found)));
         let flusher = Flusher::start(Arc::clone(&database), Arc::clone(&high_water), fatal.clone())
             .map_err(|error| FatalReason::MetaWrite { what: "flusher thread", error })?;
-        let store = Self { database, bounds: Arc::new(Mutex::new(bounds)), flusher: Arc::new(flusher), high_water, fatal };
+        let store =
+            Self { database, bounds: Arc::new(Mutex::new(bounds)), flusher: Arc::new(flusher), high_water, fatal };
         let last_index = LogIndex(bounds.last.map_or(0, |last| last.index));
         Ok(OpenedLog { store, last_index, closed })
     }

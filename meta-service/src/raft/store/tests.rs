@@ -2,12 +2,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use api_types::{LogIndex, RaftId};
-use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageError};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 
 use super::super::types::{Entry, LogId, SnapshotMeta, Types, Vote};
 use super::{LogStore, Machine, OpenedLog, SnapshotStore};
@@ -51,10 +50,8 @@ fn blank(term: u64, index: u64) -> Entry {
 
 /// Appends and waits for the sync.
 async fn append(log: &mut OpenedLog, term: u64, indexes: std::ops::Range<u64>) {
-    let (flushed, synced) = oneshot::channel();
     let entries: Vec<Entry> = indexes.map(|index| blank(term, index)).collect();
-    log.store.append(entries, IOFlushed::signal(flushed)).await.expect("appends");
-    synced.await.expect("answered").expect("synced");
+    log.store.blocking_append(entries).await.expect("appends and syncs");
 }
 
 async fn indexes(log: &mut OpenedLog) -> Vec<u64> {
@@ -104,7 +101,12 @@ async fn a_log_behind_its_high_water_mark_is_refused() {
     assert!(
         matches!(
             refused,
-            Some(FatalReason::LogWentBack { expected: LogIndex(9), expected_term: 4, found: LogIndex(0), found_term: 0 })
+            Some(FatalReason::LogWentBack {
+                expected: LogIndex(9),
+                expected_term: 4,
+                found: LogIndex(0),
+                found_term: 0
+            })
         ),
         "{refused:?}"
     );

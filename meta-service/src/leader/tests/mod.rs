@@ -1,0 +1,3 @@
+mod barriers;
+mod leases;
+mod simulation;
