@@ -1,11 +1,18 @@
 //! The bytes that all tasks of a node may hold at once (`connectors.memory_bytes_max`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Permits are counted in units of this size, so that any budget fits the semaphore's 32-bit requests.
 const UNIT_BYTES: u64 = 1024;
+
+/// What a queue without any batch may take beyond a budget that stays used up. Tasks whose target is down keep what
+/// they hold for as long as it is down; they must not stop the others.
+pub(crate) const SMALL_BATCH_BYTES: u64 = 64 << 10;
+/// How long such a queue waits for the budget first.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryBudget {
@@ -32,6 +39,11 @@ impl MemoryBudget {
         Reserved { permit: Arc::clone(&self.units).acquire_many_owned(wanted).await.ok() }
     }
 
+    /// Like `reserve`, but gives up after a while: the caller may then take [`SMALL_BATCH_BYTES`] beyond the budget.
+    pub(crate) async fn reserve_soon(&self, bytes: u64) -> Option<Reserved> {
+        tokio::time::timeout(PATIENCE, self.reserve(bytes)).await.ok()
+    }
+
     #[cfg(test)]
     fn free_bytes(&self) -> u64 {
         self.units.available_permits() as u64 * UNIT_BYTES
@@ -39,6 +51,11 @@ impl MemoryBudget {
 }
 
 impl Reserved {
+    /// Nothing of the budget.
+    pub(crate) fn nothing() -> Self {
+        Self { permit: None }
+    }
+
     /// Gives back what the batch does not need.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let Some(permit) = &mut self.permit else { return };

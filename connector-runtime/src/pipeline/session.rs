@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::lanes::{Lane, Lanes, WHOLE_QUEUE, deal};
-use super::memory::Reserved;
+use super::memory::{Reserved, SMALL_BATCH_BYTES};
 use super::strand::{Interrupted, Strand};
 use super::task::TaskContext;
 use super::unit::{Unit, commit_of};
@@ -147,12 +147,12 @@ impl<'a> Session<'a> {
             return;
         }
         self.fetching = true;
-        let (task, source, from) = (self.task, Arc::clone(&self.source), self.next);
+        let (task, source, from, first) = (self.task, Arc::clone(&self.source), self.next, self.window.is_empty());
         self.events.push(Box::pin(async move {
             tokio::select! {
                 biased;
                 () = task.drain.cancelled() => Event::Fetched(Err(Interrupted::Draining)),
-                fetched = fetch(task, &*source, from) => Event::Fetched(fetched),
+                fetched = fetch(task, &*source, from, first) => Event::Fetched(fetched),
             }
         }));
     }
@@ -274,16 +274,27 @@ async fn cut_at(task: &TaskContext, source: &dyn QueueSource, unit: &Unit) -> Op
     source.split(unit.from, to).await.ok().map(|()| to)
 }
 
+/// `first`: this queue holds no batch yet.
 async fn fetch(
     task: &TaskContext,
     source: &dyn QueueSource,
     from: Sequence,
+    first: bool,
 ) -> Result<(Reserved, Fetched), Interrupted> {
     let mut backoff = Backoff::queue();
     loop {
-        let mut memory = task.memory.reserve(task.options.limits.bytes_max).await;
+        let mut limits = task.options.limits;
+        let soon = if first { task.memory.reserve_soon(limits.bytes_max).await } else { None };
+        let mut memory = match soon {
+            Some(memory) => memory,
+            None if first => {
+                limits.bytes_max = limits.bytes_max.min(SMALL_BATCH_BYTES);
+                Reserved::nothing()
+            }
+            None => task.memory.reserve(limits.bytes_max).await,
+        };
         may_act(task)?;
-        match source.fetch(from, task.options.limits).await {
+        match source.fetch(from, limits).await {
             Ok(fetched) => {
                 if let Fetched::Batch(batch) = &fetched {
                     memory.shrink_to(batch.records.iter().map(|record| record.message.size_bytes() as u64).sum());

@@ -23,6 +23,8 @@ pub(crate) const REASON_CRASHED: &str = "TASK_PANICKED";
 
 /// An error that repeats is logged again after this time, with a count.
 const SAME_ERROR_LOGGED_EVERY: Duration = Duration::from_secs(60);
+/// Errors that differ, for example by the record they name, are logged no faster than this.
+const ERROR_LOGGED_EVERY: Duration = Duration::from_secs(1);
 /// Texts of targets are cut here before they are kept, reported twice a second and stored in letters.
 pub(crate) const MESSAGE_CHARS_MAX: usize = 1024;
 
@@ -118,17 +120,16 @@ impl TaskStats {
         inner.report.last_error = Some(text.to_owned());
         inner.report.last_error_time_ms = now_ms();
         let log = &mut inner.log;
-        let fresh = log.text != text;
-        let due = log.logged_at.is_none_or(|at| at.elapsed() >= SAME_ERROR_LOGGED_EVERY);
-        if !fresh && !due {
+        let pause = if log.text == text { SAME_ERROR_LOGGED_EVERY } else { ERROR_LOGGED_EVERY };
+        if log.logged_at.is_some_and(|at| at.elapsed() < pause) {
             log.folded += 1;
             return;
         }
-        let repeated = std::mem::take(&mut log.folded);
+        let folded = std::mem::take(&mut log.folded);
         log.text = text.to_owned();
         log.logged_at = Some(Instant::now());
         drop(inner);
-        warn!(connector = %self.connector, error = text, repeated, "{what}");
+        warn!(connector = %self.connector, error = text, folded, "{what}");
     }
 
     /// Held while the sink is at work; see [`Request`].

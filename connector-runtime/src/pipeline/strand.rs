@@ -124,7 +124,11 @@ impl<'a> Strand<'a> {
             task.stats.retried(records.len() as u64);
         }
         let batch = Batch { id: unit.batch_id(run.from, run.to), records: &records };
-        let sink = match task.slot.get().await {
+        let opened = tokio::select! {
+            opened = task.slot.get() => opened,
+            () = task.drain.cancelled() => return Err(Interrupted::Draining),
+        };
+        let sink = match opened {
             Ok(sink) => sink,
             Err(fault) => return Ok(batch.all(&Outcome::TargetFault(fault))),
         };

@@ -391,6 +391,7 @@ pub(crate) struct Setup {
     pub(crate) records_max: u32,
     pub(crate) max_in_flight: usize,
     pub(crate) deduplicates: bool,
+    pub(crate) memory: MemoryBudget,
 }
 
 impl Default for Setup {
@@ -401,6 +402,7 @@ impl Default for Setup {
             records_max: 1000,
             max_in_flight: 1,
             deduplicates: false,
+            memory: MemoryBudget::new(64 << 20),
         }
     }
 }
@@ -446,7 +448,7 @@ impl Setup {
             slot: Arc::new(SinkSlot::new(opener)),
             lease: lease.clone(),
             stats: Arc::clone(&stats),
-            memory: MemoryBudget::new(64 << 20),
+            memory: self.memory,
             sources: sources(queue),
             drain: drain.clone(),
             cut: cut.clone(),

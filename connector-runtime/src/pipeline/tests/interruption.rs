@@ -9,6 +9,7 @@ use api_types::status::Health;
 
 use super::double::*;
 use crate::config::PipelineOptions;
+use crate::pipeline::memory::MemoryBudget;
 use crate::pipeline::task::TaskEnd;
 use crate::registry::OrderClass;
 use crate::sink::Outcome;
@@ -203,4 +204,20 @@ async fn limits_per_second_make_the_task_wait() {
     setup.start_with(&queue, Arc::new(sink.clone()), options);
     queue.all_committed().await;
     assert_eq!(sink.times(), [0, 2000, 4000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_others_keep_does_not_stop_a_task() {
+    let memory = MemoryBudget::new(1 << 20);
+    let all = memory.reserve(u64::MAX).await;
+    let queue = MemoryQueue::numbered(50);
+    let sink = ScriptedSink::new(|_, _| Answer::After(Duration::from_millis(10), Outcome::Delivered));
+    let order = OrderClass::None;
+    Setup { records_max: 10, max_in_flight: 4, order, memory, ..Setup::default() }.start(&queue, &sink);
+    until("it goes on, one batch at a time", || sink.calls().len() == 2).await;
+    let times = sink.times();
+    assert!(times[1] >= times[0] + 200, "{times:?}");
+    drop(all);
+    queue.all_committed().await;
+    assert!(sink.times()[4] < times[1] + 200, "with memory the window fills again: {:?}", sink.times());
 }

@@ -1,7 +1,7 @@
 //! Where a file connector may write: under `connectors.file_roots` only, links followed first, and never among the
 //! node's own data.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ pub(super) fn settle(path: &Path, roots: &[PathBuf], data_dir: &Path) -> Result<
     };
     // What exists is followed before anything is made; what does not exist cannot be a link.
     allowed(&real_path(parent).map_err(failed)?.join(name))?;
-    fs::create_dir_all(parent).map_err(failed)?;
+    make_folders(parent).map_err(failed)?;
     let mut real = fs::canonicalize(parent).map_err(failed)?.join(name);
     match fs::symlink_metadata(&real) {
         Ok(metadata) if metadata.is_symlink() => real = fs::canonicalize(&real).map_err(failed)?,
@@ -70,11 +70,23 @@ fn existing_roots(path: &Path, roots: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     let mut existing = Vec::with_capacity(roots.len());
     for root in roots {
         if path.starts_with(root) {
-            fs::create_dir_all(root)?;
+            make_folders(root)?;
         }
         existing.push(fs::canonicalize(root).unwrap_or_else(|_| root.clone()));
     }
     Ok(existing)
+}
+
+/// Makes what is missing, and syncs its names: a file that is safe must not vanish with its folder.
+fn make_folders(folder: &Path) -> io::Result<()> {
+    let missing = folder.ancestors().take_while(|ancestor| !ancestor.exists()).count();
+    fs::create_dir_all(folder)?;
+    for made in folder.ancestors().take(missing) {
+        if let Some(holder) = made.parent() {
+            File::open(holder)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 /// `path` with the links of its existing part followed.

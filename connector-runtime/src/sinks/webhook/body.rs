@@ -2,6 +2,7 @@
 
 use api_types::Record;
 use api_types::envelope::envelope;
+use reqwest::header::HeaderValue;
 use serde_json::Value;
 
 use super::config::{Config, Mode};
@@ -43,7 +44,11 @@ impl BodyFormat {
             (Mode::Array, _) => JSON,
             (Mode::Ndjson, _) => NDJSON,
             (Mode::Single, Item::Envelope | Item::Template(_)) => JSON,
-            (Mode::Single, Item::Payload) => record.message.content_type.as_deref().unwrap_or(BYTES),
+            (Mode::Single, Item::Payload) => {
+                // What a publisher calls its payload need not be something that a header can hold.
+                let named = record.message.content_type.as_deref();
+                named.filter(|name| HeaderValue::from_str(name).is_ok()).unwrap_or(BYTES)
+            }
         }
     }
 

@@ -39,12 +39,15 @@ struct WebhookSink {
     timeout: Duration,
     format: BodyFormat,
     signer: Signer,
+    /// The user's headers name the content type.
+    names_content_type: bool,
     aborted: CancellationToken,
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
     let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
     let headers = headers(&config)?;
+    let names_content_type = headers.contains_key(CONTENT_TYPE);
     let format = BodyFormat::new(&config).map_err(|error| unusable(&error))?;
     let keys = [&config.hmac_secret, &config.hmac_secret_previous];
     let signer = Signer::new(keys.into_iter().flatten()).map_err(|error| unusable(&error))?;
@@ -58,7 +61,8 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         tokio::task::spawn_blocking(move || http::target(&config.url, timeout, &config.tls, deny_networks, headers))
             .await
             .map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))??;
-    Ok(Box::new(WebhookSink { target, method, mode, timeout, format, signer, aborted: CancellationToken::new() }))
+    let aborted = CancellationToken::new();
+    Ok(Box::new(WebhookSink { target, method, mode, timeout, format, signer, names_content_type, aborted }))
 }
 
 /// The headers that every request has.
@@ -163,12 +167,11 @@ impl WebhookSink {
     async fn send(&self, id: &str, content_type: &str, body: Vec<u8>) -> Outcome {
         let timestamp_s = now_ms() / 1000;
         let signature = self.signer.sign(id, timestamp_s, &body);
-        let mut request = self
-            .target
-            .client
-            .request(self.method.clone(), self.target.url.clone())
-            .header(CONTENT_TYPE, content_type)
-            .header(IDEMPOTENCY_KEY, id);
+        let mut request =
+            self.target.client.request(self.method.clone(), self.target.url.clone()).header(IDEMPOTENCY_KEY, id);
+        if !self.names_content_type {
+            request = request.header(CONTENT_TYPE, content_type);
+        }
         if let Some(signature) = signature {
             request = request
                 .header(WEBHOOK_ID, id)

@@ -174,6 +174,28 @@ async fn modes_and_bodies_are_as_configured() {
 }
 
 #[tokio::test]
+async fn content_types_are_the_users_or_the_publishers_when_a_header_can_hold_them() {
+    let server = Server::python(&[]);
+    let raw = json!({"url": server.url("/ok"), "mode": "single", "payload_format": "raw"});
+    let mut named = raw.clone();
+    named["headers"] = json!({"content-type": "application/cbor"});
+    let mut expect = Vec::new();
+    for (config, publisher, content_type) in [
+        (&raw, "text/csv", "text/csv"),
+        (&raw, "bad\nname", "application/octet-stream"),
+        (&named, "text/csv", "application/cbor"),
+    ] {
+        let mut record = record(1, "x");
+        record.message.content_type = Some(publisher.to_owned());
+        assert_eq!(deliver(&*open(config.clone()).await, &[record]).await, [Outcome::Delivered], "{publisher}");
+        expect.push(content_type);
+    }
+    let requests = server.requests(3).await;
+    let got: Vec<&str> = requests.iter().filter_map(|request| request["headers"]["content-type"].as_str()).collect();
+    assert_eq!(got, expect);
+}
+
+#[tokio::test]
 async fn a_missing_template_value_is_that_records_fault_alone() {
     let server = Server::python(&[]);
     let sink = open(json!({"url": server.url("/ok"), "body": "{\"t\":${payload.t}}"})).await;
