@@ -45,6 +45,7 @@ impl Committer {
     }
 
     pub fn run(mut self) {
+        let _gone = Gone(self.shared.clone());
         loop {
             let patience = TICK.saturating_sub(self.last_tick.elapsed());
             let result = match self.shared.inbox.take(patience) {
@@ -62,7 +63,6 @@ impl Committer {
                 break;
             }
         }
-        lock(&self.shared.state).phase = Phase::Closed;
         if let Err(error) = self.shared.store.write(super::store::Batch::default(), self.shared.settings.sync()) {
             warn!(error = &error as &dyn std::error::Error, "last sync of the queues failed");
         }
@@ -274,6 +274,17 @@ impl Committer {
         loaded.install(&mut state);
         state.phase = Phase::Open;
         Ok(())
+    }
+}
+
+/// However the committer ends, nobody waits for it afterwards.
+struct Gone(Arc<Shared>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        lock(&self.0.state).phase = Phase::Closed;
+        self.0.inbox.abandon();
+        self.0.hub.close();
     }
 }
 

@@ -39,9 +39,11 @@ pub enum CallError {
     Closed,
 }
 
+pub(super) type Answered = Result<Answer, CallError>;
+
 pub(super) enum Op {
     Append(Append),
-    Call(Call, oneshot::Sender<Result<Answer, CallError>>),
+    Call(Call, oneshot::Sender<Answered>),
 }
 
 /// One submission. All of it is in one write batch.
@@ -156,6 +158,13 @@ impl Inbox {
     pub fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.arrived.notify_one();
+    }
+
+    /// For a committer that is gone: whoever waits is told so by the drop.
+    pub fn abandon(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.closed = true;
+        waiting.ops.clear();
     }
 
     /// Everything that waits, up to the size of a group; nothing after `patience`.

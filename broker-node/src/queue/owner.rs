@@ -8,6 +8,7 @@ use api_types::{Epoch, Incarnation, Record, RecordId, Sequence};
 use connector_runtime::source::{BatchLimits, Commit, End, Fetched, SealedBatch};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::error;
 
 use super::letters::{LetterContext, build_letter};
 use super::op::{Answer, Call, CallError, CommitCall, Seal};
@@ -36,6 +37,7 @@ impl Queues {
         limits: BatchLimits,
     ) -> Result<Fetched, CallError> {
         self.raise(incarnation, epoch).await?;
+        let mut missing = None;
         loop {
             match self.look(incarnation, epoch, from, limits.sync_bounds)? {
                 Look::Empty { head } => return Ok(Fetched::Empty { head }),
@@ -49,7 +51,11 @@ impl Queues {
                 Look::Unsealed { first, head } => {
                     let gathered = self.gather(incarnation, first, head, limits).await?;
                     if gathered.records.is_empty() {
-                        tokio::task::yield_now().await;
+                        // They were dropped meanwhile, and the next look shows it; or they are missing.
+                        if missing.replace((first, head)) == Some((first, head)) {
+                            error!(%incarnation, %first, %head, "records of a queue are missing from its store");
+                            return Err(CallError::Failed("records are missing".to_owned()));
+                        }
                         continue;
                     }
                     let to = gathered.next;
@@ -186,7 +192,13 @@ impl Queues {
         let gathered = self.shared.read(move |shared| gathered.extend(shared, incarnation, row.to, limits)).await?;
         // While it was read, it may have been committed and its records removed.
         match self.look(incarnation, epoch, from, false)? {
-            Look::Sealed(now) if now == row => Ok(gathered.records),
+            Look::Sealed(now) if now == row => {
+                if gathered.records.len() as u64 != row.records {
+                    let (found, expected) = (gathered.records.len(), row.records);
+                    error!(%incarnation, %from, found, expected, "records of a sealed batch are missing from its store");
+                }
+                Ok(gathered.records)
+            }
             Look::Sealed(_) | Look::Unsealed { .. } | Look::Empty { .. } | Look::Barrier => Err(CallError::Moved),
         }
     }

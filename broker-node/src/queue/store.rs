@@ -157,11 +157,11 @@ impl Store {
 
     /// Waits for the reads that are under way.
     pub fn close(&self) {
-        let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(db) = db {
-            // Without this a manual compaction that waits for space would hold the close up.
-            db.cancel_all_background_work(true);
+        // A manual compaction holds the lock as a read does: tell it to end before waiting for it.
+        if let Some(db) = &*self.db.read().unwrap_or_else(PoisonError::into_inner) {
+            db.cancel_all_background_work(false);
         }
+        drop(self.db.write().unwrap_or_else(PoisonError::into_inner).take());
         self.dead.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

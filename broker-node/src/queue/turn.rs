@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::op::{Answer, Append, Call, CallError, CommitCall, Op, Seal, TicketError};
+use super::op::{Answer, Answered, Append, Call, CallError, CommitCall, Op, Seal, TicketError};
 use super::rows::{self, MetaKey, QueueNames, SealedRow, stored_bytes};
 use super::state::{Queue, Sealed, State};
 use super::store::{Batch, StoreError, format};
@@ -33,7 +33,7 @@ pub(super) struct Group {
     pub letters_dirty: bool,
     pub node_dirty: bool,
     pub tickets: Vec<oneshot::Sender<Result<(), TicketError>>>,
-    pub answers: Vec<(oneshot::Sender<Result<Answer, CallError>>, Result<Answer, CallError>)>,
+    pub answers: Vec<(oneshot::Sender<Answered>, Answered)>,
 }
 
 pub(super) struct Turn<'a> {
@@ -135,7 +135,7 @@ impl Turn<'_> {
     }
 
     /// The outer error is a broken store; the inner one is the caller's answer.
-    fn call(&mut self, call: Call) -> Result<Result<Answer, CallError>, StoreError> {
+    fn call(&mut self, call: Call) -> Result<Answered, StoreError> {
         match call {
             Call::Raise { incarnation, epoch } => {
                 self.group.sync = true;
@@ -193,7 +193,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn seal(&mut self, seal: &Seal) -> Result<Result<Answer, CallError>, StoreError> {
+    fn seal(&mut self, seal: &Seal) -> Result<Answered, StoreError> {
         if let Err(refused) = self.admit(seal.incarnation, seal.epoch) {
             return Ok(Err(refused));
         }
@@ -221,7 +221,7 @@ impl Turn<'_> {
         from: Sequence,
         at: Sequence,
         part: (u64, u64),
-    ) -> Result<Result<Answer, CallError>, StoreError> {
+    ) -> Result<Answered, StoreError> {
         if let Err(refused) = self.admit(incarnation, epoch) {
             return Ok(Err(refused));
         }
@@ -259,7 +259,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, commit: CommitCall) -> Result<Result<Answer, CallError>, StoreError> {
+    fn commit(&mut self, commit: CommitCall) -> Result<Answered, StoreError> {
         if let Err(refused) = self.admit(commit.incarnation, commit.epoch) {
             return Ok(Err(refused));
         }

@@ -38,10 +38,7 @@ impl Shelf {
 
 /// Appends, fetches and dead-letters everything under `ONE`.
 async fn dead_letter(bench: &Bench, messages: Vec<Message>) {
-    let position = match bench.queues.open_queue(ONE, EPOCH).await {
-        Ok(position) => Some(position),
-        Err(_) => None,
-    };
+    let position = bench.queues.open_queue(ONE, EPOCH).await.ok();
     let number = messages.len();
     bench.submit(&all_to_one(), messages).expect("let in").await.expect("synced");
     let position = match position {
