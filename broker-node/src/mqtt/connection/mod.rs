@@ -14,6 +14,7 @@
 //! - Whatever ends the connection, what was submitted is waited for (within a bound), so that subscribers get it.
 
 mod inbound;
+mod intake;
 pub mod io;
 mod outbound;
 mod subscribing;
@@ -28,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tracing::debug;
 
-use self::inbound::Intake;
+use self::intake::Intake;
 use self::io::{Exchanged, exchange, linger};
 use self::outbound::Outlet;
 use self::subscribing::Subscribed;
@@ -156,8 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let deadline = self.deadline(may_read);
         tokio::select! {
             biased;
-            settled = inbound::front_ticket(&mut self.intake.pending) => self.settle(settled),
-            granted = inbound::granted(&mut self.intake.waiting) => self.granted(granted),
+            settled = intake::front_ticket(&mut self.intake.pending) => self.settle(settled),
+            granted = intake::granted(&mut self.intake.waiting) => self.granted(granted),
             exchanged = exchange(&mut self.stream, &mut self.input, &mut self.output, may_read), if self.peer_is_there() => {
                 self.exchanged(exchanged);
             }
