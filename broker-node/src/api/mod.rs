@@ -36,6 +36,7 @@ use answer::{Failure, Outcome};
 use control::ControlPlane;
 use request::Input;
 
+use crate::config::Config;
 use crate::health::{Readiness, Watchdog};
 use crate::metrics::Metrics;
 
@@ -59,6 +60,27 @@ pub struct ApiOptions {
     pub serve_metrics: bool,
     pub metrics: Metrics,
     pub watchdog: Watchdog,
+}
+
+/// From the end of a task to the removal of its connector: two commits, and a change of the leader in between.
+const REMOVAL_SLACK: Duration = Duration::from_secs(3);
+
+impl ApiOptions {
+    pub fn from_config(config: &Config, metrics: Metrics, watchdog: Watchdog) -> Self {
+        Self {
+            node_name: config.node.name.clone(),
+            body_bytes_max: usize::try_from(config.api.body_bytes_max.0).unwrap_or(usize::MAX),
+            fences: SecretFences {
+                env_prefix: config.connectors.env_prefix.clone(),
+                secret_dirs: config.connectors.secret_dirs.clone(),
+            },
+            when_full_is_set: config.queue.when_full.is_some(),
+            delete_wait: config.connectors.stop_timeout + config.cluster.dead_after + REMOVAL_SLACK,
+            serve_metrics: config.metrics.listen.is_none(),
+            metrics,
+            watchdog,
+        }
+    }
 }
 
 /// What a handler gets.

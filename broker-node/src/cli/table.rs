@@ -7,8 +7,7 @@ const CELL_WIDTH_MAX: usize = 60;
 
 /// A title over each column, two spaces between them.
 pub fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |text: &str| cut(text);
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cut(text)).collect()).collect();
     let widths: Vec<usize> = titles
         .iter()
         .enumerate()
@@ -46,11 +45,11 @@ fn width(text: &str) -> usize {
 }
 
 fn cut(text: &str) -> String {
-    let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match shown.char_indices().nth(CELL_WIDTH_MAX) {
-        Some((end, _)) => format!("{}…", &shown[..end - 1]),
-        None => shown,
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    if width(text) <= CELL_WIDTH_MAX {
+        return text.chars().map(shown).collect();
     }
+    text.chars().map(shown).take(CELL_WIDTH_MAX - 1).chain(['…']).collect()
 }
 
 /// A value of an answer as a cell; `-` for nothing.

@@ -221,16 +221,16 @@ async fn a_delete_that_takes_too_long_says_that_it_goes_on() {
 
 #[tokio::test]
 async fn if_empty_puts_the_connector_back_when_records_wait() {
-    let holds = |plane: &std::sync::Arc<Plane>, change: fn(&mut super::plane::Script)| plane.set(change);
-    let cases: [(fn(&mut super::plane::Script), &str); 3] = [
-        (|script| drop(script.pending.insert(RaftId(2), 4)), "n2 (4)"),
+    type Change = fn(&mut super::plane::Script);
+    let cases: [(Change, &str); 3] = [
+        (|script| script.pending.extend([(RaftId(2), 4)]), "n2 (4)"),
         (|script| script.unreachable.push(RaftId(3)), "n3 (cannot be asked)"),
         (|script| script.not_confirmed.push(NodeName::from("n1")), "n1 (not confirmed)"),
     ];
     for (change, named) in cases {
         let plane = Plane::new();
         create(&plane, "a").await;
-        holds(&plane, change);
+        plane.set(change);
         let seen = post(&plane, DELETE, r#"{"connector_name":"a","if_empty":true}"#).await;
         assert_eq!((seen.status.as_u16(), seen.reason()), (409, "CONNECTOR_HAS_RECORDS"), "{}", seen.text);
         assert!(seen.message().contains(named), "{}", seen.message());
