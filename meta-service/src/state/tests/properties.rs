@@ -63,10 +63,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => connector.clone().prop_map(Act::Hold),
         1 => connector.clone().prop_map(Act::Restore),
         3 => connector.clone().prop_map(Act::Remove),
-        6 => (connector.clone(), node.clone(), stale.clone())
+        6 => (connector.clone(), node.clone(), stale)
             .prop_map(|(connector, node, stale)| Act::Assign { connector, node, stale }),
-        3 => (connector.clone(), stale.clone()).prop_map(|(connector, stale)| Act::Release { connector, stale }),
-        3 => (connector.clone(), stale.clone()).prop_map(|(connector, stale)| Act::Released { connector, stale }),
+        3 => (connector.clone(), stale).prop_map(|(connector, stale)| Act::Release { connector, stale }),
+        3 => (connector.clone(), stale).prop_map(|(connector, stale)| Act::Released { connector, stale }),
         1 => connector.prop_map(Act::Explain),
         1 => (node.clone(), stale).prop_map(|(node, stale)| Act::Fence { node, stale }),
         2 => (node.clone(), 0..3u8, any::<bool>())
