@@ -12,6 +12,7 @@ use crate::boot::BootStatus;
 use crate::fatal::FatalReason;
 use crate::forward::{ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
 use crate::identity::Identity;
+use crate::leader::LeaderMetrics;
 use crate::reads::{ReadError, ReadView};
 use crate::retry::LeaderSeeker;
 use crate::shared::{ProposeObserver, Shared};
@@ -189,6 +190,11 @@ impl Handle {
                 Err(HeartbeatError::NoLeader)
             }
         }
+    }
+
+    /// What the leader's part counted and timed since the last call; nothing on other nodes.
+    pub fn take_leader_metrics(&self) -> LeaderMetrics {
+        self.shared.leader.take_metrics()
     }
 
     pub fn leader(&self) -> Option<RaftId> {
