@@ -1,6 +1,8 @@
 //! One proof of leadership for all that wait: whoever asks is answered by a round that is sent after it asked.
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
 
 use super::{LeaderPort, NotLeader};
 
@@ -11,13 +13,14 @@ const WAITING_MAX: usize = 4096;
 
 pub(super) struct Proofs {
     ask: mpsc::Sender<oneshot::Sender<Proof>>,
-    asked: Mutex<mpsc::Receiver<oneshot::Sender<Proof>>>,
+    /// Taken by `serve`, and dropped with it: then nobody waits in vain.
+    asked: Mutex<Option<mpsc::Receiver<oneshot::Sender<Proof>>>>,
 }
 
 impl Default for Proofs {
     fn default() -> Self {
         let (ask, asked) = mpsc::channel(WAITING_MAX);
-        Self { ask, asked: Mutex::new(asked) }
+        Self { ask, asked: Mutex::new(Some(asked)) }
     }
 }
 
@@ -28,9 +31,10 @@ impl Proofs {
         proof.await.map_err(|_| NotLeader)?
     }
 
-    /// Never returns. One at a time.
+    /// Never returns. Called once; when it is dropped, every `prove` is refused.
     pub async fn serve(&self, port: &dyn LeaderPort) {
-        let mut asked = self.asked.lock().await;
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut asked) = asked else { return std::future::pending().await };
         let mut waiting = Vec::new();
         while asked.recv_many(&mut waiting, WAITING_MAX).await > 0 {
             let proof = port.prove().await;
