@@ -12,7 +12,7 @@ use crate::boot::BootStatus;
 use crate::fatal::FatalReason;
 use crate::forward::{ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
 use crate::identity::Identity;
-use crate::leader::Reports;
+use crate::leader::{LeaderMetrics, Reports};
 use crate::reads::{ReadError, ReadView};
 use crate::retry::LeaderSeeker;
 use crate::shared::{ProposeObserver, Shared};
@@ -195,6 +195,11 @@ impl Handle {
     /// What the nodes last told this one; worth something only while it leads.
     pub fn reports(&self) -> Arc<Reports> {
         self.shared.leader.reports()
+    }
+
+    /// What the leader's part counted and timed since the last call; nothing on other nodes.
+    pub fn take_leader_metrics(&self) -> LeaderMetrics {
+        self.shared.leader.take_metrics()
     }
 
     pub fn leader(&self) -> Option<RaftId> {

@@ -158,8 +158,8 @@ async fn hello(State(door): State<Door>) -> Json<Hello> {
 }
 
 /// The bodies are JSON whatever their headers say: they are our own.
-fn parse<T: DeserializeOwned>(body: &Bytes) -> HttpResult<T> {
-    serde_json::from_slice(body).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into())
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, (StatusCode, String)> {
+    serde_json::from_slice(body).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 async fn adopt(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Adopted>> {

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
-use meta_service::state::{Refusal, ReplyBody};
+use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad};
+use api_types::{DiskId, LogIndex, RaftId};
+use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
 
 use crate::cluster::{create, eventually, leader_of, names, ready_cluster, sites, start_all, three_sites};
 
@@ -86,5 +88,60 @@ async fn a_barrier_reaches_the_leader_from_everywhere() {
         // Nobody has registered here, so nobody holds a lease that could keep the barrier up.
         assert_eq!(not_heard, []);
         eventually("the entry is applied here", || *node.handle.applied().borrow() >= index).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_registers_and_gets_its_lease_through_any_node() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    for (at, node) in nodes.iter().enumerate() {
+        let registration = NodeRegistration {
+            // Who it is and how long its log is, the service fills in.
+            raft_id: RaftId::default(),
+            disk_id: DiskId::default(),
+            last_log: LogIndex::default(),
+            name: sites[at].name.clone(),
+            rpc_address: sites[at].address.to_string(),
+            api_address: String::new(),
+            mqtt_address: String::new(),
+            zone: String::new(),
+            version: "1".to_owned(),
+            kinds: vec!["file".to_owned()],
+            boot_nonce: 1,
+            lock_proof: true,
+        };
+        let handle = node.handle.clone();
+        let reply = node.run(async move { handle.register(registration).await }).await.expect("proposed");
+        let ReplyBody::Registered { node_epoch } = reply.body else { panic!("not registered: {reply:?}") };
+        let raft_id = node.handle.identity().expect("member").raft_id;
+        let state = node.read().await;
+        assert_eq!(state.nodes[&raft_id].state, NodeState::Up);
+
+        let mut number = 0;
+        loop {
+            number += 1;
+            let heartbeat = Heartbeat {
+                node: raft_id,
+                node_epoch,
+                number,
+                catalogue_index: *node.handle.applied().borrow(),
+                running: Vec::new(),
+                stopped: Vec::new(),
+                load: NodeLoad::default(),
+                stopping: false,
+            };
+            let handle = node.handle.clone();
+            match node.run(async move { handle.heartbeat(heartbeat).await }).await {
+                Ok(HeartbeatAnswer::Renewed { lease_ms, .. }) => {
+                    assert_eq!(lease_ms, 2200);
+                    break;
+                }
+                answer => assert!(number < 100, "{answer:?}"),
+            }
+        }
+        let handle = node.handle.clone();
+        let view = node.run(async move { handle.read().await }).await.expect("read");
+        assert!(view.reports.term > 0, "the leader's soft state comes with the read");
     }
 }
