@@ -11,7 +11,7 @@ const UNIT_BYTES: u64 = 1024;
 /// What a queue without any batch may take beyond a budget that stays used up. Tasks whose target is down keep what
 /// they hold for as long as it is down; they must not stop the others.
 pub(crate) const SMALL_BATCH_BYTES: u64 = 64 << 10;
-/// How long such a queue waits for the budget first.
+/// How long a queue waits for the budget before it looks again at what it holds.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ impl MemoryBudget {
         Reserved { permit: Arc::clone(&self.units).acquire_many_owned(wanted).await.ok() }
     }
 
-    /// Like `reserve`, but gives up after a while: the caller may then take [`SMALL_BATCH_BYTES`] beyond the budget.
+    /// Like `reserve`, but gives up after a while: a queue without any batch may then take [`SMALL_BATCH_BYTES`]
+    /// beyond the budget.
     pub(crate) async fn reserve_soon(&self, bytes: u64) -> Option<Reserved> {
         tokio::time::timeout(PATIENCE, self.reserve(bytes)).await.ok()
     }

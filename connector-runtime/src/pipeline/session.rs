@@ -48,7 +48,8 @@ enum Closing {
 }
 
 enum Event {
-    Fetched(Result<(Reserved, Fetched), Interrupted>),
+    /// `None`: no memory was to be had for a while.
+    Fetched(Result<Option<(Reserved, Fetched)>, Interrupted>),
     /// The queue has grown since it was found empty.
     Grown,
     Settled(Result<(), Interrupted>),
@@ -117,8 +118,9 @@ impl<'a> Session<'a> {
             Event::Fetched(result) => {
                 self.fetching = false;
                 match result {
-                    Ok((memory, Fetched::Batch(batch))) => self.take_batch(batch, memory),
-                    Ok((_, Fetched::Empty { head })) => self.wait_for_more(head),
+                    Ok(Some((memory, Fetched::Batch(batch)))) => self.take_batch(batch, memory),
+                    Ok(Some((_, Fetched::Empty { head }))) => self.wait_for_more(head),
+                    Ok(None) => {}
                     Err(Interrupted::Source(SourceError::Moved)) => self.move_away(),
                     Err(Interrupted::Draining) => {}
                     Err(interrupted) => return Err(interrupted),
@@ -280,18 +282,18 @@ async fn fetch(
     source: &dyn QueueSource,
     from: Sequence,
     first: bool,
-) -> Result<(Reserved, Fetched), Interrupted> {
+) -> Result<Option<(Reserved, Fetched)>, Interrupted> {
     let mut backoff = Backoff::queue();
     loop {
         let mut limits = task.options.limits;
-        let soon = if first { task.memory.reserve_soon(limits.bytes_max).await } else { None };
-        let mut memory = match soon {
+        let mut memory = match task.memory.reserve_soon(limits.bytes_max).await {
             Some(memory) => memory,
             None if first => {
                 limits.bytes_max = limits.bytes_max.min(SMALL_BATCH_BYTES);
                 Reserved::nothing()
             }
-            None => task.memory.reserve(limits.bytes_max).await,
+            // By now the window may be empty, and this the first.
+            None => return Ok(None),
         };
         may_act(task)?;
         match source.fetch(from, limits).await {
@@ -299,7 +301,7 @@ async fn fetch(
                 if let Fetched::Batch(batch) = &fetched {
                     memory.shrink_to(batch.records.iter().map(|record| record.message.size_bytes() as u64).sum());
                 }
-                return Ok((memory, fetched));
+                return Ok(Some((memory, fetched)));
             }
             Err(SourceError::Unreachable(error)) => {
                 drop(memory);
