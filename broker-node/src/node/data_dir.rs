@@ -18,7 +18,6 @@ pub enum DataDirError {
 /// Held for the life of the process.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
     /// The kernel lets go of the lock when the file is closed, whatever ends the process.
     _lock: File,
 }
@@ -41,11 +40,7 @@ impl DataDir {
                 DataDirError::Open { path: lock_path, source: error.into() }
             }
         })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { _lock: lock })
     }
 }
 

@@ -114,6 +114,12 @@ impl ClusterView for Scrape {
         if let Some(rooms) = self.control.rooms.get() {
             metrics.queue_disk_free_bytes.set(rooms.queues.stats().disk_free_bytes as i64);
         }
+        let leader = self.control.handle.take_leader_metrics();
+        for (reason, total) in leader.moves_total {
+            let counter = metrics.scheduler_moves.with_label_values(&[reason.as_str()]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        leader.failover_seconds.into_iter().for_each(|seconds| metrics.scheduler_failover_seconds.observe(seconds));
         let refused = self.secrets.refused_total();
         metrics.rpc_refused.inc_by(refused.saturating_sub(metrics.rpc_refused.get()));
     }
