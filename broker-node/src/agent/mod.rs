@@ -16,8 +16,8 @@ use api_types::assignment::{AssignmentState, Owner};
 use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad, StoppedTask};
 use api_types::{Epoch, Incarnation, NodeEpoch, RaftId};
 use connector_runtime::supervisor::{DesiredTask, Supervisor};
-use meta_service::state::{ClusterState, NodeRegistration, Refusal, ReplyBody};
 use meta_service::clock::Clock;
+use meta_service::state::{ClusterState, NodeRegistration, Refusal, ReplyBody};
 use meta_service::{Handle, HeartbeatError, ProposeError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -206,6 +206,9 @@ impl Agent {
     }
 
     async fn register(&self) -> Duration {
+        if !self.handle.recovered_and_caught_up() {
+            return NO_LEADER_RETRY;
+        }
         match self.handle.register(self.registration.clone()).await {
             Ok(reply) => match reply.body {
                 ReplyBody::Registered { node_epoch } => {

@@ -46,9 +46,10 @@ impl Scrape {
     /// The owner knows its own tasks, the leader what all nodes told it.
     fn health(&self, state: &ClusterState, incarnation: Incarnation, status: Status) -> Option<Health> {
         let leads = self.control.handle.raft_status().is_some_and(|raft| raft.leader == Some(raft.raft_id));
-        let own = self.control.rooms.get().and_then(|rooms| {
-            rooms.supervisor.reports().into_iter().find(|report| report.incarnation == incarnation)
-        });
+        let own =
+            self.control.rooms.get().and_then(|rooms| {
+                rooms.supervisor.reports().into_iter().find(|report| report.incarnation == incarnation)
+            });
         let owner = state.assignment(incarnation).and_then(|assignment| assignment.owner());
         let own_id = self.control.handle.identity().map(|identity| identity.raft_id);
         if owner.map(|owner| owner.node) == own_id && owner.is_some() {
