@@ -45,10 +45,16 @@ pub fn check_level(level: &str) -> Result<(), String> {
     EnvFilter::try_new(level).map(|_| ()).map_err(|_| ALLOWED.to_owned())
 }
 
+/// What the Raft library says is for its authors; whoever wants it names it in the level.
+fn with_quiet_raft(level: &str) -> String {
+    if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=error") }
+}
+
 /// Sets up logging for the process; once.
 pub fn start(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
     check_level(level).map_err(TelemetryError::Level)?;
-    let filter = EnvFilter::try_new(level).map_err(|error| TelemetryError::Level(error.to_string()))?;
+    let filter =
+        EnvFilter::try_new(with_quiet_raft(level)).map_err(|error| TelemetryError::Level(error.to_string()))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: Box<dyn Layer<_> + Send + Sync> = match format {
         LogFormat::Text => {

@@ -176,7 +176,9 @@ impl Duties {
         let committed = status.committed.unwrap_or_default();
         let own = (status.raft_id, node.synced());
         let matched = status.matched.iter().map(|(id, matched)| (*id, *matched));
-        let synced = news(matched.filter(|(id, _)| *id != status.raft_id).chain([own]), committed, state);
+        let reports = self.shared.leader.reports();
+        let told = reports.nodes.iter().map(|(id, report)| (*id, report.catalogue_index)).collect();
+        let synced = news(matched.filter(|(id, _)| *id != status.raft_id).chain([own]), &told, committed, state);
         if !synced.is_empty() {
             self.propose(node, CommandBody::NoteSyncedLogs { synced }, "synced logs are not noted").await;
         }
@@ -217,13 +219,17 @@ fn new_voters(voters: &[RaftId], ready: &[RaftId], target: u32, state: &ClusterS
 }
 
 /// The marks that rose by more than the entry that noted them last.
+///
+/// `told` is what registered processes said they had applied, and no mark goes beyond it: a process that has not
+/// registered yet is judged by what its disk held when it began, not by what the leader has sent it since.
 fn news(
     synced: impl Iterator<Item = (RaftId, LogIndex)>,
+    told: &BTreeMap<RaftId, LogIndex>,
     committed: LogIndex,
     state: &ClusterState,
 ) -> Vec<(RaftId, LogIndex)> {
     let rose = |(id, index): (RaftId, LogIndex)| {
-        let index = index.min(committed);
+        let index = index.min(committed).min(*told.get(&id)?);
         let noted = state.nodes.get(&id)?.log_synced;
         (index.0 > noted.0 + 1).then_some((id, index))
     };
@@ -236,6 +242,22 @@ mod tests {
 
     fn ids(ids: &[u64]) -> Vec<RaftId> {
         ids.iter().copied().map(RaftId).collect()
+    }
+
+    #[test]
+    fn a_process_that_has_not_registered_raises_no_mark() {
+        let disk = |id: u64| {
+            let raft_id = RaftId(id);
+            let disk = Disk { disk_id: api_types::DiskId(id.into()), name: "n".into(), rpc_address: String::new() };
+            (raft_id, disk)
+        };
+        let mut state = ClusterState::default();
+        let body = CommandBody::FoundCluster { cluster_id: ClusterId(1), members: vec![disk(1), disk(2)] };
+        state.apply(LogIndex(1), 1, &Command { request_id: RequestId(1), time_ms: 0, body });
+        let synced = [(RaftId(1), LogIndex(9)), (RaftId(2), LogIndex(9))];
+        let told = BTreeMap::from([(RaftId(1), LogIndex(7))]);
+        let marks = news(synced.into_iter(), &told, LogIndex(8), &state);
+        assert_eq!(marks, [(RaftId(1), LogIndex(7))]);
     }
 
     #[test]

@@ -8,15 +8,16 @@
 
 pub mod lease;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::assignment::AssignmentState;
+use api_types::assignment::{AssignmentState, Owner};
 use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad, StoppedTask};
-use api_types::{NodeEpoch, RaftId};
+use api_types::{Epoch, Incarnation, NodeEpoch, RaftId};
 use connector_runtime::supervisor::{DesiredTask, Supervisor};
-use meta_service::state::{ClusterState, NodeRegistration, Refusal, ReplyBody};
 use meta_service::clock::Clock;
+use meta_service::state::{ClusterState, NodeRegistration, Refusal, ReplyBody};
 use meta_service::{Handle, HeartbeatError, ProposeError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,7 @@ impl Agent {
 
     async fn beat(&self, cancel: &CancellationToken) {
         let mut number = 0;
+        let mut idle_releases = BTreeSet::new();
         let mut in_use = self.catalogue.watch();
         let mut stopping = self.stopping.clone();
         loop {
@@ -122,7 +124,10 @@ impl Agent {
             let pause = match registered {
                 Some(node_epoch) => {
                     number += 1;
-                    self.heartbeat(node_epoch, number).await
+                    // A task may be on its way to its start while the release arrives, so one look is not enough.
+                    let idle_before = std::mem::replace(&mut idle_releases, self.idle_releases(node_epoch));
+                    let never_started = idle_releases.intersection(&idle_before).copied().collect();
+                    self.heartbeat(node_epoch, number, never_started).await
                 }
                 None => self.register().await,
             };
@@ -143,15 +148,40 @@ impl Agent {
         }
     }
 
+    /// Releases of tasks that do not run here: released before they were started, so nobody else will report them.
+    fn idle_releases(&self, node_epoch: NodeEpoch) -> BTreeSet<(Incarnation, Epoch)> {
+        let me = Owner { node: self.registration.raft_id, node_epoch };
+        let running: BTreeSet<Incarnation> =
+            self.supervisor.reports().into_iter().map(|report| report.incarnation).collect();
+        let state = self.handle.state();
+        let released = state.assignments.iter().filter(|(_, assignment)| match assignment.state {
+            AssignmentState::Releasing(owner) => owner == me,
+            AssignmentState::Assigned(_) | AssignmentState::Idle => false,
+        });
+        released
+            .filter(|(incarnation, _)| !running.contains(incarnation))
+            .map(|(incarnation, assignment)| (*incarnation, assignment.epoch))
+            .collect()
+    }
+
     /// Returns how long to wait for the next one.
-    async fn heartbeat(&self, node_epoch: NodeEpoch, number: u64) -> Duration {
+    async fn heartbeat(
+        &self,
+        node_epoch: NodeEpoch,
+        number: u64,
+        never_started: BTreeSet<(Incarnation, Epoch)>,
+    ) -> Duration {
+        let mut stopped = self.supervisor.stopped();
+        let reported: BTreeSet<_> = stopped.iter().map(|task| (task.incarnation, task.epoch)).collect();
+        let unreported = never_started.difference(&reported);
+        stopped.extend(unreported.map(|(incarnation, epoch)| StoppedTask { incarnation: *incarnation, epoch: *epoch }));
         let heartbeat = Heartbeat {
             node: self.registration.raft_id,
             node_epoch,
             number,
             catalogue_index: self.catalogue.index_in_use(),
             running: self.supervisor.reports(),
-            stopped: self.supervisor.stopped(),
+            stopped,
             load: (self.load)(),
             stopping: *self.stopping.borrow(),
         };
@@ -176,6 +206,9 @@ impl Agent {
     }
 
     async fn register(&self) -> Duration {
+        if !self.handle.recovered_and_caught_up() {
+            return NO_LEADER_RETRY;
+        }
         match self.handle.register(self.registration.clone()).await {
             Ok(reply) => match reply.body {
                 ReplyBody::Registered { node_epoch } => {

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use api_types::status::TaskReport;
 use api_types::{Incarnation, RaftId};
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use async_trait::async_trait;
 use futures::future::join_all;
 use meta_service::rpc::{RpcClient, RpcError};
 use meta_service::state::ClusterState;

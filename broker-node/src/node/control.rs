@@ -125,11 +125,8 @@ impl ControlPlane for Control {
     }
 
     fn health(&self) -> Parts {
-        let replica = if self.handle.recovered_and_caught_up() {
-            Ok(())
-        } else {
-            Err(self.handle.boot_status().to_string())
-        };
+        let replica =
+            if self.handle.recovered_and_caught_up() { Ok(()) } else { Err(self.handle.boot_status().to_string()) };
         Parts {
             replica,
             listeners: self.listeners(),
@@ -178,8 +175,7 @@ fn observed(reports: &Reports) -> Observed {
         .tasks
         .iter()
         .map(|(incarnation, (node, report, age_ms))| {
-            let task =
-                ObservedTask { node: *node, report: report.clone(), age: Duration::from_millis(*age_ms) };
+            let task = ObservedTask { node: *node, report: report.clone(), age: Duration::from_millis(*age_ms) };
             (*incarnation, task)
         })
         .collect();

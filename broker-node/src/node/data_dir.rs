@@ -8,9 +8,17 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     #[error("the data directory {path} cannot be made")]
-    Create { path: PathBuf, #[source] source: io::Error },
+    Create {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the lock of the data directory, {path}, cannot be opened")]
-    Open { path: PathBuf, #[source] source: io::Error },
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("another process works on the data directory: {path} is locked")]
     Locked { path: PathBuf },
 }
@@ -18,15 +26,13 @@ pub enum DataDirError {
 /// Held for the life of the process.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
     /// The kernel lets go of the lock when the file is closed, whatever ends the process.
     _lock: File,
 }
 
 impl DataDir {
     pub fn lock(path: &Path) -> Result<Self, DataDirError> {
-        std::fs::create_dir_all(path)
-            .map_err(|source| DataDirError::Create { path: path.to_owned(), source })?;
+        std::fs::create_dir_all(path).map_err(|source| DataDirError::Create { path: path.to_owned(), source })?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -41,11 +47,7 @@ impl DataDir {
                 DataDirError::Open { path: lock_path, source: error.into() }
             }
         })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { _lock: lock })
     }
 }
 

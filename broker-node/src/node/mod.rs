@@ -258,9 +258,8 @@ struct StopSignals {
 
 impl StopSignals {
     fn new() -> Result<Self, NodeError> {
-        let listen = |kind| {
-            signal(kind).map_err(|source| NodeError::Io { doing: "signals cannot be listened for", source })
-        };
+        let listen =
+            |kind| signal(kind).map_err(|source| NodeError::Io { doing: "signals cannot be listened for", source });
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

@@ -46,9 +46,10 @@ impl Scrape {
     /// The owner knows its own tasks, the leader what all nodes told it.
     fn health(&self, state: &ClusterState, incarnation: Incarnation, status: Status) -> Option<Health> {
         let leads = self.control.handle.raft_status().is_some_and(|raft| raft.leader == Some(raft.raft_id));
-        let own = self.control.rooms.get().and_then(|rooms| {
-            rooms.supervisor.reports().into_iter().find(|report| report.incarnation == incarnation)
-        });
+        let own =
+            self.control.rooms.get().and_then(|rooms| {
+                rooms.supervisor.reports().into_iter().find(|report| report.incarnation == incarnation)
+            });
         let owner = state.assignment(incarnation).and_then(|assignment| assignment.owner());
         let own_id = self.control.handle.identity().map(|identity| identity.raft_id);
         if owner.map(|owner| owner.node) == own_id && owner.is_some() {
@@ -114,6 +115,12 @@ impl ClusterView for Scrape {
         if let Some(rooms) = self.control.rooms.get() {
             metrics.queue_disk_free_bytes.set(rooms.queues.stats().disk_free_bytes as i64);
         }
+        let leader = self.control.handle.take_leader_metrics();
+        for (reason, total) in leader.moves_total {
+            let counter = metrics.scheduler_moves.with_label_values(&[reason.as_str()]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        leader.failover_seconds.into_iter().for_each(|seconds| metrics.scheduler_failover_seconds.observe(seconds));
         let refused = self.secrets.refused_total();
         metrics.rpc_refused.inc_by(refused.saturating_sub(metrics.rpc_refused.get()));
     }

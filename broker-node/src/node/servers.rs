@@ -94,7 +94,9 @@ impl Servers {
 }
 
 async fn bind(key: &'static str, address: &HostPort) -> Result<TcpListener, BindError> {
-    TcpListener::bind((address.host.as_str(), address.port))
-        .await
-        .map_err(|source| BindError { key, address: address.clone(), source })
+    TcpListener::bind((address.host.as_str(), address.port)).await.map_err(|source| BindError {
+        key,
+        address: address.clone(),
+        source,
+    })
 }

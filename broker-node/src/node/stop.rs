@@ -54,7 +54,7 @@ pub async fn stop(ground: Ground, up: Up) {
     {
         tracing::warn!("nobody heard the goodbye: the leader will miss this node after its lease");
     }
-    ground.servers.close().await;
+    // The streams of other nodes end with the queues, so these go before the listeners.
     rooms.queues.close().await;
     ground.close().await;
     tracing::info!("stopped");
