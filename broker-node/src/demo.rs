@@ -62,7 +62,13 @@ pub async fn run(options: DemoOptions) -> Result<ExitCode, DemoError> {
     // A second provider is refused, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut story = story::Story::begin(&options).await?;
-    let outcome = story.tell().await?;
+    let outcome = match story.tell().await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            story.keep_folder();
+            return Err(error);
+        }
+    };
     print!("{}", table::render(&outcome));
     if options.keep {
         story.stay().await?;

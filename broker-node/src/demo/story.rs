@@ -88,6 +88,12 @@ impl Story {
         tokio::signal::ctrl_c().await.map_err(DemoError::io("wait for Ctrl-C"))
     }
 
+    /// Something went wrong: the logs stay.
+    pub fn keep_folder(&mut self) {
+        self.folder.disable_cleanup(true);
+        println!("The logs and data of the nodes stay in {}.", self.folder.path().display());
+    }
+
     /// Stops the nodes; the folder goes with `self`.
     pub async fn end(mut self) -> Result<(), DemoError> {
         println!("Stopping the nodes …");

@@ -76,7 +76,11 @@ async fn a_bad_configuration_is_refused_with_all_its_problems() -> Result<()> {
     check_refused(&scratch, &open, &["api.listen", "rpc.listen", "mqtt.listen", "cluster.dead_after"]).await?;
     let good = scratch.path().join("good.toml");
     let data = scratch.path().join("data").display().to_string();
-    std::fs::write(&good, format!("[node]\nname = \"a\"\ndata_dir = {}\n[cluster]\nsecret = \"top\"\n", json!(data)))?;
+    let text = format!(
+        "[node]\nname = \"a\"\ndata_dir = {}\n[cluster]\nsecret = \"top\"\ninitial_voters = [\"a=127.0.0.1:7480\"]\n",
+        json!(data)
+    );
+    std::fs::write(&good, text)?;
     let shown = good.display().to_string();
     sluice(&["config", "check", "--config", &shown]).await?.success()?;
     let effective = sluice(&["config", "show", "--config", &shown]).await?.success()?.stdout;
