@@ -65,16 +65,15 @@ async fn a_node_that_is_not_there_is_a_failure() -> Result<()> {
 #[tokio::test]
 async fn a_bad_configuration_is_refused_with_all_its_problems() -> Result<()> {
     let mut scratch = Scratch::new("config")?;
-    let path = scratch.path().join("bad.toml");
-    std::fs::write(&path, "[node]\nnam = \"a\"\n[cluster]\nlease = \"two\"\n[api]\nlisten = \"0.0.0.0:8080\"\n")?;
-    let shown = path.display().to_string();
-    for arguments in [&["config", "check", "--config", &shown][..], &["server", "--config", &shown]] {
-        let refused = sluice(arguments).await?;
-        ensure!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
-        for problem in ["node.nam", "node.data_dir", "cluster.lease", "api"] {
-            ensure!(refused.stderr.contains(problem), "{problem} is not named: {}", refused.stderr);
-        }
-    }
+    let bad = "[node]\nnam = \"a\"\n[cluster]\nlease = \"two\"\n[mqtt]\nwindow = -1\n";
+    check_refused(&scratch, bad, &["node.nam", "node.data_dir", "cluster.lease", "mqtt.window"]).await?;
+    // Listeners beyond loopback without authentication, and a lease that outlives the fence.
+    let open = format!(
+        "[node]\nname = \"a\"\ndata_dir = {}\n[api]\nlisten = \"0.0.0.0:0\"\n[rpc]\nlisten = \"0.0.0.0:0\"\n\
+         [mqtt]\nlisten = \"0.0.0.0:0\"\n[cluster]\nlease = \"5s\"\n",
+        json!(scratch.path().join("open"))
+    );
+    check_refused(&scratch, &open, &["api.listen", "rpc.listen", "mqtt.listen", "cluster.dead_after"]).await?;
     let good = scratch.path().join("good.toml");
     let data = scratch.path().join("data").display().to_string();
     std::fs::write(&good, format!("[node]\nname = \"a\"\ndata_dir = {}\n[cluster]\nsecret = \"top\"\n", json!(data)))?;
@@ -83,6 +82,21 @@ async fn a_bad_configuration_is_refused_with_all_its_problems() -> Result<()> {
     let effective = sluice(&["config", "show", "--config", &shown]).await?.success()?.stdout;
     ensure!(effective.contains("127.0.0.1:8080") && !effective.contains("\"top\""), "{effective}");
     scratch.passed();
+    Ok(())
+}
+
+/// Both `config check` and `server` refuse it, with every problem in one message.
+async fn check_refused(scratch: &Scratch, text: &str, problems: &[&str]) -> Result<()> {
+    let path = scratch.path().join("bad.toml");
+    std::fs::write(&path, text)?;
+    let shown = path.display().to_string();
+    for arguments in [&["config", "check", "--config", &shown][..], &["server", "--config", &shown]] {
+        let refused = sluice(arguments).await?;
+        ensure!(refused.code.is_some_and(|code| code != 0), "{refused:?}");
+        for problem in problems {
+            ensure!(refused.stderr.contains(problem), "{problem} is not named: {}", refused.stderr);
+        }
+    }
     Ok(())
 }
 

@@ -61,8 +61,12 @@ async fn prometheus_scrapes_what_detail_tells() -> Result<()> {
     .await?;
     let detail = cluster.api(1).detail("measured").await?;
     ensure!(detail["send_success_total"] == MESSAGES, "{detail}");
-    let (up, nodes) = prometheus.query_sum("up{job=\"sluice\"}").await?;
-    ensure!(up == 3.0 && nodes == 3, "{up} of {nodes} nodes are up");
+    wait::until(LIMIT, "all nodes are scraped", || async {
+        let (up, nodes) = prometheus.query_sum("up{job=\"sluice\"}").await?;
+        ensure!(up == 3.0 && nodes == 3, "{up} of {nodes} nodes are up");
+        Ok(())
+    })
+    .await?;
     let (leaders, _) = prometheus.query_sum("sluice_raft_is_leader").await?;
     ensure!(leaders == 1.0, "{leaders} leaders");
 

@@ -43,7 +43,7 @@ async fn rpc_without_the_secret_is_refused() -> Result<()> {
         let url = format!("http://{}{path}", cluster.nodes[0].rpc_address());
         let without = http.post(&url).body("x").send().await?;
         ensure!(without.status() == StatusCode::UNAUTHORIZED, "{path} without a secret: {}", without.status());
-        for wrong in ["", "wrong", &SECRET[1..], &format!("{SECRET} ")] {
+        for wrong in ["", "wrong", &SECRET[1..], &format!("{SECRET}x")] {
             let answer = http.post(&url).bearer_auth(wrong).body("x").send().await?;
             ensure!(answer.status() == StatusCode::UNAUTHORIZED, "{path} with {wrong:?}: {}", answer.status());
         }
