@@ -65,9 +65,13 @@ impl Source {
         lines.map(|(number, line)| self.at(number, line)).collect()
     }
 
-    /// `thread::sleep` in a test; `time::sleep` in a test of a file that does not pause the clock.
-    pub fn sleeps_in_tests(&self) -> Vec<String> {
-        let paused = self.text.contains("start_paused") || self.text.contains("time::pause");
+    /// Under the paused clock a sleep takes no time: it is how a script says when something happens.
+    pub fn pauses_the_clock(&self) -> bool {
+        self.text.contains("start_paused") || self.text.contains("time::pause")
+    }
+
+    /// `thread::sleep` in a test; `time::sleep` in a test whose clock is not paused.
+    pub fn sleeps_in_tests(&self, paused: bool) -> Vec<String> {
         let is_test_crate = self.path.starts_with("tests");
         self.code_lines()
             .filter(|(number, _)| is_test_crate || self.test_lines[*number])
@@ -166,10 +170,13 @@ mod tests {
     #[test]
     fn sleeping_tests_are_found() {
         let sleeping = "#[cfg(test)]\nmod tests {\n    fn a() { std::thread::sleep(d) }\n}\n";
-        assert_eq!(source(sleeping).sleeps_in_tests().len(), 1);
+        assert_eq!(source(sleeping).sleeps_in_tests(false).len(), 1);
+        assert_eq!(source(sleeping).sleeps_in_tests(true).len(), 1, "a sleeping thread takes time");
         let paused = "#[cfg(test)]\nmod tests {\n    #[tokio::test(start_paused = true)]\n    async fn a() { sleep(d).await }\n}\n";
-        assert_eq!(source(paused).sleeps_in_tests().len(), 0);
-        assert_eq!(source("fn a() { sleep(d) }\n").sleeps_in_tests().len(), 0);
+        assert!(source(paused).pauses_the_clock());
+        assert_eq!(source(paused).sleeps_in_tests(true).len(), 0);
+        assert_eq!(source(paused).sleeps_in_tests(false).len(), 1);
+        assert_eq!(source("fn a() { sleep(d) }\n").sleeps_in_tests(false).len(), 0);
     }
 
     #[test]
