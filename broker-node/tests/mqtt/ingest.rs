@@ -307,8 +307,9 @@ async fn a_stop_acknowledges_what_was_taken() {
     server.queues.until_submits(2).await;
     let address = server.address;
     let client = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
         while tokio::net::TcpStream::connect(address).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            looks.tick().await;
         }
         server.queues.release_all();
         new.expect(&ack(Level::V5, PUBACK, 1)).await;

@@ -66,9 +66,10 @@ impl Server {
     }
 
     pub async fn until_refused(&self, reason: broker_node::mqtt::Refused, count: u64) {
+        let mut looks = tokio::time::interval(std::time::Duration::from_millis(5));
         let wait = async {
             while self.refused(reason) < count {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                looks.tick().await;
             }
         };
         tokio::time::timeout(crate::raw::PATIENCE, wait).await.expect("refused in time");
@@ -76,9 +77,10 @@ impl Server {
 
     /// Waits until no client is connected.
     pub async fn until_empty(&self) {
+        let mut looks = tokio::time::interval(std::time::Duration::from_millis(5));
         let wait = async {
             while self.metrics.connections.get() != 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                looks.tick().await;
             }
         };
         tokio::time::timeout(crate::raw::PATIENCE, wait).await.expect("all clients are gone");

@@ -23,9 +23,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Waits for a condition; says what it waited for when it gives up.
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
     while !holds() {
         assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        looks.tick().await;
     }
 }
 

@@ -4,6 +4,8 @@ mod layering;
 mod sources;
 mod texts;
 
+use std::collections::BTreeSet;
+
 use sources::Source;
 
 /// The rule that a list of complaints breaks nothing.
@@ -75,7 +77,13 @@ fn modules_are_named_for_a_concept() {
 
 #[test]
 fn tests_wait_for_conditions() {
-    let complaints = Source::all().into_iter().flat_map(|source| source.sleeps_in_tests());
+    let sources = Source::all();
+    // What the tests of a folder share runs under their clock.
+    let paused: BTreeSet<_> =
+        sources.iter().filter(|source| source.pauses_the_clock()).filter_map(|source| source.path.parent()).collect();
+    let complaints = sources
+        .iter()
+        .flat_map(|source| source.sleeps_in_tests(source.path.parent().is_some_and(|folder| paused.contains(folder))));
     none("no sleep in tests: wait for a condition, or pause the clock", complaints.collect());
 }
 

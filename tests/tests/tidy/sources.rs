@@ -65,14 +65,17 @@ impl Source {
         lines.map(|(number, line)| self.at(number, line)).collect()
     }
 
-    /// `thread::sleep` in a test, and `time::sleep` for longer than between two looks at a condition, unless the file
-    /// pauses the clock.
-    pub fn sleeps_in_tests(&self) -> Vec<String> {
-        let paused = self.text.contains("start_paused") || self.text.contains("time::pause");
+    /// Under the paused clock a sleep takes no time: it is how a script says when something happens.
+    pub fn pauses_the_clock(&self) -> bool {
+        self.text.contains("start_paused") || self.text.contains("time::pause")
+    }
+
+    /// `thread::sleep` in a test; `time::sleep` in a test whose clock is not paused.
+    pub fn sleeps_in_tests(&self, paused: bool) -> Vec<String> {
         let is_test_crate = self.path.starts_with("tests");
         self.code_lines()
             .filter(|(number, _)| is_test_crate || self.test_lines[*number])
-            .filter(|(_, line)| line.contains("thread::sleep(") || (!paused && sleeps_long(line)))
+            .filter(|(_, line)| line.contains("thread::sleep(") || (!paused && line.contains("sleep(")))
             .filter(|(_, line)| !line.contains('"'))
             .map(|(number, line)| self.at(number, line))
             .collect()
@@ -130,15 +133,6 @@ fn inline_test_lines(text: &str) -> Vec<bool> {
     marked
 }
 
-/// A literal of seconds, or of more milliseconds than a pause between two looks needs.
-fn sleeps_long(line: &str) -> bool {
-    const PAUSE_MS_MAX: u64 = 20;
-    let Some((_, time)) = line.split_once("sleep(") else { return false };
-    let millis = time.split_once("from_millis(").map(|(_, number)| number);
-    let digits: Option<String> = millis.map(|text| text.chars().take_while(char::is_ascii_digit).collect());
-    time.contains("from_secs") || digits.and_then(|text| text.parse().ok()).is_some_and(|ms: u64| ms > PAUSE_MS_MAX)
-}
-
 fn without_comment(line: &str) -> &str {
     // A `//` inside of a string is an address, not a comment.
     let comment = line.match_indices("//").find(|(at, _)| !line[..*at].ends_with(':'));
@@ -175,16 +169,14 @@ mod tests {
 
     #[test]
     fn sleeping_tests_are_found() {
-        let check = |body: &str, expect: usize| {
-            let text = format!("#[cfg(test)]\nmod tests {{\n    {body}\n}}\n");
-            assert_eq!(source(&text).sleeps_in_tests().len(), expect, "{body}");
-        };
-        check("fn a() { std::thread::sleep(d) }", 1);
-        check("async fn a() { sleep(Duration::from_secs(1)).await }", 1);
-        check("async fn a() { sleep(Duration::from_millis(100)).await }", 1);
-        check("async fn a() { while !done() { sleep(Duration::from_millis(5)).await } }", 0);
-        check("#[tokio::test(start_paused = true)] async fn a() { sleep(Duration::from_secs(9)).await }", 0);
-        assert_eq!(source("fn a() { sleep(Duration::from_secs(1)) }\n").sleeps_in_tests().len(), 0);
+        let sleeping = "#[cfg(test)]\nmod tests {\n    fn a() { std::thread::sleep(d) }\n}\n";
+        assert_eq!(source(sleeping).sleeps_in_tests(false).len(), 1);
+        assert_eq!(source(sleeping).sleeps_in_tests(true).len(), 1, "a sleeping thread takes time");
+        let paused = "#[cfg(test)]\nmod tests {\n    #[tokio::test(start_paused = true)]\n    async fn a() { sleep(d).await }\n}\n";
+        assert!(source(paused).pauses_the_clock());
+        assert_eq!(source(paused).sleeps_in_tests(true).len(), 0);
+        assert_eq!(source(paused).sleeps_in_tests(false).len(), 1);
+        assert_eq!(source("fn a() { sleep(d) }\n").sleeps_in_tests(false).len(), 0);
     }
 
     #[test]

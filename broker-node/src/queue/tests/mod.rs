@@ -329,9 +329,10 @@ pub(super) fn applied(state: &mut ClusterState, index: u64) {
 
 /// Waits for what another thread brings about.
 pub(super) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
     let waited = tokio::time::timeout(PATIENCE, async {
         while !condition().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            looks.tick().await;
         }
     });
     waited.await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
