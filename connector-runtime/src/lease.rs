@@ -36,9 +36,11 @@ impl Lease {
 
     /// The node's watchdog and its agent only.
     pub fn set(&self, held: bool) {
-        if self.held.swap(held, Ordering::SeqCst) != held {
-            self.changes.send_replace(held);
-        }
+        // Flag and watch change under the watch's lock: the watchdog and the agent may call at the same time.
+        self.changes.send_if_modified(|now| {
+            self.held.store(held, Ordering::SeqCst);
+            std::mem::replace(now, held) != held
+        });
     }
 
     /// Completes when the lease is lost; at once when it is not held.

@@ -35,7 +35,7 @@ mod system_clock;
 pub mod timings;
 
 pub use boot::BootStatus;
-pub use fatal::FatalReason;
+pub use fatal::{EXIT_BAD_DISK, FatalReason};
 pub use handle::{Handle, HeartbeatError, ProposeError};
 pub use identity::Identity;
 pub use options::{MetaOptions, OptionsError, SNAPSHOT_EVERY_DEFAULT};

@@ -9,12 +9,13 @@
 pub mod lease;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_types::assignment::{AssignmentState, Owner};
 use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad, StoppedTask};
-use api_types::{Epoch, Incarnation, NodeEpoch, RaftId};
+use api_types::status::TaskReport;
+use api_types::{Epoch, Incarnation, NodeEpoch};
 use connector_runtime::supervisor::{DesiredTask, Supervisor};
 use meta_service::clock::Clock;
 use meta_service::state::{ClusterState, NodeRegistration, Refusal, ReplyBody};
@@ -30,6 +31,8 @@ use lease::LeaseKeeper;
 const EARLY_HEARTBEAT_MIN: Duration = Duration::from_millis(20);
 /// How soon a heartbeat is tried again while nobody leads.
 const NO_LEADER_RETRY: Duration = Duration::from_millis(100);
+/// Of a task's texts in a heartbeat: with 10,000 failing tasks they are a few megabytes.
+const REPORT_TEXT_CHARS_MAX: usize = 128;
 
 pub struct Agent {
     pub handle: Handle,
@@ -46,18 +49,35 @@ pub struct Agent {
     pub node_epoch: watch::Sender<Option<NodeEpoch>>,
     /// True once the node hands its tasks over.
     pub stopping: watch::Receiver<bool>,
+    /// Tasks of this registration that are to be released, in the state that was last acted on.
+    pub releases: Mutex<BTreeSet<(Incarnation, Epoch)>>,
+}
+
+/// Why the agent, and with it the node, cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AgentError {
+    /// Trying again would be refused again, and a disk that forgot must not go on voting.
+    #[error("the cluster refuses this node: {0}")]
+    Refused(Refusal),
+    #[error("the loop that follows the cluster's state ended in a panic")]
+    Panicked,
 }
 
 impl Agent {
     /// Runs until cancelled. The heartbeat goes on while the node hands its tasks over; the caller cancels after that.
-    pub async fn run(self, cancel: CancellationToken) {
+    pub async fn run(self, cancel: CancellationToken) -> Result<(), AgentError> {
         let agent = Arc::new(self);
-        let follow = tokio::spawn(Arc::clone(&agent).follow_state(cancel.clone()));
-        agent.beat(&cancel).await;
-        if let Err(error) = follow.await
-            && error.is_panic()
-        {
-            tracing::error!(%error, "the agent's state loop ended in a panic");
+        let stop_following = cancel.child_token();
+        let mut follow = tokio::spawn(Arc::clone(&agent).follow_state(stop_following.clone()));
+        let ended = tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            error = agent.beat() => Err(error),
+            _ = &mut follow => if cancel.is_cancelled() { return Ok(()) } else { return Err(AgentError::Panicked) },
+        };
+        stop_following.cancel();
+        match follow.await {
+            Ok(()) => ended,
+            Err(_) => Err(AgentError::Panicked),
         }
     }
 
@@ -104,6 +124,13 @@ impl Agent {
             })
             .collect();
         self.supervisor.set_desired(desired);
+        // From the state that was just acted on: a newer one may release what this one would still start.
+        let released = state.assignments.iter().filter(|(_, assignment)| match assignment.state {
+            AssignmentState::Releasing(owner) => owner == Owner { node: me, node_epoch },
+            AssignmentState::Assigned(_) | AssignmentState::Idle => false,
+        });
+        let released = released.map(|(incarnation, assignment)| (*incarnation, assignment.epoch)).collect();
+        *self.releases.lock().unwrap_or_else(PoisonError::into_inner) = released;
         let waited_for = |stopped: &StoppedTask| {
             state.assignments.get(&stopped.incarnation).is_some_and(|assignment| {
                 assignment.epoch == stopped.epoch && assignment.owner().is_some_and(|owner| owner.node == me)
@@ -114,7 +141,7 @@ impl Agent {
         self.supervisor.forget_stopped(&heard);
     }
 
-    async fn beat(&self, cancel: &CancellationToken) {
+    async fn beat(&self) -> AgentError {
         let mut number = 0;
         let mut idle_releases = BTreeSet::new();
         let mut in_use = self.catalogue.watch();
@@ -125,11 +152,14 @@ impl Agent {
                 Some(node_epoch) => {
                     number += 1;
                     // A task may be on its way to its start while the release arrives, so one look is not enough.
-                    let idle_before = std::mem::replace(&mut idle_releases, self.idle_releases(node_epoch));
+                    let idle_before = std::mem::replace(&mut idle_releases, self.idle_releases());
                     let never_started = idle_releases.intersection(&idle_before).copied().collect();
                     self.heartbeat(node_epoch, number, never_started).await
                 }
-                None => self.register().await,
+                None => match self.register().await {
+                    Ok(pause) => pause,
+                    Err(error) => return error,
+                },
             };
             let earliest = tokio::time::Instant::now() + EARLY_HEARTBEAT_MIN;
             let early = async {
@@ -141,7 +171,6 @@ impl Agent {
                 tokio::time::sleep_until(earliest).await;
             };
             tokio::select! {
-                () = cancel.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
                 () = early => {}
             }
@@ -149,19 +178,9 @@ impl Agent {
     }
 
     /// Releases of tasks that do not run here: released before they were started, so nobody else will report them.
-    fn idle_releases(&self, node_epoch: NodeEpoch) -> BTreeSet<(Incarnation, Epoch)> {
-        let me = Owner { node: self.registration.raft_id, node_epoch };
-        let running: BTreeSet<Incarnation> =
-            self.supervisor.reports().into_iter().map(|report| report.incarnation).collect();
-        let state = self.handle.state();
-        let released = state.assignments.iter().filter(|(_, assignment)| match assignment.state {
-            AssignmentState::Releasing(owner) => owner == me,
-            AssignmentState::Assigned(_) | AssignmentState::Idle => false,
-        });
-        released
-            .filter(|(incarnation, _)| !running.contains(incarnation))
-            .map(|(incarnation, assignment)| (*incarnation, assignment.epoch))
-            .collect()
+    fn idle_releases(&self) -> BTreeSet<(Incarnation, Epoch)> {
+        let releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        releases.iter().filter(|(incarnation, _)| !self.supervisor.has(*incarnation)).copied().collect()
     }
 
     /// Returns how long to wait for the next one.
@@ -180,7 +199,7 @@ impl Agent {
             node_epoch,
             number,
             catalogue_index: self.catalogue.index_in_use(),
-            running: self.supervisor.reports(),
+            running: self.supervisor.reports().into_iter().map(short).collect(),
             stopped,
             load: (self.load)(),
             stopping: *self.stopping.borrow(),
@@ -205,34 +224,46 @@ impl Agent {
         }
     }
 
-    async fn register(&self) -> Duration {
+    async fn register(&self) -> Result<Duration, AgentError> {
         if !self.handle.recovered_and_caught_up() {
-            return NO_LEADER_RETRY;
+            return Ok(NO_LEADER_RETRY);
         }
-        match self.handle.register(self.registration.clone()).await {
-            Ok(reply) => match reply.body {
-                ReplyBody::Registered { node_epoch } => {
-                    tracing::info!(%node_epoch, "registered");
-                    self.node_epoch.send_replace(Some(node_epoch));
-                    Duration::ZERO
-                }
-                ReplyBody::Refused(refusal) => {
-                    log_refusal(self.registration.raft_id, &refusal);
-                    self.heartbeat_interval
-                }
-                ReplyBody::Done
-                | ReplyBody::Created { .. }
-                | ReplyBody::Deleting { .. }
-                | ReplyBody::Admitted { .. } => {
-                    tracing::error!("the registration was answered with another command's reply");
-                    self.heartbeat_interval
-                }
-            },
-            Err(ProposeError::NoLeader | ProposeError::NotReady | ProposeError::OutcomeUnknown) => NO_LEADER_RETRY,
+        let reply = match self.handle.register(self.registration.clone()).await {
+            Ok(reply) => reply,
+            Err(ProposeError::NoLeader | ProposeError::NotReady | ProposeError::OutcomeUnknown) => {
+                return Ok(NO_LEADER_RETRY);
+            }
+        };
+        match reply.body {
+            ReplyBody::Registered { node_epoch } => {
+                tracing::info!(%node_epoch, "registered");
+                self.node_epoch.send_replace(Some(node_epoch));
+                Ok(Duration::ZERO)
+            }
+            ReplyBody::Refused(refusal @ Refusal::LeaseHeld) => {
+                tracing::warn!(%refusal, "not registered yet");
+                Ok(self.heartbeat_interval)
+            }
+            ReplyBody::Refused(refusal) => Err(AgentError::Refused(refusal)),
+            ReplyBody::Done | ReplyBody::Created { .. } | ReplyBody::Deleting { .. } | ReplyBody::Admitted { .. } => {
+                tracing::error!("the registration was answered with another command's reply");
+                Ok(self.heartbeat_interval)
+            }
         }
     }
 }
 
-fn log_refusal(node: RaftId, refusal: &Refusal) {
-    tracing::error!(%node, %refusal, "the cluster refuses this node's registration");
+/// The detail is the owner's to tell; what goes to the leader twice a second stays small.
+fn short(report: TaskReport) -> TaskReport {
+    let clip = |text: Option<String>| {
+        text.map(|mut text| {
+            if let Some((end, _)) = text.char_indices().nth(REPORT_TEXT_CHARS_MAX) {
+                text.truncate(end);
+            }
+            text
+        })
+    };
+    let mut report = TaskReport { last_error: clip(report.last_error), ..report };
+    report.counters.last_msg = clip(report.counters.last_msg);
+    report
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api_types::Message;
 use async_trait::async_trait;
+use connector_runtime::lease::Lease;
 use futures::FutureExt;
 
 use crate::catalogue::SharedCatalogue;
@@ -40,12 +41,17 @@ fn failure(error: TicketError) -> TicketFailure {
     }
 }
 
-/// Dead letters take the way of every publish: to the queues that match, then to subscribers.
-pub struct Letters(pub Arc<MqttServer>);
+/// Dead letters take the way of every publish: to the queues that match, then to subscribers. A letter waits for the
+/// lease: only then is the catalogue known to be new enough, and a letter that matches nothing is passed for ever.
+pub struct Letters {
+    pub mqtt: Arc<MqttServer>,
+    pub lease: Lease,
+}
 
 #[async_trait]
 impl LetterPublisher for Letters {
     async fn publish(&self, letter: Message) -> Result<(), PublishError> {
-        self.0.publish_internal(letter).await.map_err(PublishError::from)
+        self.lease.gained().await;
+        self.mqtt.publish_internal(letter).await.map_err(PublishError::from)
     }
 }

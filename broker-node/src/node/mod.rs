@@ -24,7 +24,9 @@ use meta_service::clock::Clock;
 use meta_service::rpc::{RpcClient, Secrets};
 use meta_service::{FatalReason, Handle, MetaOptions, MetaService, SystemClock, Timings};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinError;
 
+use crate::agent::AgentError;
 use crate::agent::lease::LeaseKeeper;
 use crate::api::{self, ApiOptions};
 use crate::cli;
@@ -63,6 +65,8 @@ pub enum NodeError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     #[error("the queues cannot be opened")]
     Queues(#[from] crate::queue::QueueError),
     #[error("mqtt.auth.password_file")]
@@ -85,11 +89,12 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
         }
     };
     tracing::info!(cluster_id = %identity.cluster_id, raft_id = %identity.raft_id, "this disk belongs to the cluster");
-    let up = Up::build(&ground, identity).await?;
+    let mut up = Up::build(&ground, identity).await?;
     let ended = tokio::select! {
         reason = handle.wait_fatal() => Some(Ok(fatal(&reason))),
         () = stop.first() => None,
-        error = listen(&ground, &up) => Some(Err(error)),
+        error = listen(&ground, &up.rooms) => Some(Err(error)),
+        ended = &mut up.agent => Some(agent_ended(ended)),
     };
     if let Some(ended) = ended {
         return ended;
@@ -100,10 +105,23 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
 }
 
 /// Opens the listener when it may; completes only when that fails.
-async fn listen(ground: &Ground, up: &Up) -> NodeError {
-    match up.listen_with_first_lease(ground).await {
+async fn listen(ground: &Ground, rooms: &Rooms) -> NodeError {
+    match up::listen_with_first_lease(ground, rooms).await {
         Ok(()) => std::future::pending().await,
         Err(error) => error,
+    }
+}
+
+/// Before it was told to: the node cannot go on.
+fn agent_ended(ended: Result<Result<(), AgentError>, JoinError>) -> Result<ExitCode, NodeError> {
+    match ended {
+        Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+        Ok(Err(error @ AgentError::Refused(_))) => {
+            tracing::error!(%error, "the node ends");
+            Ok(ExitCode::from(meta_service::EXIT_BAD_DISK))
+        }
+        Ok(Err(error @ AgentError::Panicked)) => Err(error.into()),
+        Err(_) => Err(AgentError::Panicked.into()),
     }
 }
 

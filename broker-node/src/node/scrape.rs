@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::Incarnation;
 use api_types::status::{Health, Status};
+use api_types::{Incarnation, RaftId};
 use arc_swap::ArcSwap;
+use meta_service::leader::Reports;
 use meta_service::rpc::Secrets;
 use meta_service::state::ClusterState;
 
@@ -44,34 +45,45 @@ impl Scrape {
     }
 
     /// The owner knows its own tasks, the leader what all nodes told it.
-    fn health(&self, state: &ClusterState, incarnation: Incarnation, status: Status) -> Option<Health> {
-        let leads = self.control.handle.raft_status().is_some_and(|raft| raft.leader == Some(raft.raft_id));
-        let own =
-            self.control.rooms.get().and_then(|rooms| {
-                rooms.supervisor.reports().into_iter().find(|report| report.incarnation == incarnation)
-            });
-        let owner = state.assignment(incarnation).and_then(|assignment| assignment.owner());
-        let own_id = self.control.handle.identity().map(|identity| identity.raft_id);
-        if owner.map(|owner| owner.node) == own_id && owner.is_some() {
-            return Some(own.map_or(Health::Starting, |report| report.health));
+    fn health(&self, seen: &Seen, incarnation: Incarnation, status: Status) -> Option<Health> {
+        let owner = seen.state.assignment(incarnation).and_then(|assignment| assignment.owner());
+        if owner.is_some_and(|owner| Some(owner.node) == seen.me) {
+            return Some(seen.own.get(&incarnation).copied().unwrap_or(Health::Starting));
         }
-        if !leads {
-            return None;
-        }
+        let reports = seen.reports.as_ref()?;
         match status {
             Status::Stopped => Some(Health::Stopped),
             Status::Idle => Some(Health::Unassigned),
-            Status::Running => {
-                let reports = self.control.handle.reports();
-                reports.tasks.get(&incarnation).map(|(_, report, _)| report.health)
-            }
+            Status::Running => reports.tasks.get(&incarnation).map(|(_, report, _)| report.health),
+        }
+    }
+
+    fn look(&self) -> Seen {
+        let handle = &self.control.handle;
+        let reports = self.control.rooms.get().map(|rooms| rooms.supervisor.reports()).unwrap_or_default();
+        let leads = handle.raft_status().is_some_and(|raft| raft.leader == Some(raft.raft_id));
+        Seen {
+            state: handle.state(),
+            me: handle.identity().map(|identity| identity.raft_id),
+            own: reports.into_iter().map(|report| (report.incarnation, report.health)).collect(),
+            reports: leads.then(|| handle.reports()),
         }
     }
 }
 
+/// One look at everything that the health of all connectors is told from.
+struct Seen {
+    state: Arc<ClusterState>,
+    me: Option<RaftId>,
+    own: BTreeMap<Incarnation, Health>,
+    /// On the leader only.
+    reports: Option<Arc<Reports>>,
+}
+
 impl ClusterView for Scrape {
     fn connectors(&self) -> Vec<ConnectorFacts> {
-        let state = self.control.handle.state();
+        let seen = self.look();
+        let state = &seen.state;
         state
             .connectors
             .values()
@@ -81,7 +93,7 @@ impl ClusterView for Scrape {
                     connector: connector.spec.name.to_string(),
                     kind: connector.spec.kind.clone(),
                     status,
-                    health: self.health(&state, connector.incarnation, status),
+                    health: self.health(&seen, connector.incarnation, status),
                 }
             })
             .collect()

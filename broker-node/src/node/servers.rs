@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use meta_service::rpc::{Secrets, authorize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +20,14 @@ use crate::metrics::Metrics;
 
 /// Answers under way get so long when the listeners close; streams to other nodes would last for ever.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// A fetch of another node holds a stream for as long as it waits for records; there may be one per connector.
+const STREAMS_MAX: u32 = 65_536;
+/// A peer that sends no request, or answers no ping, within this is let go.
+const HEADER_WITHIN: Duration = Duration::from_secs(30);
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// Most often there are no file descriptors left, and there will be none at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{key} {address} cannot be listened on")]
@@ -77,12 +89,7 @@ impl Servers {
     fn serve(&self, name: &'static str, listener: Option<TcpListener>, routes: Router) {
         let Some(listener) = listener else { return };
         let closing = self.closing.clone();
-        self.tasks.spawn(async move {
-            let served = axum::serve(listener, routes).with_graceful_shutdown(async move { closing.cancelled().await });
-            if let Err(error) = served.await {
-                tracing::error!(%error, listener = name, "listener ended");
-            }
-        });
+        self.tasks.spawn(async move { accept(name, listener, routes, closing).await });
     }
 
     pub async fn close(&self) {
@@ -99,4 +106,49 @@ async fn bind(key: &'static str, address: &HostPort) -> Result<TcpListener, Bind
         address: address.clone(),
         source,
     })
+}
+
+/// Serves until closed. Connections that are open then finish what they answer.
+async fn accept(name: &'static str, listener: TcpListener, routes: Router, closing: CancellationToken) {
+    let connections = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            () = closing.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, listener = name, "connection lost before it was served");
+                    continue;
+                }
+                let service = TowerToHyperService::new(routes.clone());
+                let connection = builder().serve_connection(TokioIo::new(stream), service).into_owned();
+                let connection = connections.watch(connection);
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(error, listener = name, "connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, listener = name, "connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_WITHIN);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(HEADER_WITHIN);
+    builder
 }

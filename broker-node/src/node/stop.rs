@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use meta_service::Handle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::Ground;
 use super::control::Rooms;
@@ -22,6 +22,8 @@ const SERVE_WITHIN: Duration = Duration::from_secs(5);
 const SERVE_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Beside `stop_timeout`: the release, the report and the assignment go through the leader.
 const HAND_OVER_MARGIN: Duration = Duration::from_secs(2);
+/// An election takes about a second; when there is still no leader after this, the others are gone too.
+const LEADERLESS_WAIT: Duration = Duration::from_secs(2);
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 const TRANSFER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -45,8 +47,10 @@ pub async fn stop(ground: Ground, up: Up) {
     }
     let last_registration = *node_epoch.borrow();
     agent_cancel.cancel();
-    if let Err(error) = agent.await {
-        tracing::error!(%error, "the agent ended badly");
+    match agent.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the agent ended badly"),
+        Err(error) => tracing::error!(%error, "the agent ended badly"),
     }
     ground.lease.end();
     if let Some(node_epoch) = last_registration
@@ -60,10 +64,12 @@ pub async fn stop(ground: Ground, up: Up) {
     tracing::info!("stopped");
 }
 
-/// Waits until no task is this node's any more. Without a leader that cannot happen, so the wait is bounded.
+/// Waits until no task is this node's any more. Without a leader that cannot happen, so then it does not wait long.
 async fn hand_over(handle: &Handle, me: api_types::RaftId, bound: Duration) {
     let mut applied = handle.applied();
     let deadline = Instant::now() + bound;
+    let mut led_at = Instant::now();
+    let mut looks = tokio::time::interval(SERVE_LOOK_EVERY);
     loop {
         applied.borrow_and_update();
         let state = handle.state();
@@ -72,13 +78,16 @@ async fn hand_over(handle: &Handle, me: api_types::RaftId, bound: Duration) {
         if left == 0 {
             return;
         }
-        match timeout_at(deadline, applied.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => {
-                tracing::warn!(left, "not every task was handed over in time");
-                return;
-            }
+        if handle.leader().is_some() {
+            led_at = Instant::now();
+        }
+        if Instant::now() >= deadline || led_at.elapsed() >= LEADERLESS_WAIT {
+            tracing::warn!(left, "not every task was handed over in time");
+            return;
+        }
+        tokio::select! {
+            _ = applied.changed() => {}
+            _ = looks.tick() => {}
         }
     }
 }

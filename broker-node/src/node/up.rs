@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api_types::heartbeat::NodeLoad;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::control::Rooms;
 use super::ingest::{Letters, QueueIngest};
 use super::{Ground, NodeError};
-use crate::agent::Agent;
+use crate::agent::{Agent, AgentError};
 use crate::api::ask;
 use crate::catalogue::SharedCatalogue;
 use crate::cli;
@@ -37,7 +37,7 @@ pub struct Up {
     pub node_epoch: watch::Receiver<Option<NodeEpoch>>,
     /// Set when the node begins to hand its tasks over.
     pub stopping: watch::Sender<bool>,
-    pub agent: JoinHandle<()>,
+    pub agent: JoinHandle<Result<(), AgentError>>,
     /// Ends the agent's heartbeats.
     pub agent_cancel: CancellationToken,
 }
@@ -79,7 +79,7 @@ impl Up {
         let local: Arc<dyn ask::LocalView> = Arc::clone(&ground.control) as _;
         ground.late.set(rooms.queues.routes().merge(rooms.mqtt.routes()).merge(ask::routes(local)));
         let letters = rooms.queues.clone();
-        let publisher = Arc::new(Letters(Arc::clone(&rooms.mqtt)));
+        let publisher = Arc::new(Letters { mqtt: Arc::clone(&rooms.mqtt), lease: ground.lease.lease().clone() });
         let closing = ground.servers.closing();
         ground.servers.spawn(async move { letters.publish_letters(publisher, closing).await });
         Ok(Self::start_agent(ground, rooms, catalogue, connections, identity))
@@ -108,22 +108,23 @@ impl Up {
             load: Box::new(move || load(&loaded.queues, &connections)),
             node_epoch,
             stopping: told_to_stop,
+            releases: Mutex::default(),
         };
         let agent = tokio::spawn(agent.run(agent_cancel.clone()));
         Self { rooms, identity, node_epoch: registered, stopping, agent, agent_cancel }
     }
+}
 
-    /// The listener opens after the first lease since boot: then the node knows every connector made while it was away.
-    pub async fn listen_with_first_lease(&self, ground: &Ground) -> Result<(), NodeError> {
-        ground.lease.lease().gained().await;
-        let address = &ground.config.mqtt.listen;
-        let io = |source| NodeError::Io { doing: "mqtt.listen cannot be listened on", source };
-        let addresses: Vec<_> = lookup_host((address.host.as_str(), address.port)).await.map_err(io)?.collect();
-        for address in addresses {
-            self.rooms.mqtt.listen(address).await.map_err(io)?;
-        }
-        Ok(())
+/// The listener opens after the first lease since boot: then the node knows every connector made while it was away.
+pub async fn listen_with_first_lease(ground: &Ground, rooms: &Rooms) -> Result<(), NodeError> {
+    ground.lease.lease().gained().await;
+    let address = &ground.config.mqtt.listen;
+    let io = |source| NodeError::Io { doing: "mqtt.listen cannot be listened on", source };
+    let addresses: Vec<_> = lookup_host((address.host.as_str(), address.port)).await.map_err(io)?.collect();
+    for address in addresses {
+        rooms.mqtt.listen(address).await.map_err(io)?;
     }
+    Ok(())
 }
 
 async fn open_queues(ground: &Ground, handle: &Handle, raft_id: RaftId) -> Result<Queues, NodeError> {

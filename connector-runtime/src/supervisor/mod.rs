@@ -116,6 +116,11 @@ impl Supervisor {
         lock(&self.shared.views).values().filter_map(|view| view.report()).collect()
     }
 
+    /// Whether a task of this connector was started here and has not ended; also when it has nothing to report yet.
+    pub fn has(&self, incarnation: Incarnation) -> bool {
+        lock(&self.shared.views).contains_key(&incarnation)
+    }
+
     /// Tasks that have stopped and were joined, until `forget_stopped`.
     pub fn stopped(&self) -> Vec<StoppedTask> {
         lock(&self.shared.stopped).clone()
