@@ -56,6 +56,15 @@ impl Control {
         }
     }
 
+    /// Raft remembers a leader that is gone until there is another; a lease is the proof that it answers.
+    fn leader(&self) -> Part {
+        match self.handle.leader() {
+            Some(_) if self.lease.lease().is_held() => Ok(()),
+            Some(_) => Err("the leader has not answered for the length of a lease".to_owned()),
+            None => Err("no leader is known".to_owned()),
+        }
+    }
+
     fn queue_disk(&self) -> Part {
         match self.rooms.get() {
             Some(rooms) if rooms.queues.writable() => Ok(()),
@@ -132,7 +141,7 @@ impl ControlPlane for Control {
             listeners: self.listeners(),
             queue_disk: self.queue_disk(),
             lease: if self.lease.lease().is_held() { Ok(()) } else { Err("no lease is held".to_owned()) },
-            leader: self.handle.leader().map(|_| ()).ok_or_else(|| "no leader is known".to_owned()),
+            leader: self.leader(),
             stopping: if self.stopping.load(Ordering::SeqCst) { Err("the node stops".to_owned()) } else { Ok(()) },
             ingest_without_lease: self.ingest_without_lease,
         }

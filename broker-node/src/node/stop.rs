@@ -8,6 +8,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use api_types::RaftId;
+use connector_runtime::lease::Lease;
 use meta_service::Handle;
 use tokio::time::{Instant, timeout};
 
@@ -37,12 +39,13 @@ pub async fn stop(ground: Ground, up: Up) {
     }
     stopping.send_replace(true);
     let stop_timeout = ground.config.connectors.stop_timeout;
-    hand_over(&handle, identity.raft_id, stop_timeout + HAND_OVER_MARGIN).await;
+    hand_over(&handle, ground.lease.lease(), identity.raft_id, stop_timeout + HAND_OVER_MARGIN).await;
     if !rooms.supervisor.shutdown(stop_timeout).await {
         tracing::warn!("not every task stopped in time");
     }
     serve_queues(&handle, &rooms, identity.raft_id).await;
-    if timeout(TRANSFER_WITHIN, handle.transfer_leadership()).await != Ok(true) {
+    let others_vote = handle.raft_status().is_some_and(|raft| raft.voters.len() > 1);
+    if others_vote && timeout(TRANSFER_WITHIN, handle.transfer_leadership()).await != Ok(true) {
         tracing::warn!("the leadership was not handed over: the others will elect");
     }
     let last_registration = *node_epoch.borrow();
@@ -65,7 +68,7 @@ pub async fn stop(ground: Ground, up: Up) {
 }
 
 /// Waits until no task is this node's any more. Without a leader that cannot happen, so then it does not wait long.
-async fn hand_over(handle: &Handle, me: api_types::RaftId, bound: Duration) {
+async fn hand_over(handle: &Handle, lease: &Lease, me: RaftId, bound: Duration) {
     let mut applied = handle.applied();
     let deadline = Instant::now() + bound;
     let mut led_at = Instant::now();
@@ -78,7 +81,8 @@ async fn hand_over(handle: &Handle, me: api_types::RaftId, bound: Duration) {
         if left == 0 {
             return;
         }
-        if handle.leader().is_some() {
+        // A lease is the proof of a leader that answers; the last one that was known may be gone.
+        if lease.is_held() {
             led_at = Instant::now();
         }
         if Instant::now() >= deadline || led_at.elapsed() >= LEADERLESS_WAIT {
@@ -93,7 +97,7 @@ async fn hand_over(handle: &Handle, me: api_types::RaftId, bound: Duration) {
 }
 
 /// Other nodes run the tasks now and read what this node's disk still holds.
-async fn serve_queues(handle: &Handle, rooms: &Rooms, me: api_types::RaftId) {
+async fn serve_queues(handle: &Handle, rooms: &Rooms, me: RaftId) {
     let deadline = Instant::now() + SERVE_WITHIN;
     while Instant::now() < deadline {
         let state = handle.state();
