@@ -12,8 +12,8 @@ use tests::wait;
 
 use crate::{LIMIT, all_arrived};
 
-/// Per publisher: enough that they publish through all rounds.
-const MESSAGES: u64 = 9_000;
+/// Per publisher: 60 seconds of publishing, through all rounds.
+const MESSAGES: u64 = 12_000;
 const PER_SECOND: u64 = 200;
 const FAILOVER: Duration = Duration::from_secs(5);
 /// Everything that was held back arrives within this.
