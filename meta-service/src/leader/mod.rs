@@ -174,6 +174,14 @@ impl LeaderService {
         Arc::new(self.lock().as_ref().map(|liveness| Reports::of(liveness, now)).unwrap_or_default())
     }
 
+    /// The same, unless the asker has a fresh copy of this term's; nothing while this node does not lead.
+    pub fn reports_unless(&self, fresh_of: Option<u64>) -> Option<Reports> {
+        let now = self.clock.boottime();
+        let liveness = self.lock();
+        let unknown = liveness.as_ref().filter(|liveness| fresh_of != Some(liveness.term()))?;
+        Some(Reports::of(unknown, now))
+    }
+
     /// The node's tasks have stopped and it gives its lease back.
     pub fn node_said_goodbye(&self, node: RaftId, node_epoch: NodeEpoch) -> Result<(), NotLeader> {
         self.with(|liveness| liveness.goodbye(node, node_epoch))?;

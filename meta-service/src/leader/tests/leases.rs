@@ -219,6 +219,9 @@ async fn reports_show_what_nodes_said() {
     sim.run_for(Duration::from_millis(700)).await;
     let reports = sim.leader.reports();
     assert_eq!(reports.term, 1);
+    assert_eq!(sim.leader.reports_unless(None).as_ref(), Some(&*reports));
+    assert_eq!(sim.leader.reports_unless(Some(0)).as_ref(), Some(&*reports), "a copy of another term's");
+    assert_eq!(sim.leader.reports_unless(Some(1)), None, "fetched only when wanted");
     assert_eq!(reports.nodes.len(), 2);
     for node in reports.nodes.values() {
         assert!(node.lease_remaining_ms > 1600 && node.age_ms <= 510, "{node:?}");
