@@ -136,7 +136,7 @@ async fn an_append_does_not_wait_for_the_high_water_file() {
     let appended = {
         // As the flusher holds it while it writes the file.
         let _writing = log.store.high_water();
-        let (done, appended) = std::sync::mpsc::channel();
+        let (done, appended) = std::sync::mpsc::sync_channel(1);
         tokio::spawn(async move {
             let outcome = appender.append([blank(1, 0)], IOFlushed::noop()).await;
             done.send(outcome.is_ok()).expect("the test waits");
