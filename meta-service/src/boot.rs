@@ -319,7 +319,7 @@ impl Boot {
             timings: shared.options.timings.clone(),
             snapshot_every: shared.options.snapshot_every,
             replica: Arc::clone(&shared.seat.replica),
-            rpc: shared.rpc.clone(),
+            rpc: shared.vital_rpc.clone(),
             snapshot_rpc: shared.snapshot_rpc.clone(),
             fatal: shared.fatal.clone(),
         });

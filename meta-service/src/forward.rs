@@ -13,6 +13,8 @@ use api_types::heartbeat::{Heartbeat, HeartbeatAnswer};
 use api_types::{LogIndex, NodeEpoch, NodeName, RaftId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use crate::leader::{LeaderService, NotLeader, Reports};
 use crate::raft::wire::{self, Kind, Wire, WireError};
@@ -26,6 +28,12 @@ pub(crate) const LEADER_PATH: &str = "/meta/leader";
 
 /// A request may pass through so many nodes: the leader may change while it is on its way, but not for ever.
 pub(crate) const HOPS_MAX: u8 = 2;
+
+/// Requests on their way to the leader at once, beside the vital ones. They share one connection, and its server takes
+/// 200 streams of one; what is more waits here, in order.
+const REQUESTS_MAX: usize = 128;
+/// Of these, barriers: each waits for seconds when a node lags, and must leave room for what is answered at once.
+const BARRIERS_MAX: usize = 96;
 
 /// What only the leader can do. Variants only grow at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +75,52 @@ pub(crate) enum LeaderAnswer {
     OutcomeUnknown,
 }
 
+/// How a request travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// Leases depend on it: on a connection of its own, at once.
+    Vital,
+    Short,
+    /// Waits at the other end.
+    Long,
+}
+
+impl LeaderRequest {
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Heartbeat(_) | Self::Goodbye { .. } => Lane::Vital,
+            Self::Propose(_) | Self::Read { .. } | Self::Standing { .. } => Lane::Short,
+            Self::Barrier { .. } => Lane::Long,
+        }
+    }
+}
+
+struct Lanes {
+    requests: Semaphore,
+    barriers: Semaphore,
+}
+
+/// Given back when it is dropped.
+struct Place<'a> {
+    _request: Option<SemaphorePermit<'a>>,
+    _barrier: Option<SemaphorePermit<'a>>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { requests: Semaphore::new(REQUESTS_MAX), barriers: Semaphore::new(BARRIERS_MAX) }
+    }
+}
+
+impl Lanes {
+    async fn enter(&self, lane: Lane) -> Place<'_> {
+        // Nobody closes the semaphores, so every permit is one.
+        let _barrier = if lane == Lane::Long { self.barriers.acquire().await.ok() } else { None };
+        let _request = if lane == Lane::Vital { None } else { self.requests.acquire().await.ok() };
+        Place { _request, _barrier }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Forwarded {
     hops_left: u8,
@@ -100,11 +154,14 @@ pub(crate) struct Forward {
     seat: Arc<Seat>,
     leader: Arc<LeaderService>,
     rpc: RpcClient,
+    vital_rpc: RpcClient,
+    lanes: Lanes,
 }
 
 impl Forward {
-    pub(crate) fn new(seat: Arc<Seat>, leader: Arc<LeaderService>, rpc: RpcClient) -> Self {
-        Self { seat, leader, rpc }
+    /// `vital_rpc` carries what leases depend on, `rpc` the rest.
+    pub(crate) fn new(seat: Arc<Seat>, leader: Arc<LeaderService>, rpc: RpcClient, vital_rpc: RpcClient) -> Self {
+        Self { seat, leader, rpc, vital_rpc, lanes: Lanes::default() }
     }
 
     /// Carries the request out here or at the leader. One attempt: whoever wants more tries again with the same
@@ -128,8 +185,15 @@ impl Forward {
         let leader = status.leader.filter(|leader| *leader != status.raft_id).ok_or(ForwardError::NoLeader)?;
         let address = node.address_of(leader).ok_or(ForwardError::NoLeader)?;
         let hops_left = hops_left.checked_sub(1).ok_or(ForwardError::NoLeader)?;
+        let deadline = Instant::now() + timeout;
+        let lane = request.lane();
         let body = Bytes::from(wire::encode(&Forwarded { hops_left, request })?);
-        match self.rpc.post(&address, LEADER_PATH, body, timeout).await {
+        let Ok(_place) = tokio::time::timeout_at(deadline, self.lanes.enter(lane)).await else {
+            return Err(ForwardError::NoLeader);
+        };
+        let rpc = if lane == Lane::Vital { &self.vital_rpc } else { &self.rpc };
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        match rpc.post(&address, LEADER_PATH, body, timeout).await {
             Ok(answer) => match wire::decode(&answer)? {
                 LeaderAnswer::NotLeader => Err(ForwardError::NoLeader),
                 LeaderAnswer::OutcomeUnknown => Err(ForwardError::OutcomeUnknown),
@@ -148,7 +212,7 @@ impl Forward {
             Err(ForwardError::NotReady | ForwardError::NoLeader) => LeaderAnswer::NotLeader,
             Err(ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => LeaderAnswer::OutcomeUnknown,
         };
-        wire::encode(&answer)
+        encode(answer)
     }
 
     async fn lead(&self, node: &RaftNode, request: LeaderRequest) -> LeaderAnswer {
@@ -160,9 +224,7 @@ impl Forward {
             },
             LeaderRequest::Read { fresh_reports_of } => match node.read_index().await {
                 Ok(read) => {
-                    let reports = self.leader.reports();
-                    let wanted = fresh_reports_of != Some(reports.term);
-                    LeaderAnswer::Read { index: read.index, reports: wanted.then(|| Reports::clone(&reports)) }
+                    LeaderAnswer::Read { index: read.index, reports: self.leader.reports_unless(fresh_reports_of) }
                 }
                 Err(_not_proved) => LeaderAnswer::NotLeader,
             },
@@ -174,10 +236,10 @@ impl Forward {
                 Ok(answer) => LeaderAnswer::Heartbeat(answer),
                 Err(NotLeader) => LeaderAnswer::NotLeader,
             },
-            LeaderRequest::Goodbye { node, node_epoch } => {
-                self.leader.node_said_goodbye(node, node_epoch);
-                LeaderAnswer::Goodbye
-            }
+            LeaderRequest::Goodbye { node, node_epoch } => match self.leader.node_said_goodbye(node, node_epoch) {
+                Ok(()) => LeaderAnswer::Goodbye,
+                Err(NotLeader) => LeaderAnswer::NotLeader,
+            },
             LeaderRequest::Standing { raft_id } => self.standing(node, raft_id).await,
         }
     }
@@ -191,5 +253,55 @@ impl Forward {
             Ok(_) => LeaderAnswer::Standing(Standing::NotYetKnown),
             Err(_not_proved) => LeaderAnswer::NotLeader,
         }
+    }
+}
+
+/// The soft state never fails a read: what does not fit is left out.
+fn encode(answer: LeaderAnswer) -> Result<Vec<u8>, WireError> {
+    match (wire::encode(&answer), answer) {
+        (Err(WireError::TooLarge(bytes)), LeaderAnswer::Read { index, reports: Some(_) }) => {
+            tracing::debug!(bytes, "the nodes' reports are too large to be sent");
+            wire::encode(&LeaderAnswer::Read { index, reports: None })
+        }
+        (encoded, _) => encoded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::Incarnation;
+    use api_types::status::TaskReport;
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn barriers_leave_room_for_what_is_answered_at_once() {
+        let lanes = Lanes::default();
+        let enter = |lane| lanes.enter(lane).now_or_never();
+        let mut places: Vec<_> = (0..BARRIERS_MAX).map(|_| enter(Lane::Long).expect("room")).collect();
+        assert!(enter(Lane::Long).is_none());
+        places.extend((BARRIERS_MAX..REQUESTS_MAX).map(|_| enter(Lane::Short).expect("room")));
+        assert!(enter(Lane::Short).is_none());
+        assert!(enter(Lane::Vital).is_some(), "a heartbeat waits for nobody");
+        places.clear();
+        assert!(enter(Lane::Long).is_some() && enter(Lane::Short).is_some());
+    }
+
+    #[test]
+    fn reports_that_do_not_fit_fail_no_read() {
+        let check = |count: u64, error_bytes: usize, expect: bool| {
+            let report = TaskReport { last_error: Some("x".repeat(error_bytes)), ..TaskReport::default() };
+            let tasks = (0..count).map(|task| (Incarnation(task), (RaftId(1), report.clone(), 1))).collect();
+            let reports = Some(Reports { term: 1, tasks, ..Reports::default() });
+            let answer = LeaderAnswer::Read { index: LogIndex(7), reports };
+            let encoded = encode(answer.clone()).expect("encodes");
+            let read: LeaderAnswer = wire::decode(&encoded).expect("decodes");
+            let without = LeaderAnswer::Read { index: LogIndex(7), reports: None };
+            assert!(read == if expect { answer } else { without }, "{count} tasks with errors of {error_bytes} bytes");
+        };
+        check(10, 10, true);
+        check(300_000, 0, true);
+        check(20_000, 1000, false);
     }
 }

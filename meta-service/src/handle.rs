@@ -179,15 +179,21 @@ impl Handle {
         }
     }
 
-    /// The node's lease is over because the node says so; best effort.
+    /// The node's lease is over because the node says so; best effort. Tried for as long as an election takes: the node
+    /// may just have handed its leadership over.
     pub async fn goodbye(&self, node: RaftId, node_epoch: NodeEpoch) -> Result<(), HeartbeatError> {
-        let timeout = self.shared.options.timings.election_max;
-        let request = LeaderRequest::Goodbye { node, node_epoch };
-        match self.shared.forward.to_leader(request, HOPS_MAX, timeout).await {
-            Ok(LeaderAnswer::Goodbye) => Ok(()),
-            Err(ForwardError::NotReady) => Err(HeartbeatError::NotReady),
-            Ok(_) | Err(ForwardError::NoLeader | ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => {
-                Err(HeartbeatError::NoLeader)
+        let timings = &self.shared.options.timings;
+        let mut seeker = LeaderSeeker::new(&self.shared.seat, timings.election_max);
+        loop {
+            let request = LeaderRequest::Goodbye { node, node_epoch };
+            let timeout = timings.heartbeat.min(seeker.remaining());
+            match self.shared.forward.to_leader(request, HOPS_MAX, timeout).await {
+                Ok(LeaderAnswer::Goodbye) => return Ok(()),
+                Err(ForwardError::NotReady) => return Err(HeartbeatError::NotReady),
+                Ok(_) | Err(ForwardError::NoLeader | ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => {}
+            }
+            if !seeker.again().await {
+                return Err(HeartbeatError::NoLeader);
             }
         }
     }

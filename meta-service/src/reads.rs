@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::fatal::Fatal;
 use crate::forward::{Forward, ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
 use crate::leader::Reports;
 use crate::retry::LeaderSeeker;
@@ -51,10 +52,13 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    pub(crate) fn start(seat: Arc<Seat>, forward: Arc<Forward>, cancel: CancellationToken) -> Self {
+    pub(crate) fn start(seat: Arc<Seat>, forward: Arc<Forward>, fatal: Fatal, cancel: CancellationToken) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let rounds = Rounds { seat, forward, reports: Arc::default(), reports_of: None };
-        tokio::spawn(cancel.run_until_cancelled_owned(rounds.run(waiting)));
+        tokio::spawn(fatal.guard("reads", async move {
+            // Cancelled or finished: both are an end.
+            let _finished = cancel.run_until_cancelled_owned(rounds.run(waiting)).await;
+        }));
         Self { queue }
     }
 
@@ -100,9 +104,10 @@ impl Rounds {
             let timeout = ATTEMPT_TIMEOUT.min(seeker.remaining());
             match self.forward.to_leader(request, HOPS_MAX, timeout).await {
                 Ok(LeaderAnswer::Read { index, reports }) => {
-                    if let Some(reports) = reports {
-                        self.reports = Arc::new(reports);
-                        self.reports_of = Some(Instant::now());
+                    if reports.is_some() || !fresh {
+                        // None at all is better than old ones that pass for new.
+                        self.reports_of = reports.is_some().then(Instant::now);
+                        self.reports = Arc::new(reports.unwrap_or_default());
                     }
                     if !self.seat.replica.wait_applied(index, seeker.remaining()).await {
                         return Err(ReadError::NotReady);

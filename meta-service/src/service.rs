@@ -11,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Router, response::Result as HttpResult};
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -67,21 +69,23 @@ impl MetaService {
         let disk = DiskIdentity::load_or_create(&options.data_dir).map_err(StartError::Identity)?;
         let seat = Arc::new(Seat::new(disk));
         let rpc = RpcClient::new(options.secrets.clone())?;
+        let vital_rpc = RpcClient::new(options.secrets.clone())?;
         let snapshot_rpc = RpcClient::new(options.secrets.clone())?;
         let port = Arc::new(LocalLeader::new(Arc::clone(&seat), Arc::clone(&options.clock)));
         let leader = LeaderService::new(port, Arc::clone(&options.clock), options.timings.clone());
-        let forward = Arc::new(Forward::new(Arc::clone(&seat), Arc::clone(&leader), rpc.clone()));
+        let forward = Arc::new(Forward::new(Arc::clone(&seat), Arc::clone(&leader), rpc.clone(), vital_rpc.clone()));
         let cancel = CancellationToken::new();
+        let fatal = Fatal::default();
         let shared = Arc::new(Shared {
-            reads: Reads::start(Arc::clone(&seat), Arc::clone(&forward), cancel.clone()),
-            peers: Peers::new(rpc.clone()),
+            reads: Reads::start(Arc::clone(&seat), Arc::clone(&forward), fatal.clone(), cancel.clone()),
+            peers: Peers::new(rpc),
             options,
             seat,
-            rpc,
+            vital_rpc,
             snapshot_rpc,
             leader,
             forward,
-            fatal: Fatal::default(),
+            fatal: fatal.clone(),
             boot_status: watch::Sender::new(BootStatus::Starting),
             leader_watch: watch::Sender::new(None),
             propose_observer: OnceLock::new(),
@@ -90,11 +94,17 @@ impl MetaService {
         let (adoptions, waiting) = mpsc::channel(ADOPTIONS_WAITING_MAX);
         let mut tasks = JoinSet::new();
         let boot = Boot::new(Arc::clone(&shared), waiting);
-        let cancelled = || cancel.clone();
-        spawn(&mut tasks, cancelled(), boot.run());
-        spawn(&mut tasks, cancelled(), duties::watch_leadership(Arc::clone(&shared)));
-        spawn(&mut tasks, cancelled(), duties::run(Arc::clone(&shared)));
-        tasks.spawn(Arc::clone(&shared.leader).run(cancel));
+        let mut spawn = |name: &'static str, work: BoxFuture<'static, ()>| {
+            let cancel = cancel.clone();
+            tasks.spawn(fatal.clone().guard(name, async move {
+                // Cancelled or finished: both are an end.
+                let _finished = cancel.run_until_cancelled_owned(work).await;
+            }));
+        };
+        spawn("boot", boot.run().boxed());
+        spawn("leadership watch", duties::watch_leadership(Arc::clone(&shared)).boxed());
+        spawn("duties", duties::run(Arc::clone(&shared)).boxed());
+        spawn("leader", Arc::clone(&shared.leader).run(cancel.clone()).boxed());
         Ok(Self { shared, adoptions, tasks })
     }
 
@@ -137,13 +147,6 @@ impl Drop for MetaService {
     fn drop(&mut self) {
         self.shared.cancel.cancel();
     }
-}
-
-fn spawn(tasks: &mut JoinSet<()>, cancel: CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
-    tasks.spawn(async move {
-        // Cancelled or finished: both are an end.
-        let _finished = cancel.run_until_cancelled_owned(task).await;
-    });
 }
 
 /// What the handlers need.

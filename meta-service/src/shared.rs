@@ -24,7 +24,9 @@ pub type ProposeObserver = Arc<dyn Fn(Duration) + Send + Sync>;
 pub(crate) struct Shared {
     pub options: MetaOptions,
     pub seat: Arc<Seat>,
-    pub rpc: RpcClient,
+    /// What leadership and leases depend on, and nothing else: Raft's RPCs, heartbeats, goodbyes. Clients share no
+    /// connections, so this one never waits behind requests that wait at the other end.
+    pub vital_rpc: RpcClient,
     pub snapshot_rpc: RpcClient,
     pub peers: Peers,
     pub leader: Arc<LeaderService>,

@@ -4,11 +4,10 @@
 use api_types::RaftId;
 use serde::{Deserialize, Serialize};
 
-use crate::state::ClusterState;
+use crate::state::{ADMITTED_ID_BASE, ClusterState};
 
-/// Ids of the bootstrap; all others are `ADMITTED_FROM` + the log index of their admission.
+/// Ids of the bootstrap; all others are `ADMITTED_ID_BASE` + the log index of their admission.
 pub(crate) const BOOTSTRAP_ID_MAX: u64 = 7;
-pub(crate) const ADMITTED_FROM: u64 = 1000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Standing {
@@ -28,7 +27,7 @@ impl Standing {
         let founded = state.cluster_id != api_types::ClusterId::default();
         let admitted_at = match raft_id.0 {
             1..=BOOTSTRAP_ID_MAX => 0,
-            id => id.saturating_sub(ADMITTED_FROM),
+            id => id.saturating_sub(ADMITTED_ID_BASE),
         };
         if founded && admitted_at <= state.applied.0 { Self::Removed } else { Self::NotYetKnown }
     }

@@ -1,7 +1,7 @@
 //! `POST delete`: mark → the task stops or its owner's lease runs out → the name is free.
 //!
 //! ```text
-//! if_empty:  hold (filter out) ─► barrier ─► count ─► empty? ──yes──► mark …
+//! if_empty:  hold (filter out) ─► barrier ─► count ─► empty? ──yes──► mark, if the same hold still stands …
 //!                                                        └──no───► restore, 409
 //! otherwise:                                                       mark ─► wait until the incarnation is gone ─► barrier
 //! ```
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{ConnectorName, FieldProblem, Incarnation, Reason};
-use meta_service::state::{CommandBody, Reply, ReplyBody};
+use meta_service::state::{CommandBody, Refusal, Reply, ReplyBody};
 
 use super::Api;
 use super::answer::{Answer, Failure, Outcome};
@@ -25,6 +25,8 @@ const COUNT_EVERY: Duration = Duration::from_millis(250);
 /// A connector that was taken out must come back, so that is tried for as long as a cluster may be without a leader.
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 const RESTORE_TRIES_MAX: u32 = 3600;
+/// A hold that another request ended is taken once more; who loses it twice contends with one that finds records.
+const HOLDS_MAX: u32 = 2;
 
 struct Request {
     name: String,
@@ -41,11 +43,11 @@ async fn run(api: &Api, input: Input) -> Outcome {
     let mut warnings = input.unknown_keys(&[], false);
     let request = parse(&input)?;
     let name = request.name.as_str();
-    if request.if_empty {
-        hold_if_empty(api, name).await?;
-    }
-    let command = CommandBody::DeleteConnector { name: ConnectorName::from(name), incarnation: None };
-    let (reply, incarnation) = mark(api, name, command).await?;
+    let (reply, incarnation) = if request.if_empty {
+        mark_if_empty(api, name).await?
+    } else {
+        mark(api, name, CommandBody::DeleteConnector { name: ConnectorName::from(name), incarnation: None }).await?
+    };
     let dropped = wait_until_gone(api, name, incarnation).await?;
     warnings.extend(dropped_warnings(&dropped));
     warnings.extend(wait_for_nodes(api, reply.index).await);
@@ -68,6 +70,10 @@ fn parse(input: &Input) -> Result<Request, Failure> {
 
 async fn mark(api: &Api, name: &str, command: CommandBody) -> Result<(Reply, Incarnation), Failure> {
     let reply = api.control.propose(command).await?;
+    marked(name, reply)
+}
+
+fn marked(name: &str, reply: Reply) -> Result<(Reply, Incarnation), Failure> {
     match reply.body {
         ReplyBody::Deleting { incarnation } => Ok((reply, incarnation)),
         ReplyBody::Refused(refusal) => Err(refused(name, &refusal).into()),
@@ -77,8 +83,22 @@ async fn mark(api: &Api, name: &str, command: CommandBody) -> Result<(Reply, Inc
     }
 }
 
+/// Marks what was empty, and only while nothing could have come in since it was counted.
+async fn mark_if_empty(api: &Api, name: &str) -> Result<(Reply, Incarnation), Failure> {
+    for _ in 0..HOLDS_MAX {
+        let (held, incarnation) = hold_if_empty(api, name).await?;
+        let reply = api.control.propose(CommandBody::DeleteHeld { incarnation, held_at: held.index }).await?;
+        if reply.body != ReplyBody::Refused(Refusal::Stale) {
+            return marked(name, reply);
+        }
+        tracing::info!(connector = name, "another request ended the hold of a delete if_empty");
+    }
+    let message = format!("Connector {name} may hold records: another request put it back while they were counted.");
+    Err(Failure::new(Reason::ConnectorHasRecords, message))
+}
+
 /// Takes the filter out, then counts; puts it back when anything waits, or when a node cannot be asked.
-async fn hold_if_empty(api: &Api, name: &str) -> Result<(), Failure> {
+async fn hold_if_empty(api: &Api, name: &str) -> Result<(Reply, Incarnation), Failure> {
     let command = CommandBody::HoldConnector { name: ConnectorName::from(name), incarnation: None };
     let (reply, incarnation) = mark(api, name, command).await?;
     // A node that has not confirmed may still store for it, so it counts as one that holds records.
@@ -88,7 +108,7 @@ async fn hold_if_empty(api: &Api, name: &str) -> Result<(), Failure> {
     };
     holders.extend(holders_of(&api.control.shares(incarnation).await));
     if holders.is_empty() {
-        return Ok(());
+        return Ok((reply, incarnation));
     }
     restore(api, name, incarnation).await;
     let message = format!("Connector {name} holds records: {}.", holders.join(", "));

@@ -137,7 +137,8 @@ impl LeaderService {
     }
 
     /// Waits until every node that may hold a lease matches new reads with the catalogue of `index`, at most
-    /// `apply_wait`; returns the nodes that were not heard by then.
+    /// `apply_wait`; returns the nodes that were not heard by then. Refused when `index` was not applied here by then:
+    /// nobody knows then which nodes there are.
     pub async fn barrier(&self, index: LogIndex) -> Result<Vec<NodeName>, NotLeader> {
         let deadline = tokio::time::Instant::now() + self.timings.apply_wait;
         let mut progress = self.progress.subscribe();
@@ -151,6 +152,10 @@ impl LeaderService {
             };
             let now = tokio::time::Instant::now();
             if now >= deadline {
+                if missing.is_empty() {
+                    // The state itself is not there yet: an answer would pass for one that all have confirmed.
+                    return Err(NotLeader);
+                }
                 self.with(|liveness| liveness.answered(index))?;
                 return Ok(missing);
             }
@@ -169,11 +174,19 @@ impl LeaderService {
         Arc::new(self.lock().as_ref().map(|liveness| Reports::of(liveness, now)).unwrap_or_default())
     }
 
+    /// The same, unless the asker has a fresh copy of this term's; nothing while this node does not lead.
+    pub fn reports_unless(&self, fresh_of: Option<u64>) -> Option<Reports> {
+        let now = self.clock.boottime();
+        let liveness = self.lock();
+        let unknown = liveness.as_ref().filter(|liveness| fresh_of != Some(liveness.term()))?;
+        Some(Reports::of(unknown, now))
+    }
+
     /// The node's tasks have stopped and it gives its lease back.
-    pub fn node_said_goodbye(&self, node: RaftId, node_epoch: NodeEpoch) {
-        if self.with(|liveness| liveness.goodbye(node, node_epoch)).is_ok() {
-            self.look();
-        }
+    pub fn node_said_goodbye(&self, node: RaftId, node_epoch: NodeEpoch) -> Result<(), NotLeader> {
+        self.with(|liveness| liveness.goodbye(node, node_epoch))?;
+        self.look();
+        Ok(())
     }
 
     /// Totals since the start, and the observations since the last call.

@@ -33,6 +33,8 @@ const HOLD_BOUND: Duration = Duration::from_secs(30);
 pub struct Liveness {
     timings: Timings,
     term: u64,
+    /// Index of the newest state that was taken in.
+    observed: Option<LogIndex>,
     elected_at: Duration,
     /// Before this no node is called dead that was registered at the election.
     fence_from: Duration,
@@ -107,6 +109,7 @@ impl Liveness {
     pub fn new(timings: Timings, term: u64, now: Duration, by_transfer: bool, state: &ClusterState) -> Self {
         let mut liveness = Self {
             term,
+            observed: None,
             elected_at: now,
             fence_from: now + timings.fence_free(by_transfer),
             old_leases_until: now + timings.lease_over(),
@@ -129,8 +132,14 @@ impl Liveness {
         self.term
     }
 
-    /// Takes in what is replicated: registrations, releases, the catalogue.
+    /// Takes in what is replicated: registrations, releases, the catalogue. A state that is not newer than the last one
+    /// is left out: callers fetch theirs before they come here, in any order.
     pub fn observe(&mut self, now: Duration, state: &ClusterState) {
+        self.expire(now);
+        if self.observed.is_some_and(|observed| state.applied <= observed) {
+            return;
+        }
+        self.observed = Some(state.applied);
         self.observe_nodes(now, state);
         if self.proved {
             self.catalogue.note(now, state.catalogue_index);
@@ -152,7 +161,14 @@ impl Liveness {
         let earlier = std::mem::take(&mut self.held);
         self.held = state.held.iter().map(|held| (*held, earlier.get(held).copied().unwrap_or(now))).collect();
         self.tasks.retain(|incarnation, _| state.connectors.contains_key(incarnation));
-        self.cooling.retain(|incarnation, until| *until > now && state.connectors.contains_key(incarnation));
+        self.cooling.retain(|incarnation, _| state.connectors.contains_key(incarnation));
+    }
+
+    /// What time alone ends.
+    fn expire(&mut self, now: Duration) {
+        let grace = self.timings.restart_grace;
+        self.away.retain(|_, away| away.since + grace > now);
+        self.cooling.retain(|_, until| *until > now);
     }
 
     fn observe_nodes(&mut self, now: Duration, state: &ClusterState) {
@@ -174,8 +190,6 @@ impl Liveness {
             self.nodes.insert(raft_id, Seen::new(node.node_epoch, now, returned_until));
         }
         self.nodes.retain(|raft_id, _| state.nodes.contains_key(raft_id));
-        let grace = self.timings.restart_grace;
-        self.away.retain(|_, away| away.since + grace > now);
     }
 
     /// Takes a heartbeat in, before leadership is proved: what a node says of itself is true whoever leads. Returns

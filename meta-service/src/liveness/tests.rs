@@ -321,3 +321,16 @@ fn forgotten_holds_are_found() {
     assert_eq!(bench.liveness.forgotten_holds(at(29_999)), []);
     assert_eq!(bench.liveness.forgotten_holds(at(30_000)), [incarnation]);
 }
+
+#[test]
+fn an_older_state_changes_nothing_after_a_newer_one() {
+    let mut bench = Bench::new(TestLog::with_nodes(2), false);
+    let older = bench.log.state.clone();
+    bench.log.register(1, 101);
+    assert!(renewed(&bench.beat(100, 1)));
+    bench.log.fence(2);
+    bench.liveness.observe(at(101), &bench.log.state);
+    bench.liveness.observe(at(102), &older);
+    assert!(bench.liveness.has_lease(RaftId(1)), "its registration was forgotten");
+    assert!(!bench.liveness.view(at(103)).nodes.contains_key(&RaftId(2)), "fenced, and yet back");
+}

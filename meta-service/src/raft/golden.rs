@@ -145,6 +145,11 @@ fn layouts_of_commands_do_not_change() {
         CommandBody::FoundCluster { cluster_id: ClusterId(5), members: vec![(RaftId(1), disk())] },
         "01fc04030201fd0068e5cf8b0100000b05010107016e036e3a31",
     );
+    check(
+        "delete held",
+        CommandBody::DeleteHeld { incarnation: Incarnation(300), held_at: LogIndex(7) },
+        "01fc04030201fd0068e5cf8b0100000dfb2c0107",
+    );
     golden.verdict();
 }
 

@@ -354,7 +354,8 @@ fn watch_status(raft: &Raft<Types, Machine>, fatal: Fatal) -> watch::Receiver<Ra
     let mut metrics = raft.metrics();
     let first = status_of(&metrics.borrow_watched());
     let (sender, status) = watch::channel(first);
-    tokio::spawn(async move {
+    let guarding = fatal.clone();
+    tokio::spawn(guarding.guard("raft status", async move {
         loop {
             let (status, running) = {
                 let metrics = metrics.borrow_watched();
@@ -378,7 +379,7 @@ fn watch_status(raft: &Raft<Types, Machine>, fatal: Fatal) -> watch::Receiver<Ra
             status.role = Role::Stopped;
             status.leader = None;
         });
-    });
+    }));
     status
 }
 

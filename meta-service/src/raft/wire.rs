@@ -14,6 +14,9 @@ pub(crate) const HEADER_BYTES: usize = 16;
 
 /// Most bytes of one body. The largest are append requests: `APPEND_BYTES_MAX` and one command more.
 pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
+/// Bincode counts what it decodes at its full width, up to 16 bytes for one on the wire: a body that may be sent must
+/// also be read.
+const DECODED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 
 /// What an envelope holds. Numbers are on disk and on the wire: they are never changed or used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +80,7 @@ impl From<WireError> for std::io::Error {
 }
 
 fn layout() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<BODY_BYTES_MAX>()
+    bincode::config::standard().with_limit::<DECODED_BYTES_MAX>()
 }
 
 pub(crate) fn encode<T: Wire>(value: &T) -> Result<Vec<u8>, WireError> {

@@ -61,6 +61,7 @@ impl ClusterState {
             CommandBody::AdmitDisk { disk } => self.admit_disk(entry, disk),
             CommandBody::RegisterNode { registration } => self.register_node(entry, registration),
             CommandBody::NodeLeft { node, node_epoch } => self.node_left(entry, *node, *node_epoch),
+            CommandBody::DeleteHeld { incarnation, held_at } => self.delete_held(entry, *incarnation, *held_at),
             CommandBody::FoundCluster { cluster_id, members } => self.found_cluster(entry, *cluster_id, members),
         }
     }
@@ -84,7 +85,9 @@ impl ClusterState {
             CommandBody::DeleteConnector { name, .. } | CommandBody::HoldConnector { name, .. } => {
                 self.names.get(name).copied()
             }
-            CommandBody::RestoreConnector { incarnation } => Some(*incarnation),
+            CommandBody::RestoreConnector { incarnation } | CommandBody::DeleteHeld { incarnation, .. } => {
+                Some(*incarnation)
+            }
             CommandBody::ApplyPlan { .. }
             | CommandBody::FenceNode { .. }
             | CommandBody::RemoveConnector { .. }
@@ -111,7 +114,8 @@ fn is_users(body: &CommandBody) -> bool {
         CommandBody::CreateConnector { .. }
         | CommandBody::DeleteConnector { .. }
         | CommandBody::HoldConnector { .. }
-        | CommandBody::RestoreConnector { .. } => true,
+        | CommandBody::RestoreConnector { .. }
+        | CommandBody::DeleteHeld { .. } => true,
         CommandBody::ApplyPlan { .. }
         | CommandBody::FenceNode { .. }
         | CommandBody::RemoveConnector { .. }

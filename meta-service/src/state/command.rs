@@ -27,7 +27,8 @@ pub enum CommandBody {
         name: ConnectorName,
         incarnation: Option<Incarnation>,
     },
-    /// Takes back a hold that found records, or a delete that was not carried out yet.
+    /// Takes back a hold that found records, or that was forgotten. Refused unless the connector is held: a delete that
+    /// was accepted is never undone.
     RestoreConnector {
         incarnation: Incarnation,
     },
@@ -74,10 +75,17 @@ pub enum CommandBody {
     },
 
     /// Takes the connector's filter out and nothing else: the first step of a delete `if_empty`. The task goes on;
-    /// then comes `DeleteConnector` or `RestoreConnector`. Answered with `Deleting`.
+    /// then comes `DeleteHeld` or `RestoreConnector`. Answered with `Deleting`.
     HoldConnector {
         name: ConnectorName,
         incarnation: Option<Incarnation>,
+    },
+
+    /// Deletes what was found empty. Refused unless the hold that was answered with index `held_at` still stands: what
+    /// was put back meanwhile may have taken records since, also when somebody holds it again.
+    DeleteHeld {
+        incarnation: Incarnation,
+        held_at: LogIndex,
     },
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api_types::assignment::{Assignment, AssignmentState};
 use api_types::connector::ConnectorSpec;
-use api_types::{Connector, ConnectorName, Epoch, Incarnation, Revision};
+use api_types::{Connector, ConnectorName, Epoch, Incarnation, LogIndex, Revision};
 
 use super::apply::Entry;
 use super::{ClusterState, Refusal, Reply, ReplyBody};
@@ -77,9 +77,29 @@ impl ClusterState {
 
     pub(super) fn restore_connector(&mut self, entry: Entry, incarnation: Incarnation) -> Result<Reply, Refusal> {
         let connector = self.connectors.get(&incarnation).cloned().ok_or(Refusal::ConnectorNotFound)?;
-        self.held.remove(&incarnation);
+        if !self.held.remove(&incarnation) {
+            return Err(Refusal::Stale);
+        }
         self.set_deleting(entry, &connector, false);
         Ok(self.changed(entry, incarnation, ReplyBody::Done))
+    }
+
+    /// The filter is out already.
+    pub(super) fn delete_held(
+        &mut self,
+        entry: Entry,
+        incarnation: Incarnation,
+        held_at: LogIndex,
+    ) -> Result<Reply, Refusal> {
+        if !self.connectors.contains_key(&incarnation) {
+            return Err(Refusal::ConnectorNotFound);
+        }
+        // The last change of what is held is its hold.
+        let same_hold = self.memory.change(incarnation).is_some_and(|change| change.reply.index == held_at);
+        if !same_hold || !self.held.remove(&incarnation) {
+            return Err(Refusal::Stale);
+        }
+        Ok(self.changed(entry, incarnation, ReplyBody::Deleting { incarnation }))
     }
 
     pub(super) fn remove_connector(&mut self, entry: Entry, incarnation: Incarnation) -> Result<Reply, Refusal> {

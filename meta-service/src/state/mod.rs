@@ -28,6 +28,7 @@ use api_types::{ClusterId, Connector, ConnectorName, DiskId, Incarnation, LogInd
 use serde::{Deserialize, Serialize};
 
 pub use command::{Command, CommandBody, Disk, NodeRegistration, PlanStep, Refusal, Reply, ReplyBody};
+pub use nodes::ADMITTED_ID_BASE;
 pub use rows::{RowError, StateBuilder, StateRow};
 
 /// A cheap clone: ordered maps of `Arc`.

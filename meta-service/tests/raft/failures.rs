@@ -1,6 +1,8 @@
 use std::time::{Duration, Instant};
 
-use meta_service::FatalReason;
+use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad};
+use api_types::{LogIndex, NodeEpoch};
+use meta_service::{FatalReason, ReadError};
 
 use crate::cluster::{eventually, leader_of, names, ready_cluster, three_sites};
 
@@ -73,4 +75,44 @@ async fn a_log_that_went_back_does_not_vote() {
     assert!(matches!(*reason, FatalReason::LogWentBack { .. }), "{reason:?}");
     assert_eq!(reason.exit_code(), 65);
     assert!(node.handle.raft_status().is_none(), "raft must not run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn barriers_that_wait_hold_up_no_heartbeat_and_no_proposal() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    let leader = leader_of(&nodes).await;
+    let follower = &nodes[(leader + 1) % nodes.len()];
+    // The index of no entry: each of them waits its whole time.
+    let far = LogIndex(follower.status().last_log.unwrap_or_default().0 + 1_000_000);
+    let handle = follower.handle.clone();
+    let waiting = follower.run(async move {
+        let barriers = (0..300).map(|_| {
+            let handle = handle.clone();
+            tokio::spawn(async move { handle.barrier(far).await })
+        });
+        barriers.collect::<Vec<_>>()
+    });
+    let waiting = waiting.await;
+    let raft_id = follower.status().raft_id;
+    for number in 1..=5 {
+        follower.create(&format!("c{number}")).await;
+        let heartbeat = Heartbeat {
+            node: raft_id,
+            node_epoch: NodeEpoch(1),
+            number,
+            catalogue_index: LogIndex(0),
+            running: Vec::new(),
+            stopped: Vec::new(),
+            load: NodeLoad::default(),
+            stopping: false,
+        };
+        let handle = follower.handle.clone();
+        let answer = follower.run(async move { handle.heartbeat(heartbeat).await }).await;
+        assert_eq!(answer, Ok(HeartbeatAnswer::Fenced), "heard, though never registered");
+    }
+    assert!(waiting.iter().all(|barrier| !barrier.is_finished()), "the barriers did not wait long enough");
+    for barrier in waiting {
+        assert_eq!(barrier.await.expect("not cancelled"), Err(ReadError::NoLeader));
+    }
 }

@@ -252,9 +252,27 @@ async fn if_empty_takes_the_filter_out_before_it_counts() {
             .map(|body| format!("{body:?}").split([' ', '{']).next().unwrap_or_default().to_owned())
             .collect();
     });
-    assert_eq!(order, ["CreateConnector", "HoldConnector", "DeleteConnector"]);
+    assert_eq!(order, ["CreateConnector", "HoldConnector", "DeleteHeld"]);
     let held_first = matches!(&plane.script.lock().expect("script").proposals[1], CommandBody::HoldConnector { .. });
     assert!(held_first);
+}
+
+#[tokio::test]
+async fn if_empty_counts_again_when_another_request_ended_its_hold() {
+    let put_back = |incarnation| CommandBody::RestoreConnector { incarnation };
+    let delete = |_| CommandBody::DeleteConnector { name: "a".into(), incarnation: None };
+    type Meddling = fn(api_types::Incarnation) -> CommandBody;
+    let check = async |meddling: &[Meddling], status: u16, reason: &str, deleting: Option<bool>| {
+        let plane = Plane::new();
+        create(&plane, "a").await;
+        plane.set(|script| script.before_delete_held = meddling.to_vec());
+        let seen = post(&plane, DELETE, r#"{"connector_name":"a","if_empty":true}"#).await;
+        assert_eq!((seen.status.as_u16(), seen.reason()), (status, reason), "{}", seen.text);
+        assert_eq!(plane.state().connector("a").map(|connector| connector.deleting), deleting);
+    };
+    check(&[put_back], 200, "", None).await;
+    check(&[put_back, put_back], 409, "CONNECTOR_HAS_RECORDS", Some(false)).await;
+    check(&[delete], 409, "CONNECTOR_DELETING", Some(true)).await;
 }
 
 #[tokio::test(start_paused = true)]

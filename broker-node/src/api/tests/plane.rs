@@ -48,6 +48,8 @@ pub struct Script {
     pub proposals: Vec<CommandBody>,
     /// So many proposals to put a connector back fail for want of a leader.
     pub restore_failures: u32,
+    /// What another request does just before a held connector is deleted, one at each try.
+    pub before_delete_held: Vec<fn(Incarnation) -> CommandBody>,
 }
 
 pub struct Plane {
@@ -232,12 +234,21 @@ impl ControlPlane for Plane {
             self.set(|script| script.restore_failures -= 1);
             return Err(Unavailable::NoLeader);
         }
+        if let CommandBody::DeleteHeld { incarnation, .. } = &body {
+            let mut meddling = None;
+            self.set(|script| meddling = script.before_delete_held.pop());
+            if let Some(meddling) = meddling {
+                self.apply(meddling(*incarnation));
+            }
+        }
         self.set(|script| script.proposals.push(body.clone()));
         let reply = self.apply(body.clone());
         if self.look(|script| script.propose_outcome_unknown) {
             return Err(Unavailable::OutcomeUnknown);
         }
-        if let (CommandBody::DeleteConnector { .. }, ReplyBody::Deleting { incarnation }) = (&body, &reply.body)
+        let deletes = matches!(body, CommandBody::DeleteConnector { .. } | CommandBody::DeleteHeld { .. });
+        if let ReplyBody::Deleting { incarnation } = &reply.body
+            && deletes
             && !self.look(|script| script.keep_deleting)
         {
             self.carry_out_delete(*incarnation);

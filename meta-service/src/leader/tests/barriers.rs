@@ -120,3 +120,16 @@ async fn a_barrier_ends_with_the_leadership() {
     sim.leader.deposed();
     assert_eq!(waiting.await.unwrap(), Err(NotLeader));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_barrier_for_an_entry_that_is_not_applied_is_never_passed() {
+    let mut sim = settled(2, Timings::default()).await;
+    let ahead = LogIndex(sim.log.lock().unwrap().state.applied.0 + 100);
+    let waiting = barrier(&sim, ahead);
+    // No node holds a lease, so nobody could be named as missing.
+    sim.node(1).cut = true;
+    sim.node(2).cut = true;
+    let took = sim.until("answered", |_| waiting.is_finished()).await;
+    assert!(took >= sim.timings.apply_wait, "{took:?}");
+    assert_eq!(waiting.await.unwrap(), Err(NotLeader));
+}

@@ -128,7 +128,7 @@ async fn a_stopping_node_hands_over_without_losing_its_lease() {
     assert_eq!(sim.leader.take_metrics().moves_total[&MoveReason::Handover], 2);
 
     let node_epoch = sim.nodes[&1].node_epoch;
-    sim.leader.node_said_goodbye(RaftId(1), node_epoch);
+    sim.leader.node_said_goodbye(RaftId(1), node_epoch).expect("the leader heard it");
     sim.until("left", |sim| sim.log.lock().unwrap().state.nodes[&RaftId(1)].state == NodeState::Left).await;
 
     sim.register_again(1);
@@ -209,6 +209,7 @@ async fn nothing_is_promised_without_leadership() {
     sim.leader.deposed();
     assert_eq!(sim.leader.heartbeat(heartbeat).await, Err(NotLeader));
     assert_eq!(sim.leader.barrier(LogIndex(1)).await, Err(NotLeader));
+    assert_eq!(sim.leader.node_said_goodbye(RaftId(1), sim.nodes[&1].node_epoch), Err(NotLeader));
     assert_eq!(sim.leader.reports().nodes.len(), 0);
 }
 
@@ -218,6 +219,9 @@ async fn reports_show_what_nodes_said() {
     sim.run_for(Duration::from_millis(700)).await;
     let reports = sim.leader.reports();
     assert_eq!(reports.term, 1);
+    assert_eq!(sim.leader.reports_unless(None).as_ref(), Some(&*reports));
+    assert_eq!(sim.leader.reports_unless(Some(0)).as_ref(), Some(&*reports), "a copy of another term's");
+    assert_eq!(sim.leader.reports_unless(Some(1)), None, "fetched only when wanted");
     assert_eq!(reports.nodes.len(), 2);
     for node in reports.nodes.values() {
         assert!(node.lease_remaining_ms > 1600 && node.age_ms <= 510, "{node:?}");

@@ -4,6 +4,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -28,8 +30,22 @@ pub(super) struct HighWater {
     mark: Mark,
     written: Mark,
     written_at: Instant,
-    /// Raised by each truncation, so that a sync that was asked for before it cannot raise the mark after it.
-    generation: u64,
+    generation: Generation,
+}
+
+/// Raised by each truncation, so that a sync that was asked for before it cannot raise the mark after it. Read without
+/// the mark's lock, which is held while the file is written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Generation(Arc<AtomicU64>);
+
+impl Generation {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn raise(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 impl HighWater {
@@ -41,15 +57,15 @@ impl HighWater {
     /// `mark` is what the opened log has, and what the file holds or is behind of.
     pub(super) fn new(path: PathBuf, mark: Mark) -> Self {
         let written = Mark { raft_id: mark.raft_id, ..Mark::default() };
-        Self { path, mark, written, written_at: Instant::now(), generation: 0 }
+        Self { path, mark, written, written_at: Instant::now(), generation: Generation::default() }
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
+    pub(super) fn generation(&self) -> Generation {
+        self.generation.clone()
     }
 
     pub(super) fn entries_synced(&mut self, next_index: u64, generation: u64) {
-        if generation == self.generation {
+        if generation == self.generation.get() {
             self.mark.next_index = self.mark.next_index.max(next_index);
         }
     }
@@ -73,7 +89,7 @@ impl HighWater {
 
     /// Before entries are taken off the end of the log: the file must never be ahead of a healthy log.
     pub(super) fn lower(&mut self, next_index: u64) -> io::Result<()> {
-        self.generation += 1;
+        self.generation.raise();
         if self.mark.next_index > next_index {
             self.mark.next_index = next_index;
         }

@@ -17,7 +17,7 @@ use super::super::types::{Entry, LogId, Types, Vote};
 use super::super::wire;
 use super::database::{Database, Fact};
 use super::flusher::{Flusher, Waiter};
-use super::high_water::{HighWater, Mark};
+use super::high_water::{Generation, HighWater, Mark};
 use crate::fatal::{Fatal, FatalReason};
 
 /// Most bytes of entries in one append request (at least one entry goes).
@@ -31,6 +31,7 @@ pub(crate) struct LogStore {
     bounds: Arc<Mutex<Bounds>>,
     flusher: Arc<Flusher>,
     high_water: Arc<Mutex<HighWater>>,
+    generation: Generation,
     fatal: Fatal,
 }
 
@@ -67,11 +68,13 @@ impl LogStore {
         };
         check(expected.unwrap_or(Mark { raft_id: raft_id.0, ..Mark::default() }), found)?;
         let database = Arc::new(database);
-        let high_water = Arc::new(Mutex::new(HighWater::new(high_water_path, found)));
+        let high_water = HighWater::new(high_water_path, found);
+        let generation = high_water.generation();
+        let high_water = Arc::new(Mutex::new(high_water));
         let flusher = Flusher::start(Arc::clone(&database), Arc::clone(&high_water), fatal.clone())
             .map_err(|error| FatalReason::MetaWrite { what: "flusher thread", error })?;
-        let store =
-            Self { database, bounds: Arc::new(Mutex::new(bounds)), flusher: Arc::new(flusher), high_water, fatal };
+        let (bounds_now, flusher) = (Arc::new(Mutex::new(bounds)), Arc::new(flusher));
+        let store = Self { database, bounds: bounds_now, flusher, high_water, generation, fatal };
         let last_index = LogIndex(bounds.last.map_or(0, |last| last.index));
         Ok(OpenedLog { store, last_index, closed })
     }
@@ -80,7 +83,8 @@ impl LogStore {
         self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn high_water(&self) -> MutexGuard<'_, HighWater> {
+    /// Held while the file is synced: only for what must wait for that.
+    pub(super) fn high_water(&self) -> MutexGuard<'_, HighWater> {
         self.high_water.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -239,7 +243,7 @@ impl RaftLogStorage<Types> for LogStore {
             last = Some(entry.log_id());
             envelopes.push((entry.log_id.index, wire::encode(&entry)?));
         }
-        let generation = self.high_water().generation();
+        let generation = self.generation.get();
         self.written("append to the raft log", self.database.append(&envelopes))?;
         let next_index = {
             let mut bounds = self.bounds();

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use api_types::{LogIndex, RaftId};
-use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::storage::{IOFlushed, RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageError};
@@ -126,6 +126,25 @@ async fn a_truncated_log_is_not_taken_for_one_that_went_back() {
     close(log).await;
     let mut log = open(directory.path());
     assert_eq!(indexes(&mut log).await, [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_does_not_wait_for_the_high_water_file() {
+    let directory = TempDir::new().expect("temporary folder");
+    let log = open(directory.path());
+    let mut appender = log.store.clone();
+    let appended = {
+        // As the flusher holds it while it writes the file.
+        let _writing = log.store.high_water();
+        let (done, appended) = std::sync::mpsc::sync_channel(1);
+        tokio::spawn(async move {
+            let outcome = appender.append([blank(1, 0)], IOFlushed::noop()).await;
+            done.send(outcome.is_ok()).expect("the test waits");
+        });
+        appended.recv_timeout(std::time::Duration::from_secs(10))
+    };
+    assert_eq!(appended, Ok(true));
+    close(log).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,43 @@ fn a_held_connector_is_not_removed_and_can_come_back() {
 }
 
 #[test]
+fn an_accepted_delete_is_never_undone() {
+    let mut log = TestLog::with_nodes(1);
+    let incarnation = log.create("c");
+    let restore = CommandBody::RestoreConnector { incarnation };
+    assert_eq!(refusal(log.commit(restore.clone())), Refusal::Stale, "nobody holds it");
+    log.commit(hold("c"));
+    log.delete("c");
+    assert_eq!(refusal(log.commit(restore.clone())), Refusal::Stale, "deleted while it was held");
+    assert!(log.state.connectors[&incarnation].deleting);
+    assert_eq!(log.commit(CommandBody::RemoveConnector { incarnation }).body, ReplyBody::Done);
+    assert_eq!(refusal(log.commit(restore)), Refusal::ConnectorNotFound);
+}
+
+#[test]
+fn only_the_hold_that_was_counted_under_deletes() {
+    let mut log = TestLog::with_nodes(1);
+    let incarnation = log.create("c");
+    let delete_held = |held: &Reply| CommandBody::DeleteHeld { incarnation, held_at: held.index };
+    let first = log.commit(hold("c"));
+    assert_eq!(log.commit(hold("c")), first, "two share a hold");
+    log.commit(CommandBody::RestoreConnector { incarnation });
+    assert_eq!(refusal(log.commit(delete_held(&first))), Refusal::Stale, "one found records and put it back");
+    let second = log.commit(hold("c"));
+    assert_eq!(refusal(log.commit(delete_held(&first))), Refusal::Stale, "held again, but not counted again");
+    assert_eq!(refusal(log.commit(CommandBody::RemoveConnector { incarnation })), Refusal::Stale);
+
+    let deleted = log.commit_as(RequestId(1), delete_held(&second));
+    assert_eq!(deleted.body, ReplyBody::Deleting { incarnation });
+    assert_eq!(log.state.catalogue_index, second.index, "the filter was out already");
+    assert_eq!(log.commit_as(RequestId(1), delete_held(&second)), deleted, "a repeat");
+    assert_eq!(refusal(log.commit(delete_held(&second))), Refusal::Stale, "another request");
+    assert_eq!(log.delete("c"), deleted);
+    assert_eq!(log.commit(CommandBody::RemoveConnector { incarnation }).body, ReplyBody::Done);
+    assert_eq!(refusal(log.commit(delete_held(&second))), Refusal::ConnectorNotFound);
+}
+
+#[test]
 fn the_catalogue_index_moves_with_the_catalogue_only() {
     let mut log = TestLog::with_nodes(2);
     assert_eq!(log.state.catalogue_index, LogIndex(0));

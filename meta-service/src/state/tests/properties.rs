@@ -18,6 +18,7 @@ enum Act {
     Delete(u8),
     Hold(u8),
     Restore(u8),
+    DeleteHeld(u8),
     Remove(u8),
     Assign {
         connector: u8,
@@ -62,6 +63,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => connector.clone().prop_map(Act::Delete),
         1 => connector.clone().prop_map(Act::Hold),
         1 => connector.clone().prop_map(Act::Restore),
+        1 => connector.clone().prop_map(Act::DeleteHeld),
         3 => connector.clone().prop_map(Act::Remove),
         6 => (connector.clone(), node.clone(), stale)
             .prop_map(|(connector, node, stale)| Act::Assign { connector, node, stale }),
@@ -94,6 +96,12 @@ fn perform(log: &mut TestLog, act: &Act) -> Option<Reply> {
         }
         Act::Hold(connector) => CommandBody::HoldConnector { name: name(connector).into(), incarnation: None },
         Act::Restore(connector) => CommandBody::RestoreConnector { incarnation: incarnation(log, connector)? },
+        Act::DeleteHeld(connector) => {
+            let incarnation = incarnation(log, connector)?;
+            let hold = CommandBody::HoldConnector { name: name(connector).into(), incarnation: None };
+            let mut holds = log.entries.iter().filter(|(_, _, command)| command.body == hold);
+            CommandBody::DeleteHeld { incarnation, held_at: holds.next_back()?.0 }
+        }
         Act::Remove(connector) => CommandBody::RemoveConnector { incarnation: incarnation(log, connector)? },
         Act::Assign { connector, node, stale } => {
             let incarnation = incarnation(log, connector)?;
@@ -270,6 +278,7 @@ proptest! {
                     | CommandBody::DeleteConnector { .. }
                     | CommandBody::HoldConnector { .. }
                     | CommandBody::RestoreConnector { .. }
+                    | CommandBody::DeleteHeld { .. }
             );
             if users {
                 prop_assert_eq!(first.entry(command.request_id).or_insert_with(|| reply.clone()), &reply);
