@@ -27,11 +27,13 @@ pub struct StoppedTask {
     pub epoch: Epoch,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeLoad {
     pub queue_records: u64,
     pub queue_bytes: u64,
     pub mqtt_connections: u64,
+    /// Connectors whose queue on this node is full and holds its publishers back.
+    pub full_queues: Vec<Incarnation>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

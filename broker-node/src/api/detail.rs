@@ -40,7 +40,7 @@ pub async fn detail(api: &Api, input: Input) -> Outcome {
     let seen = seen.ok_or_else(|| ApiError::connector_not_running(&name))?;
     let mut data = counters(&seen);
     data.extend(lifetime(&shares));
-    data.extend(condition(&row, &seen));
+    data.extend(condition(&view, &row, &seen));
     Ok(Answer::new(Value::Object(data)).with_warnings(warnings))
 }
 
@@ -56,10 +56,10 @@ pub async fn show(api: &Api, input: Input) -> Outcome {
     data.insert("why".into(), json!(row.assignment().map(|assignment| &assignment.why)));
     if let Some(seen) = &seen {
         data.insert("health".into(), json!(seen.report.health.as_str()));
-        data.insert("health_reason".into(), json!(seen.report.health_reason));
+        data.insert("health_reason".into(), json!(row.reason(&view.observed, Some(&seen.report))));
     }
     data.insert("counters".into(), seen.as_ref().map_or(Value::Null, |seen| Value::Object(counters(seen))));
-    data.insert("task".into(), seen.as_ref().map_or(Value::Null, |seen| Value::Object(condition(&row, seen))));
+    data.insert("task".into(), seen.as_ref().map_or(Value::Null, |seen| Value::Object(condition(&view, &row, seen))));
     data.extend(lifetime(&shares));
     data.insert("nodes".into(), shares.iter().map(share_json).collect());
     Ok(Answer::new(Value::Object(data)).with_warnings(warnings))
@@ -114,12 +114,12 @@ fn counters(seen: &Seen) -> Map<String, Value> {
 }
 
 /// How the task is; times are seconds since the Unix epoch, as `last_send_time`.
-fn condition(row: &Row<'_>, seen: &Seen) -> Map<String, Value> {
+fn condition(view: &View, row: &Row<'_>, seen: &Seen) -> Map<String, Value> {
     let report = &seen.report;
     object(json!({
         "status": row.status().as_str(),
         "health": report.health.as_str(),
-        "health_reason": report.health_reason,
+        "health_reason": row.reason(&view.observed, Some(report)),
         "health_since": seconds(report.health_since_ms),
         "broker_id": row.broker_id(),
         "broker_name": row.broker_name(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api_types::Connector;
 use api_types::assignment::Assignment;
 use api_types::connector::{Desired, QueueOptions};
-use api_types::status::Status;
+use api_types::status::{Status, TaskReport};
 use chrono::{DateTime, Utc};
 use connector_runtime::{config, registry};
 use meta_service::state::ClusterState;
@@ -37,6 +37,8 @@ pub const FIELDS: [&str; 19] = [
     "delivery",
 ];
 
+/// The health reason of a connector whose queue is full on some node.
+const QUEUE_FULL: &str = "QUEUE_FULL";
 /// What stands where a node has no share in a connector.
 pub const NOBODY: &str = "-";
 /// What stands where nobody could be asked; never 0 and never a guess.
@@ -128,13 +130,20 @@ impl<'a> Row<'a> {
     /// Health and its reason, from the report of the present owner under the present epoch.
     pub fn health(&self, observed: &Observed) -> (&'static str, Option<String>) {
         match self.status() {
-            Status::Stopped => ("stopped", None),
-            Status::Idle => ("unassigned", None),
+            Status::Stopped => ("stopped", self.reason(observed, None)),
+            Status::Idle => ("unassigned", self.reason(observed, None)),
             Status::Running => match self.report(observed) {
-                Some(task) => (task.report.health.as_str(), task.report.health_reason.clone()),
-                None => (UNKNOWN, None),
+                Some(task) => (task.report.health.as_str(), self.reason(observed, Some(&task.report))),
+                None => (UNKNOWN, self.reason(observed, None)),
             },
         }
+    }
+
+    /// A full queue holds publishers back on some node, which is worse than what its task suffers from.
+    pub fn reason(&self, observed: &Observed, report: Option<&TaskReport>) -> Option<String> {
+        let incarnation = self.connector.incarnation;
+        let full = observed.nodes.values().any(|node| node.load.full_queues.contains(&incarnation));
+        if full { Some(QUEUE_FULL.to_owned()) } else { report.and_then(|report| report.health_reason.clone()) }
     }
 
     /// The leader's last report of the task that runs now; one of an earlier epoch does not count.

@@ -194,7 +194,7 @@ fn observed(reports: &Reports) -> Observed {
         .map(|(node, report)| {
             let lease = Duration::from_millis(report.lease_remaining_ms);
             let observed = ObservedNode {
-                load: report.load,
+                load: report.load.clone(),
                 catalogue_index: report.catalogue_index,
                 lease_remaining: (!lease.is_zero()).then_some(lease),
                 age: Duration::from_millis(report.age_ms),

@@ -188,6 +188,7 @@ fn load(queues: &Queues, connections: &prometheus::IntGauge) -> NodeLoad {
         queue_records: stats.queues.iter().map(|queue| queue.records).sum(),
         queue_bytes: stats.bytes,
         mqtt_connections: u64::try_from(connections.get()).unwrap_or_default(),
+        full_queues: queues.full(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use api_types::connector::WhenFull;
 use api_types::status::Ledger;
 use api_types::{Incarnation, Sequence};
 
@@ -12,6 +13,9 @@ use super::state::{Phase, Queue};
 use super::store::{StoreError, format};
 use super::wire::Lag;
 use super::{Queues, Shared, lock};
+
+/// Most full queues that a heartbeat names.
+const FULL_QUEUES_MAX: usize = 1000;
 
 /// One queue of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +145,20 @@ impl Queues {
 
     pub fn ledger(&self, incarnation: Incarnation) -> Option<Ledger> {
         lock(&self.shared.state).queues.get(&incarnation).map(|queue| queue.row.ledger())
+    }
+
+    /// Connectors whose queue here is at its bound and holds its publishers back.
+    pub fn full(&self) -> Vec<Incarnation> {
+        let state = lock(&self.shared.state);
+        let full = state.queues.iter().filter(|(_, queue)| {
+            // Another record of the usual size would be refused.
+            let usual = queue.row.bytes / queue.row.pending.max(1);
+            queue.bounds.is_some_and(|bounds| match bounds.when_full {
+                WhenFull::Block => queue.row.pending > 0 && queue.row.bytes + usual > bounds.bytes_max,
+                WhenFull::DropOldest => false,
+            })
+        });
+        full.map(|(incarnation, _)| *incarnation).take(FULL_QUEUES_MAX).collect()
     }
 
     /// Records that wait for this connector here.

@@ -34,7 +34,7 @@ impl Reports {
         });
         let nodes = liveness.nodes(now).map(|node| {
             let report = NodeReport {
-                load: node.load,
+                load: node.load.clone(),
                 catalogue_index: node.catalogue_index,
                 lease_remaining_ms: millis(node.lease_remaining),
                 age_ms: millis(node.age),

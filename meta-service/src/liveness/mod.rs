@@ -88,7 +88,7 @@ pub struct TaskSeen {
 }
 
 /// A node as a report shows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeSeen {
     pub raft_id: RaftId,
     pub load: NodeLoad,
@@ -203,7 +203,7 @@ impl Liveness {
         }
         seen.number = heartbeat.number;
         seen.catalogue_index = seen.catalogue_index.max(heartbeat.catalogue_index);
-        seen.load = heartbeat.load;
+        seen.load = heartbeat.load.clone();
         let turned = seen.stopping != heartbeat.stopping;
         seen.stopping = heartbeat.stopping;
         let runs = |stopped: &StoppedTask| {
@@ -413,7 +413,7 @@ impl Liveness {
             let lease_end = seen.renewed_at.map_or(Duration::ZERO, |renewed| renewed + self.timings.lease);
             Some(NodeSeen {
                 raft_id: *raft_id,
-                load: seen.load,
+                load: seen.load.clone(),
                 catalogue_index: seen.catalogue_index,
                 lease_remaining: lease_end.saturating_sub(now),
                 age: now.saturating_sub(seen.heard_at?),
