@@ -10,6 +10,7 @@ mod create;
 mod dead_letters;
 mod delete;
 mod demo;
+mod full;
 mod garbage;
 mod kills;
 mod metrics;
