@@ -6,8 +6,10 @@
 //!                                     └─ error ──► everybody is told ──► close, open, read back
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use api_types::Incarnation;
@@ -17,8 +19,8 @@ use super::load::Loaded;
 use super::op::{CallError, Op, Taken, TicketError};
 use super::reclaim::Reclaim;
 use super::rows::{self, MetaKey};
-use super::state::{Phase, State};
-use super::store::{StoreError, format};
+use super::state::{Phase, Queue, State};
+use super::store::{Batch, Dead, StoreError, format};
 use super::turn::{Group, Turn};
 use super::{Shared, lock};
 
@@ -34,14 +36,20 @@ const DEAD_BYTES_SPARED: u64 = 256 << 20;
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
-    reclaim: Sender<Reclaim>,
+    reclaim: SyncSender<Reclaim>,
+    /// Queues whose space is asked for at the next tick: the reclaim thread has enough to do, or what the space held is
+    /// not known to be passed on disk yet.
+    postponed: BTreeMap<Incarnation, Reclaim>,
+    /// Queues that changed without a sync: their passed records may go once the next tick has synced.
+    unsynced: BTreeSet<Incarnation>,
     last_tick: Instant,
     ticks: u64,
 }
 
 impl Committer {
-    pub fn new(shared: Arc<Shared>, reclaim: Sender<Reclaim>) -> Self {
-        Self { shared, reclaim, last_tick: Instant::now(), ticks: 0 }
+    pub fn new(shared: Arc<Shared>, reclaim: SyncSender<Reclaim>) -> Self {
+        let (postponed, unsynced) = Default::default();
+        Self { shared, reclaim, postponed, unsynced, last_tick: Instant::now(), ticks: 0 }
     }
 
     pub fn run(mut self) {
@@ -63,7 +71,7 @@ impl Committer {
                 break;
             }
         }
-        if let Err(error) = self.shared.store.write(super::store::Batch::default(), self.shared.settings.sync()) {
+        if let Err(error) = self.shared.store.write(Batch::default(), self.shared.settings.sync()) {
             warn!(error = &error as &dyn std::error::Error, "last sync of the queues failed");
         }
         self.shared.store.close();
@@ -142,8 +150,8 @@ impl Committer {
     }
 
     /// The group is on disk (or as near to it as it asked for): now the world may know.
-    fn publish(&self, group: Group) {
-        let shared = &self.shared;
+    fn publish(&mut self, group: Group) {
+        let shared = self.shared.clone();
         let mut woken: Vec<Incarnation> = Vec::new();
         let mut reclaim = Vec::new();
         {
@@ -162,11 +170,12 @@ impl Committer {
                 }
             }
             if group.sync {
-                let dead =
-                    group.deleted.iter().map(|incarnation| (*incarnation, None)).chain(group.dirty.iter().filter_map(
-                        |incarnation| state.queues.get(incarnation).map(|queue| (*incarnation, Some(queue.dead()))),
-                    ));
-                shared.store.set_dead(dead.collect::<Vec<_>>());
+                let changed = group.deleted.iter().chain(&group.dirty).copied();
+                if shared.settings.sync() {
+                    shared.store.set_dead(dead(&state, changed));
+                } else {
+                    self.unsynced.extend(changed);
+                }
                 for incarnation in &group.dirty {
                     if let Some(queue) = state.queues.get_mut(incarnation)
                         && queue.passed_bytes >= RECLAIM_BYTES
@@ -191,15 +200,58 @@ impl Committer {
         }
     }
 
-    fn reclaim(&self, reclaim: Reclaim) {
-        use std::sync::atomic::Ordering;
-        let squeezes = matches!(reclaim, Reclaim::Queue(_));
-        if squeezes {
+    pub fn reclaim(&mut self, reclaim: Reclaim) {
+        if matches!(reclaim, Reclaim::Queue(_)) {
             self.shared.squeezing.fetch_add(1, Ordering::SeqCst);
         }
-        if self.reclaim.send(reclaim).is_err() && squeezes {
-            self.shared.squeezing.fetch_sub(1, Ordering::SeqCst);
+        if self.shared.settings.sync() { self.hand_over(reclaim) } else { self.postpone(reclaim) }
+    }
+
+    /// Never waits: a compaction may take longer than a publisher has patience.
+    fn hand_over(&mut self, reclaim: Reclaim) {
+        match self.reclaim.try_send(reclaim) {
+            Ok(()) => {}
+            Err(TrySendError::Full(reclaim)) => self.postpone(reclaim),
+            Err(TrySendError::Disconnected(Reclaim::Queue(_))) => self.squeezed(),
+            Err(TrySendError::Disconnected(Reclaim::Files(..) | Reclaim::Everything)) => {}
         }
+    }
+
+    /// One request per queue waits; the compaction of a queue also removes its files.
+    fn postpone(&mut self, reclaim: Reclaim) {
+        let incarnation = match reclaim {
+            Reclaim::Files(incarnation, _) | Reclaim::Queue(incarnation) => incarnation,
+            // The files are compared again.
+            Reclaim::Everything => return,
+        };
+        match (self.postponed.get(&incarnation), &reclaim) {
+            (Some(Reclaim::Queue(_)), Reclaim::Queue(_)) => self.squeezed(),
+            (Some(Reclaim::Queue(_)), Reclaim::Files(..) | Reclaim::Everything) => {}
+            (None | Some(Reclaim::Files(..) | Reclaim::Everything), _) => {
+                self.postponed.insert(incarnation, reclaim);
+            }
+        }
+    }
+
+    fn squeezed(&self) {
+        self.shared.squeezing.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Gives back what is passed. With `queue.fsync = off` that is known only after a sync: a position that a power cut
+    /// takes back must find its records.
+    pub fn give_back(&mut self) -> Result<(), StoreError> {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        if !self.shared.settings.sync() && !(unsynced.is_empty() && self.postponed.is_empty()) {
+            self.shared.store.write(Batch::default(), true)?;
+        }
+        if !unsynced.is_empty() {
+            let dead = dead(&lock(&self.shared.state), unsynced);
+            self.shared.store.set_dead(dead);
+        }
+        for reclaim in std::mem::take(&mut self.postponed).into_values() {
+            self.hand_over(reclaim);
+        }
+        Ok(())
     }
 
     /// What needs a clock and nobody asks for: ages, the open clock, orphans, files.
@@ -231,6 +283,7 @@ impl Committer {
         };
         self.write(&mut group)?;
         self.publish(group);
+        self.give_back()?;
         if self.ticks.is_multiple_of(COMPARE_TICKS) && shared.store.file_bytes()? > 2 * alive + DEAD_BYTES_SPARED {
             self.reclaim(Reclaim::Everything);
         }
@@ -299,6 +352,10 @@ impl Shared {
         self.store.set_dead(loaded.queues.iter().map(|(incarnation, queue)| (*incarnation, Some(queue.dead()))));
         Ok(loaded)
     }
+}
+
+fn dead(state: &State, queues: impl IntoIterator<Item = Incarnation>) -> Vec<(Incarnation, Option<Dead>)> {
+    queues.into_iter().map(|incarnation| (incarnation, state.queues.get(&incarnation).map(Queue::dead))).collect()
 }
 
 fn refuse(state: &mut State, op: Op) {
