@@ -241,7 +241,8 @@ impl Committer {
     /// takes back must find its records.
     pub fn give_back(&mut self) -> Result<(), StoreError> {
         let unsynced = std::mem::take(&mut self.unsynced);
-        if !self.shared.settings.sync() && !(unsynced.is_empty() && self.postponed.is_empty()) {
+        let wanted = !unsynced.is_empty() || !self.postponed.is_empty();
+        if wanted && !self.shared.settings.sync() {
             self.shared.store.write(Batch::default(), true)?;
         }
         if !unsynced.is_empty() {

@@ -27,6 +27,7 @@ mod reclaim;
 mod remote;
 mod reserve;
 mod rows;
+mod seal;
 mod server;
 mod sources;
 mod state;
