@@ -16,8 +16,9 @@ use api_types::Incarnation;
 use tracing::{error, info, warn};
 
 use super::load::Loaded;
-use super::op::{CallError, Op, Taken, TicketError};
+use super::op::{Call, CallError, Op, Taken, TicketError};
 use super::reclaim::Reclaim;
+use super::reserve::Blocks;
 use super::rows::{self, MetaKey};
 use super::state::{Phase, Queue, State};
 use super::store::{Batch, Dead, StoreError, format};
@@ -44,18 +45,23 @@ pub(super) struct Committer {
     unsynced: BTreeSet<Incarnation>,
     last_tick: Instant,
     ticks: u64,
+    /// The queue where expiry goes on in the next group; none when it is done until the next tick.
+    expire_from: Option<Incarnation>,
 }
 
 impl Committer {
     pub fn new(shared: Arc<Shared>, reclaim: SyncSender<Reclaim>) -> Self {
         let (postponed, unsynced) = Default::default();
-        Self { shared, reclaim, postponed, unsynced, last_tick: Instant::now(), ticks: 0 }
+        Self { shared, reclaim, postponed, unsynced, last_tick: Instant::now(), ticks: 0, expire_from: None }
     }
 
     pub fn run(mut self) {
         let _gone = Gone(self.shared.clone());
         loop {
-            let patience = TICK.saturating_sub(self.last_tick.elapsed());
+            let patience = match self.expire_from {
+                Some(_) => Duration::ZERO,
+                None => TICK.saturating_sub(self.last_tick.elapsed()),
+            };
             let result = match self.shared.inbox.take(patience) {
                 Taken::Closed => break,
                 Taken::Ops(ops) if ops.is_empty() => Ok(()),
@@ -63,6 +69,7 @@ impl Committer {
             };
             let result = match result {
                 Ok(()) if self.last_tick.elapsed() >= TICK => self.tick(),
+                Ok(()) if self.expire_from.is_some() => self.expire(),
                 other => other,
             };
             if let Err(error) = result
@@ -88,11 +95,15 @@ impl Committer {
             .sum();
         let shared = self.shared.clone();
         let mut group = Group::default();
+        let reserved = self.reserve(&ops, records as u64);
         let applied = {
             let mut state = lock(&shared.state);
             group.number = state.group_written + 1;
             let mut waiting = ops.into_iter();
-            let applied = Self::apply(&shared, &mut state, &mut group, &mut waiting, records as u64);
+            let applied = reserved.and_then(|blocks| {
+                state.blocks = blocks;
+                Self::apply(&shared, &mut state, &mut group, &mut waiting)
+            });
             if applied.is_err() {
                 waiting.for_each(|op| refuse(&mut state, op));
             }
@@ -119,22 +130,31 @@ impl Committer {
         }
     }
 
+    /// Sequences for all of a group. Outside of the state's lock, for it waits for the disk: only this thread changes
+    /// the blocks. A new identity holds for the whole group it comes in.
+    fn reserve(&self, ops: &[Op], records: u64) -> Result<Blocks, StoreError> {
+        let shared = &self.shared;
+        let mut blocks = lock(&shared.state).blocks.clone();
+        for op in ops {
+            if let Op::Call(Call::Adopt { raft_id }, _) = op {
+                shared.reserve_block(&mut blocks, *raft_id, true)?;
+                shared.set_raft_id(*raft_id);
+            }
+        }
+        while blocks.left() < records {
+            shared.reserve_block(&mut blocks, shared.raft_id(), false)?;
+        }
+        Ok(blocks)
+    }
+
     fn apply(
         shared: &Shared,
         state: &mut State,
         group: &mut Group,
         ops: &mut impl Iterator<Item = Op>,
-        records: u64,
     ) -> Result<(), StoreError> {
-        while state.blocks.left() < records {
-            shared.reserve_block(&mut state.blocks, shared.raft_id(), false)?;
-        }
         for op in ops {
-            let adopts = matches!(&op, Op::Call(super::op::Call::Adopt { .. }, _));
             Turn { shared, state, group }.apply(op)?;
-            while adopts && state.blocks.left() < records {
-                shared.reserve_block(&mut state.blocks, shared.raft_id(), false)?;
-            }
         }
         Turn { shared, state, group }.finish()
     }
@@ -268,16 +288,8 @@ impl Committer {
             group.number = state.group_written + 1;
             let open_ms = rows::encode(&shared.open_ms()).map_err(format("the clock"))?;
             group.batch.put_meta(MetaKey::Clock, open_ms);
-            let aging: Vec<Incarnation> = state
-                .queues
-                .iter()
-                .filter(|(_, queue)| queue.bounds.is_some_and(|bounds| bounds.age_max_ms.is_some()))
-                .map(|(incarnation, _)| *incarnation)
-                .collect();
             let mut turn = Turn { shared: &shared, state: &mut state, group: &mut group };
-            for incarnation in aging {
-                turn.expire(incarnation)?;
-            }
+            self.expire_from = turn.expire_some(self.expire_from)?;
             turn.trim_letters()?;
             turn.finish()?;
             state.bytes + state.letters.bytes
@@ -288,6 +300,22 @@ impl Committer {
         if self.ticks.is_multiple_of(COMPARE_TICKS) && shared.store.file_bytes()? > 2 * alive + DEAD_BYTES_SPARED {
             self.reclaim(Reclaim::Everything);
         }
+        Ok(())
+    }
+
+    /// What one turn of expiry left, between the groups of others.
+    fn expire(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let mut group = Group::default();
+        {
+            let mut state = lock(&shared.state);
+            group.number = state.group_written + 1;
+            let mut turn = Turn { shared: &shared, state: &mut state, group: &mut group };
+            self.expire_from = turn.expire_some(self.expire_from)?;
+            turn.finish()?;
+        }
+        self.write(&mut group)?;
+        self.publish(group);
         Ok(())
     }
 

@@ -175,11 +175,8 @@ impl Turn<'_> {
                 }
                 Ok(Ok(Answer::Done))
             }
-            Call::Adopt { raft_id } => {
-                self.shared.reserve_block(&mut self.state.blocks, raft_id, true)?;
-                self.shared.set_raft_id(raft_id);
-                Ok(Ok(Answer::Done))
-            }
+            // Its block was reserved before the group began.
+            Call::Adopt { raft_id: _ } => Ok(Ok(Answer::Done)),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::*;
+use crate::queue::bounds::EXPIRE_RECORDS_MAX;
 use crate::queue::committer::Committer;
 use crate::queue::reclaim::Reclaim;
 
@@ -83,6 +84,25 @@ async fn records_expire_by_time_that_passed_not_by_a_step_of_the_clock() {
     assert_eq!(bench.queues.stats().queues[0].totals.dropped, BTreeMap::from([("expired".to_owned(), 3)]));
     let position = bench.open().await;
     assert_eq!(payloads(&bench.batch(position, 10).await.records), ["young"]);
+}
+
+#[tokio::test]
+async fn many_old_records_expire_over_several_groups_between_those_of_others() {
+    let bench = Bench::new();
+    let aging = |incarnation, filter| {
+        let mut target = target(incarnation, filter);
+        target.bounds.age_max_ms = Some(60_000);
+        target
+    };
+    let aging = catalogue([aging(ONE, "one"), aging(TWO, "two")]);
+    let records = EXPIRE_RECORDS_MAX as usize + 10;
+    bench.append(&aging, "one", &vec!["x"; records]).await;
+    bench.append(&aging, "two", &vec!["x"; 10]).await;
+    let syncs = bench.sync_seconds.get_sample_count();
+    bench.clock.pass(61_000);
+    until("both are empty", async || bench.ledger().pending == 0 && bench.queues.local_lag(TWO) == 0).await;
+    assert_eq!(bench.ledger().dropped, records as u64);
+    until("two groups are synced", async || bench.sync_seconds.get_sample_count() >= syncs + 2).await;
 }
 
 #[tokio::test]
