@@ -12,8 +12,8 @@ use super::turn::Turn;
 
 const FULL: &str = "full";
 const EXPIRED: &str = "expired";
-/// Records looked at in one expiry of one queue: what is left goes at the next tick.
-const EXPIRE_RECORDS_MAX: u64 = 100_000;
+/// Records expired in one group over all queues: it reads them under the lock that publishers wait for.
+pub(super) const EXPIRE_RECORDS_MAX: u64 = 5_000;
 
 impl Turn<'_> {
     /// Before an append: first each queue's own bound, then the node's.
@@ -57,27 +57,43 @@ impl Turn<'_> {
 
     /// Drops at least `bytes` of a queue, as far as it has unsealed records on disk; tells what it freed.
     fn drop_oldest(&mut self, incarnation: Incarnation, bytes: u64) -> Result<u64, StoreError> {
-        self.drop_front(incarnation, FULL, |front, _| front.bytes >= bytes)
+        Ok(self.drop_front(incarnation, FULL, |front, _| front.bytes >= bytes)?.bytes)
     }
 
-    /// Drops what is older than the queue's `age_max`.
-    pub fn expire(&mut self, incarnation: Incarnation) -> Result<(), StoreError> {
+    /// Expires records of the queues from one on, as far as one group may; tells where to go on.
+    pub fn expire_some(&mut self, from: Option<Incarnation>) -> Result<Option<Incarnation>, StoreError> {
+        let ages = |bounds: super::target::Bounds| bounds.age_max_ms.is_some();
+        let queues = self.state.queues.range(from.unwrap_or_default()..);
+        let aging: Vec<Incarnation> =
+            queues.filter(|(_, queue)| queue.bounds.is_some_and(ages)).map(|(incarnation, _)| *incarnation).collect();
+        let mut left = EXPIRE_RECORDS_MAX;
+        for incarnation in aging {
+            left -= self.expire(incarnation, left)?.min(left);
+            if left == 0 {
+                return Ok(Some(incarnation));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Drops what is older than the queue's `age_max`, at most `records_max`; tells how many.
+    fn expire(&mut self, incarnation: Incarnation, records_max: u64) -> Result<u64, StoreError> {
         let (wall_ms, open_ms) = (self.shared.clock.wall_ms(), self.shared.open_ms());
-        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok(()) };
-        let Some(age_max_ms) = queue.bounds.and_then(|bounds| bounds.age_max_ms) else { return Ok(()) };
+        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok(0) };
+        let Some(age_max_ms) = queue.bounds.and_then(|bounds| bounds.age_max_ms) else { return Ok(0) };
         let from = queue.row.unsealed_from;
         if from >= queue.head() {
-            return Ok(());
+            return Ok(0);
         }
         if let Some((sequence, appended)) = queue.oldest
             && sequence == from
             && appended.age_ms(wall_ms, open_ms) <= age_max_ms
         {
-            return Ok(());
+            return Ok(0);
         }
         let mut kept = None;
-        self.drop_front(incarnation, EXPIRED, |front, appended| {
-            let stop = front.records >= EXPIRE_RECORDS_MAX || appended.age_ms(wall_ms, open_ms) <= age_max_ms;
+        let front = self.drop_front(incarnation, EXPIRED, |front, appended| {
+            let stop = front.records >= records_max || appended.age_ms(wall_ms, open_ms) <= age_max_ms;
             if stop {
                 kept = Some(appended);
             }
@@ -86,7 +102,7 @@ impl Turn<'_> {
         if let (Some(appended), Some(queue)) = (kept, self.state.queues.get_mut(&incarnation)) {
             queue.oldest = Some((queue.row.unsealed_from, appended));
         }
-        Ok(())
+        Ok(front.records)
     }
 
     /// Drops unsealed records from the oldest on until `stop` says so of the next one. Runs under the state's lock:
@@ -96,8 +112,8 @@ impl Turn<'_> {
         incarnation: Incarnation,
         reason: &'static str,
         mut stop: impl FnMut(&Front, Appended) -> bool,
-    ) -> Result<u64, StoreError> {
-        let Some(queue) = self.state.queues.get(&incarnation) else { return Ok(0) };
+    ) -> Result<Front, StoreError> {
+        let Some(queue) = self.state.queues.get(&incarnation) else { return Ok(Front::default()) };
         let (from, head) = (queue.row.unsealed_from, queue.head());
         let mut front = Front::default();
         let mut stopped_at = None;
@@ -113,9 +129,9 @@ impl Turn<'_> {
             Ok(ControlFlow::Continue(()))
         })?;
         let unsealed_from = stopped_at.unwrap_or(head);
-        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok(0) };
+        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok(front) };
         if front.records == 0 {
-            return Ok(0);
+            return Ok(front);
         }
         queue.row.unsealed_from = unsealed_from;
         rows::count(&mut queue.row.totals.dropped, reason, front.records);
@@ -129,7 +145,7 @@ impl Turn<'_> {
         } else {
             debug!(%connector, reason, records = front.records, "records dropped");
         }
-        Ok(front.bytes)
+        Ok(front)
     }
 }
 

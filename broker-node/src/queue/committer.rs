@@ -6,19 +6,22 @@
 //!                                     └─ error ──► everybody is told ──► close, open, read back
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use api_types::Incarnation;
 use tracing::{error, info, warn};
 
 use super::load::Loaded;
-use super::op::{CallError, Op, Taken, TicketError};
+use super::op::{Call, CallError, Op, Taken, TicketError};
 use super::reclaim::Reclaim;
+use super::reserve::Blocks;
 use super::rows::{self, MetaKey};
-use super::state::{Phase, State};
-use super::store::{StoreError, format};
+use super::state::{Phase, Queue, State};
+use super::store::{Batch, Dead, StoreError, format};
 use super::turn::{Group, Turn};
 use super::{Shared, lock};
 
@@ -34,20 +37,31 @@ const DEAD_BYTES_SPARED: u64 = 256 << 20;
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
-    reclaim: Sender<Reclaim>,
+    reclaim: SyncSender<Reclaim>,
+    /// Queues whose space is asked for at the next tick: the reclaim thread has enough to do, or what the space held is
+    /// not known to be passed on disk yet.
+    postponed: BTreeMap<Incarnation, Reclaim>,
+    /// Queues that changed without a sync: their passed records may go once the next tick has synced.
+    unsynced: BTreeSet<Incarnation>,
     last_tick: Instant,
     ticks: u64,
+    /// The queue where expiry goes on in the next group; none when it is done until the next tick.
+    expire_from: Option<Incarnation>,
 }
 
 impl Committer {
-    pub fn new(shared: Arc<Shared>, reclaim: Sender<Reclaim>) -> Self {
-        Self { shared, reclaim, last_tick: Instant::now(), ticks: 0 }
+    pub fn new(shared: Arc<Shared>, reclaim: SyncSender<Reclaim>) -> Self {
+        let (postponed, unsynced) = Default::default();
+        Self { shared, reclaim, postponed, unsynced, last_tick: Instant::now(), ticks: 0, expire_from: None }
     }
 
     pub fn run(mut self) {
         let _gone = Gone(self.shared.clone());
         loop {
-            let patience = TICK.saturating_sub(self.last_tick.elapsed());
+            let patience = match self.expire_from {
+                Some(_) => Duration::ZERO,
+                None => TICK.saturating_sub(self.last_tick.elapsed()),
+            };
             let result = match self.shared.inbox.take(patience) {
                 Taken::Closed => break,
                 Taken::Ops(ops) if ops.is_empty() => Ok(()),
@@ -55,6 +69,7 @@ impl Committer {
             };
             let result = match result {
                 Ok(()) if self.last_tick.elapsed() >= TICK => self.tick(),
+                Ok(()) if self.expire_from.is_some() => self.expire(),
                 other => other,
             };
             if let Err(error) = result
@@ -63,7 +78,7 @@ impl Committer {
                 break;
             }
         }
-        if let Err(error) = self.shared.store.write(super::store::Batch::default(), self.shared.settings.sync()) {
+        if let Err(error) = self.shared.store.write(Batch::default(), self.shared.settings.sync()) {
             warn!(error = &error as &dyn std::error::Error, "last sync of the queues failed");
         }
         self.shared.store.close();
@@ -80,11 +95,15 @@ impl Committer {
             .sum();
         let shared = self.shared.clone();
         let mut group = Group::default();
+        let reserved = self.reserve(&ops, records as u64);
         let applied = {
             let mut state = lock(&shared.state);
             group.number = state.group_written + 1;
             let mut waiting = ops.into_iter();
-            let applied = Self::apply(&shared, &mut state, &mut group, &mut waiting, records as u64);
+            let applied = reserved.and_then(|blocks| {
+                state.blocks = blocks;
+                Self::apply(&shared, &mut state, &mut group, &mut waiting)
+            });
             if applied.is_err() {
                 waiting.for_each(|op| refuse(&mut state, op));
             }
@@ -111,22 +130,31 @@ impl Committer {
         }
     }
 
+    /// Sequences for all of a group. Outside of the state's lock, for it waits for the disk: only this thread changes
+    /// the blocks. A new identity holds for the whole group it comes in.
+    fn reserve(&self, ops: &[Op], records: u64) -> Result<Blocks, StoreError> {
+        let shared = &self.shared;
+        let mut blocks = lock(&shared.state).blocks.clone();
+        for op in ops {
+            if let Op::Call(Call::Adopt { raft_id }, _) = op {
+                shared.reserve_block(&mut blocks, *raft_id, true)?;
+                shared.set_raft_id(*raft_id);
+            }
+        }
+        while blocks.left() < records {
+            shared.reserve_block(&mut blocks, shared.raft_id(), false)?;
+        }
+        Ok(blocks)
+    }
+
     fn apply(
         shared: &Shared,
         state: &mut State,
         group: &mut Group,
         ops: &mut impl Iterator<Item = Op>,
-        records: u64,
     ) -> Result<(), StoreError> {
-        while state.blocks.left() < records {
-            shared.reserve_block(&mut state.blocks, shared.raft_id(), false)?;
-        }
         for op in ops {
-            let adopts = matches!(&op, Op::Call(super::op::Call::Adopt { .. }, _));
             Turn { shared, state, group }.apply(op)?;
-            while adopts && state.blocks.left() < records {
-                shared.reserve_block(&mut state.blocks, shared.raft_id(), false)?;
-            }
         }
         Turn { shared, state, group }.finish()
     }
@@ -142,8 +170,8 @@ impl Committer {
     }
 
     /// The group is on disk (or as near to it as it asked for): now the world may know.
-    fn publish(&self, group: Group) {
-        let shared = &self.shared;
+    fn publish(&mut self, group: Group) {
+        let shared = self.shared.clone();
         let mut woken: Vec<Incarnation> = Vec::new();
         let mut reclaim = Vec::new();
         {
@@ -162,11 +190,12 @@ impl Committer {
                 }
             }
             if group.sync {
-                let dead =
-                    group.deleted.iter().map(|incarnation| (*incarnation, None)).chain(group.dirty.iter().filter_map(
-                        |incarnation| state.queues.get(incarnation).map(|queue| (*incarnation, Some(queue.dead()))),
-                    ));
-                shared.store.set_dead(dead.collect::<Vec<_>>());
+                let changed = group.deleted.iter().chain(&group.dirty).copied();
+                if shared.settings.sync() {
+                    shared.store.set_dead(dead(&state, changed));
+                } else {
+                    self.unsynced.extend(changed);
+                }
                 for incarnation in &group.dirty {
                     if let Some(queue) = state.queues.get_mut(incarnation)
                         && queue.passed_bytes >= RECLAIM_BYTES
@@ -191,15 +220,59 @@ impl Committer {
         }
     }
 
-    fn reclaim(&self, reclaim: Reclaim) {
-        use std::sync::atomic::Ordering;
-        let squeezes = matches!(reclaim, Reclaim::Queue(_));
-        if squeezes {
+    pub fn reclaim(&mut self, reclaim: Reclaim) {
+        if matches!(reclaim, Reclaim::Queue(_)) {
             self.shared.squeezing.fetch_add(1, Ordering::SeqCst);
         }
-        if self.reclaim.send(reclaim).is_err() && squeezes {
-            self.shared.squeezing.fetch_sub(1, Ordering::SeqCst);
+        if self.shared.settings.sync() { self.hand_over(reclaim) } else { self.postpone(reclaim) }
+    }
+
+    /// Never waits: a compaction may take longer than a publisher has patience.
+    fn hand_over(&mut self, reclaim: Reclaim) {
+        match self.reclaim.try_send(reclaim) {
+            Ok(()) => {}
+            Err(TrySendError::Full(reclaim)) => self.postpone(reclaim),
+            Err(TrySendError::Disconnected(Reclaim::Queue(_))) => self.squeezed(),
+            Err(TrySendError::Disconnected(Reclaim::Files(..) | Reclaim::Everything)) => {}
         }
+    }
+
+    /// One request per queue waits; the compaction of a queue also removes its files.
+    fn postpone(&mut self, reclaim: Reclaim) {
+        let incarnation = match reclaim {
+            Reclaim::Files(incarnation, _) | Reclaim::Queue(incarnation) => incarnation,
+            // The files are compared again.
+            Reclaim::Everything => return,
+        };
+        match (self.postponed.get(&incarnation), &reclaim) {
+            (Some(Reclaim::Queue(_)), Reclaim::Queue(_)) => self.squeezed(),
+            (Some(Reclaim::Queue(_)), Reclaim::Files(..) | Reclaim::Everything) => {}
+            (None | Some(Reclaim::Files(..) | Reclaim::Everything), _) => {
+                self.postponed.insert(incarnation, reclaim);
+            }
+        }
+    }
+
+    fn squeezed(&self) {
+        self.shared.squeezing.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Gives back what is passed. With `queue.fsync = off` that is known only after a sync: a position that a power cut
+    /// takes back must find its records.
+    pub fn give_back(&mut self) -> Result<(), StoreError> {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let wanted = !unsynced.is_empty() || !self.postponed.is_empty();
+        if wanted && !self.shared.settings.sync() {
+            self.shared.store.write(Batch::default(), true)?;
+        }
+        if !unsynced.is_empty() {
+            let dead = dead(&lock(&self.shared.state), unsynced);
+            self.shared.store.set_dead(dead);
+        }
+        for reclaim in std::mem::take(&mut self.postponed).into_values() {
+            self.hand_over(reclaim);
+        }
+        Ok(())
     }
 
     /// What needs a clock and nobody asks for: ages, the open clock, orphans, files.
@@ -215,25 +288,34 @@ impl Committer {
             group.number = state.group_written + 1;
             let open_ms = rows::encode(&shared.open_ms()).map_err(format("the clock"))?;
             group.batch.put_meta(MetaKey::Clock, open_ms);
-            let aging: Vec<Incarnation> = state
-                .queues
-                .iter()
-                .filter(|(_, queue)| queue.bounds.is_some_and(|bounds| bounds.age_max_ms.is_some()))
-                .map(|(incarnation, _)| *incarnation)
-                .collect();
             let mut turn = Turn { shared: &shared, state: &mut state, group: &mut group };
-            for incarnation in aging {
-                turn.expire(incarnation)?;
-            }
+            self.expire_from = turn.expire_some(self.expire_from)?;
             turn.trim_letters()?;
             turn.finish()?;
             state.bytes + state.letters.bytes
         };
         self.write(&mut group)?;
         self.publish(group);
+        self.give_back()?;
         if self.ticks.is_multiple_of(COMPARE_TICKS) && shared.store.file_bytes()? > 2 * alive + DEAD_BYTES_SPARED {
             self.reclaim(Reclaim::Everything);
         }
+        Ok(())
+    }
+
+    /// What one turn of expiry left, between the groups of others.
+    fn expire(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let mut group = Group::default();
+        {
+            let mut state = lock(&shared.state);
+            group.number = state.group_written + 1;
+            let mut turn = Turn { shared: &shared, state: &mut state, group: &mut group };
+            self.expire_from = turn.expire_some(self.expire_from)?;
+            turn.finish()?;
+        }
+        self.write(&mut group)?;
+        self.publish(group);
         Ok(())
     }
 
@@ -299,6 +381,10 @@ impl Shared {
         self.store.set_dead(loaded.queues.iter().map(|(incarnation, queue)| (*incarnation, Some(queue.dead()))));
         Ok(loaded)
     }
+}
+
+fn dead(state: &State, queues: impl IntoIterator<Item = Incarnation>) -> Vec<(Incarnation, Option<Dead>)> {
+    queues.into_iter().map(|incarnation| (incarnation, state.queues.get(&incarnation).map(Queue::dead))).collect()
 }
 
 fn refuse(state: &mut State, op: Op) {

@@ -27,6 +27,7 @@ mod reclaim;
 mod remote;
 mod reserve;
 mod rows;
+mod seal;
 mod server;
 mod sources;
 mod state;
@@ -190,7 +191,7 @@ impl Queues {
             loaded.install(&mut lock(&shared.state));
         }
         shared.sample_disk();
-        let (reclaim, wanted) = mpsc::channel();
+        let (reclaim, wanted) = mpsc::sync_channel(reclaim::WAITING_MAX);
         let reclaimed = shared.clone();
         std::thread::Builder::new()
             .name("queue-reclaim".to_owned())

@@ -8,7 +8,7 @@ use api_types::{Epoch, Incarnation, RaftId, Sequence};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::rows::LetterRow;
+use super::rows::{LetterRow, SealedRow};
 use super::target::QueueTarget;
 
 /// Most bytes of records written in one group: what one fsync waits for.
@@ -63,6 +63,10 @@ pub(super) struct Entry {
 
 pub(super) enum Answer {
     Done,
+    /// Sealed without the first `cut` of the records handed in: they were dropped since they were read.
+    Sealed {
+        cut: usize,
+    },
     /// The queue changed since the caller looked: look again.
     Retry,
 }
@@ -78,6 +82,15 @@ pub(super) enum Call {
         sync: bool,
     },
     Seal(Seal),
+    SealFront(SealFront),
+    Lose(Lost),
+    /// Nothing was found between the first unsealed record and the head.
+    Skip {
+        incarnation: Incarnation,
+        epoch: Epoch,
+        first: Sequence,
+        head: Sequence,
+    },
     Split {
         incarnation: Incarnation,
         epoch: Epoch,
@@ -105,12 +118,39 @@ pub(super) struct Seal {
     pub incarnation: Incarnation,
     pub epoch: Epoch,
     pub from: Sequence,
-    /// Where the scan began: nothing may have been dropped since.
+    /// Where the scan began; what was dropped since is cut off.
     pub first: Sequence,
     pub to: Sequence,
+    pub records: Vec<Piece>,
+    /// Records among them that cannot be read: they end here.
+    pub unreadable: Vec<Piece>,
+    pub sync: bool,
+}
+
+/// A record and its bytes.
+pub(super) type Piece = (Sequence, u64);
+
+/// Seals whatever is the front when its turn comes: nothing can be dropped between its scan and its bounds.
+pub(super) struct SealFront {
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub from: Sequence,
+    pub records_max: u64,
+    pub bytes_max: u64,
+    pub sync: bool,
+}
+
+/// A sealed batch of which less was found than its bounds say.
+pub(super) struct Lost {
+    pub incarnation: Incarnation,
+    pub epoch: Epoch,
+    pub from: Sequence,
+    /// The bounds it was read by.
+    pub row: SealedRow,
+    /// What is left of it.
     pub records: u64,
     pub bytes: u64,
-    pub sync: bool,
+    pub unreadable: Vec<Piece>,
 }
 
 pub(super) struct CommitCall {
@@ -120,7 +160,19 @@ pub(super) struct CommitCall {
     pub to: Sequence,
     pub discarded: BTreeMap<String, u64>,
     pub dead_lettered: u64,
+    /// Records whose end asks for a letter and that cannot be read any more.
+    pub unreadable: u64,
+    /// The part that is passed of a batch that is not passed as a whole.
+    pub part: Option<Part>,
     pub letters: Vec<LetterRow>,
+}
+
+/// The front of a sealed batch, measured before the turn of the commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub first: Sequence,
+    pub records: u64,
+    pub bytes: u64,
 }
 
 /// What waits for the committer. The submissions in it are bounded by bytes where they are let in; calls are bounded

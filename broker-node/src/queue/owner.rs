@@ -8,19 +8,22 @@ use api_types::{Epoch, Incarnation, Record, RecordId, Sequence};
 use connector_runtime::source::{BatchLimits, Commit, End, Fetched, SealedBatch};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::letters::{LetterContext, build_letter};
-use super::op::{Answer, Call, CallError, CommitCall, Seal};
+use super::op::{Answer, Call, CallError, CommitCall, Lost, Part, Piece, Seal, SealFront};
 use super::rows::{self, SealedRow, StoredRecord, count, stored_bytes};
 use super::state::Phase;
-use super::store::{StoreError, format};
+use super::store::StoreError;
 use super::{Queues, Shared, lock};
 
 /// Counted under this reason when a record that is a dead letter would have become one again.
 const DEAD_LETTER_LOOP: &str = "dead_letter_loop";
 /// A queue asks for no more than this at once, whatever the limits say: the answer is one RPC body.
 const FETCH_BYTES_MAX: u64 = 32 << 20;
+
+/// Batches that a full queue dropped as a whole between their read and their bounds; then both are one step.
+const LOST_RACES_MAX: u32 = 2;
 
 impl Queues {
     pub async fn open_queue(&self, incarnation: Incarnation, epoch: Epoch) -> Result<Sequence, CallError> {
@@ -37,7 +40,7 @@ impl Queues {
         limits: BatchLimits,
     ) -> Result<Fetched, CallError> {
         self.raise(incarnation, epoch).await?;
-        let mut missing = None;
+        let (mut missing, mut lost_races) = (None, 0);
         loop {
             match self.look(incarnation, epoch, from, limits.sync_bounds)? {
                 Look::Empty { head } => return Ok(Fetched::Empty { head }),
@@ -49,31 +52,35 @@ impl Queues {
                     return Ok(Fetched::Batch(SealedBatch { from, to: row.to, records }));
                 }
                 Look::Unsealed { first, head } => {
-                    let gathered = self.gather(incarnation, first, head, limits).await?;
-                    if gathered.records.is_empty() {
+                    if lost_races >= LOST_RACES_MAX {
+                        lost_races = 0;
+                        let front = SealFront {
+                            incarnation,
+                            epoch,
+                            from,
+                            records_max: u64::from(limits.records_max),
+                            bytes_max: limits.bytes_max.min(FETCH_BYTES_MAX),
+                            sync: limits.sync_bounds,
+                        };
+                        self.shared.call(Call::SealFront(front)).await?;
+                        continue;
+                    }
+                    let mut gathered = self.gather(incarnation, first, head, limits).await?;
+                    if gathered.is_empty() {
                         // They were dropped meanwhile, and the next look shows it; or they are missing.
                         if missing.replace((first, head)) == Some((first, head)) {
-                            error!(%incarnation, %first, %head, "records of a queue are missing from its store");
-                            return Err(CallError::Failed("records are missing".to_owned()));
+                            self.shared.call(Call::Skip { incarnation, epoch, first, head }).await?;
                         }
                         continue;
                     }
                     let to = gathered.next;
-                    let seal = Seal {
-                        incarnation,
-                        epoch,
-                        from,
-                        first,
-                        to,
-                        records: gathered.records.len() as u64,
-                        bytes: gathered.bytes,
-                        sync: limits.sync_bounds,
-                    };
+                    let seal = gathered.seal(incarnation, epoch, from, first, limits.sync_bounds);
                     match self.shared.call(Call::Seal(seal)).await? {
-                        Answer::Done => {
+                        Answer::Sealed { cut } => {
+                            gathered.records.drain(..cut.min(gathered.records.len()));
                             return Ok(Fetched::Batch(SealedBatch { from, to, records: gathered.records }));
                         }
-                        Answer::Retry => {}
+                        Answer::Done | Answer::Retry => lost_races += 1,
                     }
                 }
             }
@@ -99,10 +106,11 @@ impl Queues {
 
     pub async fn commit(&self, incarnation: Incarnation, epoch: Epoch, commit: Commit) -> Result<(), CallError> {
         // The copies of a sealed batch do not change, so the letters can be made before the turn of the commit.
-        let call = if commit.ends.is_empty() {
-            prepare(&self.shared, incarnation, epoch, commit)?
+        let inside = lock(&self.shared.state).queues.get(&incarnation).and_then(|queue| queue.batch_around(commit.to));
+        let call = if commit.ends.is_empty() && inside.is_none() {
+            prepare(&self.shared, incarnation, epoch, commit, None)?
         } else {
-            self.shared.read(move |shared| prepare(shared, incarnation, epoch, commit)).await?
+            self.shared.read(move |shared| prepare(shared, incarnation, epoch, commit, inside)).await?
         };
         self.shared.call(Call::Commit(Box::new(call))).await.map(|_| ())
     }
@@ -192,15 +200,21 @@ impl Queues {
         let gathered = self.shared.read(move |shared| gathered.extend(shared, incarnation, row.to, limits)).await?;
         // While it was read, it may have been committed and its records removed.
         match self.look(incarnation, epoch, from, false)? {
-            Look::Sealed(now) if now == row => {
-                if gathered.records.len() as u64 != row.records {
-                    let (found, expected) = (gathered.records.len(), row.records);
-                    error!(%incarnation, %from, found, expected, "records of a sealed batch are missing from its store");
-                }
-                Ok(gathered.records)
+            Look::Sealed(now) if now == row => {}
+            Look::Sealed(_) | Look::Unsealed { .. } | Look::Empty { .. } | Look::Barrier => {
+                return Err(CallError::Moved);
             }
-            Look::Sealed(_) | Look::Unsealed { .. } | Look::Empty { .. } | Look::Barrier => Err(CallError::Moved),
         }
+        let records = gathered.records.len() as u64;
+        if records < row.records {
+            let (bytes, unreadable) = (gathered.sizes.iter().sum(), gathered.unreadable);
+            let lost = Lost { incarnation, epoch, from, row, records, bytes, unreadable };
+            match self.shared.call(Call::Lose(lost)).await? {
+                Answer::Done | Answer::Sealed { .. } => {}
+                Answer::Retry => return Err(CallError::Moved),
+            }
+        }
+        Ok(gathered.records)
     }
 }
 
@@ -227,6 +241,10 @@ enum Look {
 /// Records read so far for one batch.
 struct Gathered {
     records: Vec<Record>,
+    /// Bytes of each of them.
+    sizes: Vec<u64>,
+    unreadable: Vec<Piece>,
+    /// Of all.
     bytes: u64,
     /// Where reading goes on.
     next: Sequence,
@@ -246,6 +264,8 @@ impl Gathered {
         let (raft_id, run_end) = lock(&shared.state).blocks.run(first);
         Self {
             records: Vec::new(),
+            sizes: Vec::new(),
+            unreadable: Vec::new(),
             bytes: 0,
             next: first,
             full: false,
@@ -271,23 +291,51 @@ impl Gathered {
                 (self.raft_id, self.run_end) = lock(&shared.state).blocks.run(sequence);
             }
             let bytes = stored_bytes(value);
-            let over = !self.records.is_empty() && self.bytes + bytes > bytes_max;
+            let over = !self.is_empty() && self.bytes + bytes > bytes_max;
             if over || (sequence >= self.run_end && !self.whole) {
                 self.full = true;
                 return Ok(ControlFlow::Break(()));
             }
-            let stored: StoredRecord = rows::decode(value).map_err(format("a record"))?;
-            if self.records.is_empty() {
-                self.age = Duration::from_millis(open_ms.saturating_sub(stored.appended.open_ms));
+            // One that cannot be read must not hold up those behind it: it ends when the batch is sealed.
+            match rows::decode::<StoredRecord>(value) {
+                Ok(stored) => {
+                    if self.records.is_empty() {
+                        self.age = Duration::from_millis(open_ms.saturating_sub(stored.appended.open_ms));
+                    }
+                    let id = RecordId { raft_id: self.raft_id, incarnation, sequence };
+                    self.records.push(Record { id, message: stored.message });
+                    self.sizes.push(bytes);
+                }
+                Err(error) => {
+                    warn!(%incarnation, %sequence, %error, "record unreadable");
+                    self.unreadable.push((sequence, bytes));
+                }
             }
-            let id = RecordId { raft_id: self.raft_id, incarnation, sequence };
-            self.records.push(Record { id, message: stored.message });
             self.bytes += bytes;
             self.next = sequence.next();
-            self.full = self.bytes >= bytes_max || self.records.len() >= limits.records_max as usize;
+            let read = self.records.len() + self.unreadable.len();
+            self.full = self.bytes >= bytes_max || read >= limits.records_max as usize;
             Ok(if self.full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         Ok(self)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.unreadable.is_empty()
+    }
+
+    fn seal(&self, incarnation: Incarnation, epoch: Epoch, from: Sequence, first: Sequence, sync: bool) -> Seal {
+        let sequences = self.records.iter().map(|record| record.id.sequence);
+        Seal {
+            incarnation,
+            epoch,
+            from,
+            first,
+            to: self.next,
+            records: sequences.zip(self.sizes.iter().copied()).collect(),
+            unreadable: self.unreadable.clone(),
+            sync,
+        }
     }
 
     /// What is left of the linger: the time the oldest record has waited already counts.
@@ -296,7 +344,21 @@ impl Gathered {
     }
 }
 
-fn prepare(shared: &Shared, incarnation: Incarnation, epoch: Epoch, commit: Commit) -> Result<CommitCall, StoreError> {
+/// `inside`: where the batch begins that the commit ends inside of.
+fn prepare(
+    shared: &Shared,
+    incarnation: Incarnation,
+    epoch: Epoch,
+    commit: Commit,
+    inside: Option<Sequence>,
+) -> Result<CommitCall, StoreError> {
+    let part = match inside {
+        Some(first) => {
+            let (records, bytes) = shared.measure(incarnation, first, commit.to)?;
+            Some(Part { first, records, bytes })
+        }
+        None => None,
+    };
     let mut call = CommitCall {
         incarnation,
         epoch,
@@ -304,13 +366,22 @@ fn prepare(shared: &Shared, incarnation: Incarnation, epoch: Epoch, commit: Comm
         to: commit.to,
         discarded: BTreeMap::new(),
         dead_lettered: 0,
+        unreadable: 0,
+        part,
         letters: Vec::new(),
     };
     let ends: BTreeMap<Sequence, End> =
         commit.ends.into_iter().filter(|(sequence, _)| (commit.from..commit.to).contains(sequence)).collect();
     for (sequence, end) in ends {
         let Some(value) = shared.store.record(incarnation, sequence)? else { continue };
-        let stored: StoredRecord = rows::decode(&value).map_err(format("a record"))?;
+        let stored: StoredRecord = match rows::decode(&value) {
+            Ok(stored) => stored,
+            Err(error) => {
+                error!(%incarnation, %sequence, %error, "record unreadable at its end, dropped without a letter");
+                call.unreadable += 1;
+                continue;
+            }
+        };
         let is_letter = !stored.message.dead_letter_of.is_empty();
         let words = match end {
             End::Discarded { reason, error_class, error_message, retry_times } => {

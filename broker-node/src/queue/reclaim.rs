@@ -10,6 +10,10 @@ use tracing::{debug, warn};
 use super::Shared;
 use super::store::StoreError;
 
+/// Requests handed over and not begun: one compaction takes seconds, so more would only be waiting longer here than in
+/// the committer, where those of one queue are one.
+pub(super) const WAITING_MAX: usize = 64;
+
 pub(super) enum Reclaim {
     /// Files that hold nothing but passed records of this queue.
     Files(Incarnation, Sequence),

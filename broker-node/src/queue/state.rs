@@ -78,6 +78,12 @@ impl Queue {
         self.sealed.values().next_back().map_or(self.row.position, |sealed| sealed.row.to)
     }
 
+    /// The first record of the batch that begins before `at` and ends behind it.
+    pub fn batch_around(&self, at: Sequence) -> Option<Sequence> {
+        let (_, sealed) = self.sealed.range(..at).next_back()?;
+        (sealed.row.to > at).then_some(sealed.row.first)
+    }
+
     pub fn sealed_bytes(&self) -> u64 {
         self.sealed.values().map(|sealed| sealed.row.bytes).sum()
     }

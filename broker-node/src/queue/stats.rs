@@ -10,7 +10,7 @@ use api_types::{Incarnation, Sequence};
 use super::op::CallError;
 use super::rows::{Appended, Totals};
 use super::state::{Phase, Queue};
-use super::store::{StoreError, format};
+use super::store::StoreError;
 use super::wire::Lag;
 use super::{Queues, Shared, lock};
 
@@ -190,7 +190,9 @@ fn age_ms(shared: &Shared, incarnation: Incarnation, from: Option<Sequence>) -> 
     let (wall_ms, open_ms) = (shared.clock.wall_ms(), shared.open_ms());
     let mut age_ms = None;
     shared.store.scan(incarnation, from, Sequence(u64::MAX), |_, value| {
-        age_ms = Some(Appended::read(value).map_err(format("a record"))?.age_ms(wall_ms, open_ms));
+        // One that cannot be read is dropped when its turn comes: it must not take the numbers of all queues away.
+        let Ok(appended) = Appended::read(value) else { return Ok(ControlFlow::Continue(())) };
+        age_ms = Some(appended.age_ms(wall_ms, open_ms));
         Ok(ControlFlow::Break(()))
     })?;
     Ok(age_ms)

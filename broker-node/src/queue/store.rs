@@ -73,6 +73,7 @@ pub(super) struct Batch {
 #[derive(Debug)]
 enum Change {
     PutRecord(Incarnation, Sequence, Bytes),
+    DeleteRecord(Incarnation, Sequence),
     PutMeta(MetaKey, Vec<u8>),
     DeleteMeta(MetaKey),
     PutLetter(u64, Vec<u8>),
@@ -89,6 +90,10 @@ impl Batch {
 
     pub fn put_record(&mut self, incarnation: Incarnation, sequence: Sequence, value: Bytes) {
         self.changes.push(Change::PutRecord(incarnation, sequence, value));
+    }
+
+    pub fn delete_record(&mut self, incarnation: Incarnation, sequence: Sequence) {
+        self.changes.push(Change::DeleteRecord(incarnation, sequence));
     }
 
     pub fn put_meta(&mut self, key: MetaKey, value: Vec<u8>) {
@@ -351,6 +356,9 @@ fn to_engine(db: &DB, batch: Batch) -> Result<WriteBatch, StoreError> {
         match change {
             Change::PutRecord(incarnation, sequence, value) => {
                 written.put_cf(records, record_key(incarnation, sequence), value);
+            }
+            Change::DeleteRecord(incarnation, sequence) => {
+                written.delete_cf(records, record_key(incarnation, sequence));
             }
             Change::PutMeta(key, value) => written.put_cf(meta, key.to_bytes(), value),
             Change::DeleteMeta(key) => written.delete_cf(meta, key.to_bytes()),

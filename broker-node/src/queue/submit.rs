@@ -163,7 +163,9 @@ fn admit(
     if over_total > 0 && droppable(state) < over_total {
         return Err(SubmitRefusal::QueueFull);
     }
-    if shared.disk_deficit(state, bytes) > 0 && droppable(state) == 0 {
+    let deficit = shared.disk_deficit(state, bytes);
+    // Of an older deficit the space may be on its way back; for what comes, room must be made now.
+    if deficit > 0 && droppable(state) < deficit.min(bytes) {
         return Err(SubmitRefusal::DiskFull);
     }
     Ok(())

@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::op::{Answer, Answered, Append, Call, CallError, CommitCall, Op, Seal, TicketError};
-use super::rows::{self, MetaKey, QueueNames, SealedRow, stored_bytes};
-use super::state::{Queue, Sealed, State};
+use super::op::{Answer, Answered, Append, Call, CallError, CommitCall, Op, TicketError};
+use super::rows::{self, MetaKey, QueueNames, stored_bytes};
+use super::seal::UNREADABLE;
+use super::state::{Queue, State};
 use super::store::{Batch, StoreError, format};
 use super::target::QueueTarget;
 
@@ -146,6 +147,9 @@ impl Turn<'_> {
                 Ok(Ok(Answer::Done))
             }
             Call::Seal(seal) => self.seal(&seal),
+            Call::SealFront(front) => self.seal_front(&front),
+            Call::Lose(lost) => self.lose_sealed(&lost),
+            Call::Skip { incarnation, epoch, first, head } => Ok(self.skip(incarnation, epoch, first, head)),
             Call::Split { incarnation, epoch, from, at, records, bytes } => {
                 self.split(incarnation, epoch, from, at, (records, bytes))
             }
@@ -171,16 +175,13 @@ impl Turn<'_> {
                 }
                 Ok(Ok(Answer::Done))
             }
-            Call::Adopt { raft_id } => {
-                self.shared.reserve_block(&mut self.state.blocks, raft_id, true)?;
-                self.shared.set_raft_id(raft_id);
-                Ok(Ok(Answer::Done))
-            }
+            // Its block was reserved before the group began.
+            Call::Adopt { raft_id: _ } => Ok(Ok(Answer::Done)),
         }
     }
 
     /// Refuses the stale; remembers the highest.
-    fn admit(&mut self, incarnation: Incarnation, epoch: Epoch) -> Result<(), CallError> {
+    pub fn admit(&mut self, incarnation: Incarnation, epoch: Epoch) -> Result<(), CallError> {
         let floor = self.state.floor(incarnation, self.shared.replica_epoch(incarnation));
         let queue = self.state.queues.get_mut(&incarnation).ok_or(CallError::Gone)?;
         if epoch < floor {
@@ -190,72 +191,6 @@ impl Turn<'_> {
             queue.row.epoch = epoch;
             self.group.dirty.insert(incarnation);
         }
-        Ok(())
-    }
-
-    fn seal(&mut self, seal: &Seal) -> Result<Answered, StoreError> {
-        if let Err(refused) = self.admit(seal.incarnation, seal.epoch) {
-            return Ok(Err(refused));
-        }
-        let Some(queue) = self.state.queues.get_mut(&seal.incarnation) else { return Ok(Err(CallError::Gone)) };
-        if queue.sealed.contains_key(&seal.from) || queue.row.unsealed_from != seal.first {
-            return Ok(Ok(Answer::Retry));
-        }
-        if queue.sealed_end() != seal.from || seal.to > queue.head() {
-            return Ok(Err(CallError::Moved));
-        }
-        let row = SealedRow { first: seal.first, to: seal.to, records: seal.records, bytes: seal.bytes };
-        queue.sealed.insert(seal.from, Sealed { row, group: self.group.number });
-        queue.row.unsealed_from = seal.to;
-        self.group.dirty.insert(seal.incarnation);
-        self.group.sync |= seal.sync;
-        self.put_sealed(seal.incarnation, seal.from, row)?;
-        Ok(Ok(Answer::Done))
-    }
-
-    /// `part`: records and bytes before `at`, counted by the caller.
-    fn split(
-        &mut self,
-        incarnation: Incarnation,
-        epoch: Epoch,
-        from: Sequence,
-        at: Sequence,
-        part: (u64, u64),
-    ) -> Result<Answered, StoreError> {
-        if let Err(refused) = self.admit(incarnation, epoch) {
-            return Ok(Err(refused));
-        }
-        // Halves are sent as soon as this is answered: the bounds must be on disk for a sink that deduplicates.
-        self.group.sync = true;
-        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok(Err(CallError::Gone)) };
-        let Some(whole) = queue.sealed.get(&from).map(|sealed| sealed.row) else {
-            return Ok(Err(CallError::Moved));
-        };
-        if whole.to == at {
-            return Ok(Ok(Answer::Done));
-        }
-        if at <= whole.first || at > whole.to {
-            return Ok(Err(CallError::Moved));
-        }
-        let (records, bytes) = part;
-        let left = SealedRow { to: at, records, bytes, ..whole };
-        let right = SealedRow {
-            first: at,
-            to: whole.to,
-            records: whole.records.saturating_sub(records),
-            bytes: whole.bytes.saturating_sub(bytes),
-        };
-        for (start, row) in [(from, left), (at, right)] {
-            queue.sealed.insert(start, Sealed { row, group: self.group.number });
-        }
-        self.put_sealed(incarnation, from, left)?;
-        self.put_sealed(incarnation, at, right)?;
-        Ok(Ok(Answer::Done))
-    }
-
-    fn put_sealed(&mut self, incarnation: Incarnation, from: Sequence, row: SealedRow) -> Result<(), StoreError> {
-        let value = rows::encode(&row).map_err(format("a sealed batch"))?;
-        self.group.batch.put_meta(MetaKey::Sealed(incarnation, from), value);
         Ok(())
     }
 
@@ -272,7 +207,7 @@ impl Turn<'_> {
         if queue.row.position != commit.from || commit.to > queue.sealed_end() || commit.to < commit.from {
             return Ok(Err(CallError::Moved));
         }
-        let (records, bytes) = self.unseal(commit.incarnation, commit.to)?;
+        let (records, bytes) = self.unseal(commit.incarnation, commit.to, commit.part)?;
         let Some(queue) = self.state.queues.get_mut(&commit.incarnation) else { return Ok(Err(CallError::Gone)) };
         queue.row.position = commit.to;
         let totals = &mut queue.row.totals;
@@ -282,46 +217,16 @@ impl Turn<'_> {
             ended += number;
             rows::count(&mut totals.discarded, &reason, number);
         }
+        if commit.unreadable > 0 {
+            ended += commit.unreadable;
+            rows::count(&mut totals.dropped, UNREADABLE, commit.unreadable);
+        }
         totals.sent += records.saturating_sub(ended);
         self.state.passed(commit.incarnation, records, bytes);
         self.group.dirty.insert(commit.incarnation);
+        self.settle_missing(commit.incarnation);
         self.store_letters(commit.letters)?;
         Ok(Ok(Answer::Done))
-    }
-
-    /// Takes the sealed batches below `to` away, and the front of the one that `to` lies in; tells what they held.
-    fn unseal(&mut self, incarnation: Incarnation, to: Sequence) -> Result<(u64, u64), StoreError> {
-        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return Ok((0, 0)) };
-        let (mut records, mut bytes) = (0, 0);
-        let mut rest = None;
-        while let Some((from, sealed)) = queue.sealed.pop_first() {
-            if from >= to {
-                queue.sealed.insert(from, sealed);
-                break;
-            }
-            self.group.batch.delete_meta(MetaKey::Sealed(incarnation, from));
-            if sealed.row.to <= to {
-                records += sealed.row.records;
-                bytes += sealed.row.bytes;
-                continue;
-            }
-            let part = self.shared.measure(incarnation, sealed.row.first, to)?;
-            records += part.0;
-            bytes += part.1;
-            let row = SealedRow {
-                first: sealed.row.first.max(to),
-                to: sealed.row.to,
-                records: sealed.row.records.saturating_sub(part.0),
-                bytes: sealed.row.bytes.saturating_sub(part.1),
-            };
-            queue.sealed.insert(to, Sealed { row, group: self.group.number });
-            rest = Some(row);
-            break;
-        }
-        if let Some(row) = rest {
-            self.put_sealed(incarnation, to, row)?;
-        }
-        Ok((records, bytes))
     }
 
     fn delete(&mut self, incarnation: Incarnation) {

@@ -1,6 +1,11 @@
 //! What goes when a bound is reached, and what never does.
 
+use std::ops::ControlFlow;
+
 use super::*;
+use crate::queue::bounds::EXPIRE_RECORDS_MAX;
+use crate::queue::committer::Committer;
+use crate::queue::reclaim::Reclaim;
 
 /// Bytes of one stored record with a payload of one byte, as the queue counts them.
 async fn one_record_bytes() -> u64 {
@@ -82,6 +87,25 @@ async fn records_expire_by_time_that_passed_not_by_a_step_of_the_clock() {
 }
 
 #[tokio::test]
+async fn many_old_records_expire_over_several_groups_between_those_of_others() {
+    let bench = Bench::new();
+    let aging = |incarnation, filter| {
+        let mut target = target(incarnation, filter);
+        target.bounds.age_max_ms = Some(60_000);
+        target
+    };
+    let aging = catalogue([aging(ONE, "one"), aging(TWO, "two")]);
+    let records = EXPIRE_RECORDS_MAX as usize + 10;
+    bench.append(&aging, "one", &vec!["x"; records]).await;
+    bench.append(&aging, "two", &vec!["x"; 10]).await;
+    let syncs = bench.sync_seconds.get_sample_count();
+    bench.clock.pass(61_000);
+    until("both are empty", async || bench.ledger().pending == 0 && bench.queues.local_lag(TWO) == 0).await;
+    assert_eq!(bench.ledger().dropped, records as u64);
+    until("two groups are synced", async || bench.sync_seconds.get_sample_count() >= syncs + 2).await;
+}
+
+#[tokio::test]
 async fn time_while_the_queues_are_closed_does_not_age() {
     let mut bench = Bench::new();
     let mut aging = target(ONE, "#");
@@ -136,6 +160,22 @@ async fn below_the_disk_reserve_what_may_be_dropped_goes_first() {
     bench.disk.set_free(1 << 20);
     bench.append(&dropping, "t", &["3"]).await;
     assert_eq!(bench.ledger(), Ledger { queued: 3, dropped: 2, pending: 1, ..Ledger::default() });
+}
+
+#[tokio::test]
+async fn below_the_disk_reserve_one_record_that_may_go_does_not_let_more_in_than_it_frees() {
+    let bench = Bench::new();
+    let mixed = catalogue([
+        bounded(target(ONE, "a"), 1 << 30, WhenFull::DropOldest),
+        bounded(target(TWO, "b"), 1 << 30, WhenFull::Block),
+    ]);
+    bench.append(&mixed, "a", &["1"]).await;
+    bench.disk.set_free(1 << 20);
+    bench.open().await;
+    let two = vec![message("b", "1"), message("b", "2")];
+    assert_eq!(bench.submit(&mixed, two).err(), Some(SubmitRefusal::DiskFull));
+    bench.append(&mixed, "b", &["1"]).await;
+    assert_eq!(bench.ledger(), Ledger { queued: 1, dropped: 1, ..Ledger::default() });
 }
 
 #[tokio::test]
@@ -206,4 +246,57 @@ async fn passed_records_leave_the_disk() {
     // The file now begins at the position: it must not go with the range below it.
     shared.store.delete_files(ONE, from).expect("deletes");
     assert_eq!(payloads(&bench.batch(from, 100).await.records).len(), 20);
+}
+
+#[tokio::test]
+async fn a_busy_reclaim_thread_is_asked_again_and_never_waited_for() {
+    let bench = Bench::new();
+    let (wanted, taken) = mpsc::sync_channel(1);
+    let mut committer = Committer::new(bench.queues.shared.clone(), wanted);
+    for _ in 0..3 {
+        committer.reclaim(Reclaim::Queue(ONE));
+        committer.reclaim(Reclaim::Queue(TWO));
+    }
+    // The one that was taken, and one more of each.
+    assert_eq!(bench.queues.shared.squeezing.load(Ordering::SeqCst), 3);
+    let mut asked = Vec::new();
+    while let Ok(Reclaim::Queue(incarnation)) = taken.try_recv() {
+        asked.push(incarnation);
+        committer.give_back().expect("syncs nothing");
+    }
+    assert_eq!(asked, [ONE, ONE, TWO]);
+}
+
+#[tokio::test]
+async fn without_fsync_passed_records_stay_until_their_commit_is_synced() {
+    let bench = Bench::with(|options| options.fsync = Fsync::Off);
+    let shared = &bench.queues.shared;
+    let stored = || {
+        shared.store.compact(None).expect("compacts");
+        let mut stored = 0;
+        let visit = |_, _: &[u8]| {
+            stored += 1;
+            Ok(ControlFlow::Continue(()))
+        };
+        shared.store.scan(ONE, Sequence(0), Sequence(u64::MAX), visit).expect("scans");
+        stored
+    };
+    bench.append(&all_to_one(), "t", &["0"]).await;
+    let mut from = bench.open().await;
+    loop {
+        let batch = bench.batch(from, 10).await;
+        let writes = bench.disk.arrived();
+        bench.commit(from, batch.to, Vec::new()).await.expect("commits");
+        bench.disk.hold();
+        // Else a tick came in between.
+        if bench.disk.arrived() == writes + 1 {
+            break;
+        }
+        bench.disk.release();
+        bench.append(&all_to_one(), "t", &["next"]).await;
+        from = batch.to;
+    }
+    assert!(stored() > 0);
+    bench.disk.release();
+    until("the space is given back", async || stored() == 0).await;
 }

@@ -3,6 +3,7 @@
 mod bounds;
 mod crash;
 mod letters;
+mod loss;
 mod model;
 mod owner;
 mod publish;
