@@ -172,7 +172,7 @@ async fn a_stop_is_bounded_and_cut_requests_are_counted() {
 #[tokio::test]
 async fn a_task_that_cannot_be_joined_is_detached_and_counted() {
     // Blocks its thread, so the supervisor needs another one.
-    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (release, blocked) = std::sync::mpsc::sync_channel::<()>(1);
     let blocked = std::sync::Mutex::new(blocked);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
