@@ -242,6 +242,8 @@ pub(crate) enum Answer {
     After(Duration, Outcome),
     /// Until the call is dropped.
     Never,
+    /// One for each record, when the sink is aborted.
+    AtAbort(Vec<Outcome>),
     Panic,
 }
 
@@ -252,6 +254,7 @@ type Script = dyn Fn(&Call, &Batch<'_>) -> Answer + Send + Sync;
 pub(crate) struct ScriptedSink {
     script: Arc<Script>,
     log: Arc<Mutex<Log>>,
+    aborted: Arc<Notify>,
     started: Instant,
 }
 
@@ -266,7 +269,7 @@ struct Log {
 
 impl ScriptedSink {
     pub(crate) fn new(script: impl Fn(&Call, &Batch<'_>) -> Answer + Send + Sync + 'static) -> Self {
-        Self { script: Arc::new(script), log: Arc::default(), started: Instant::now() }
+        Self { script: Arc::new(script), log: Arc::default(), aborted: Arc::default(), started: Instant::now() }
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -327,6 +330,10 @@ impl Sink for ScriptedSink {
                 batch.all(&outcome)
             }
             Answer::Never => std::future::pending().await,
+            Answer::AtAbort(outcomes) => {
+                self.aborted.notified().await;
+                outcomes
+            }
             Answer::Panic => panic!("the script says so"),
         };
         let delivered = call.records.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Delivered);
@@ -336,6 +343,7 @@ impl Sink for ScriptedSink {
 
     fn abort(&self) {
         self.lock().aborts += 1;
+        self.aborted.notify_waiters();
     }
 
     async fn close(&self) {
@@ -366,6 +374,10 @@ pub(crate) fn unclear() -> Outcome {
 
 pub(crate) fn down() -> Outcome {
     fault(TargetFaultKind::Down)
+}
+
+pub(crate) fn interrupted() -> Outcome {
+    fault(TargetFaultKind::Interrupted)
 }
 
 pub(crate) fn fault(kind: TargetFaultKind) -> Outcome {
@@ -441,13 +453,14 @@ impl Setup {
         let changed = Arc::new(Notify::new());
         let stats = Arc::new(TaskStats::new("double".into(), INCARNATION, Epoch(1), metrics, changed));
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        let slot = Arc::new(SinkSlot::new(opener));
         let task = TaskContext {
             incarnation: INCARNATION,
             epoch: Epoch(1),
             policy: self.policy,
             order: self.order,
             options,
-            slot: Arc::new(SinkSlot::new(opener)),
+            slot: Arc::clone(&slot),
             lease: lease.clone(),
             stats: Arc::clone(&stats),
             memory: self.memory,
@@ -456,13 +469,14 @@ impl Setup {
             cut: cut.clone(),
             pace: Pace::new(options.max_records_per_second, options.max_bytes_per_second),
         };
-        RunningTask { handle: tokio::spawn(task.run()), stats, lease, drain, cut }
+        RunningTask { handle: tokio::spawn(task.run()), stats, slot, lease, drain, cut }
     }
 }
 
 pub(crate) struct RunningTask {
     pub(crate) handle: JoinHandle<TaskEnd>,
     pub(crate) stats: Arc<TaskStats>,
+    pub(crate) slot: Arc<SinkSlot>,
     pub(crate) lease: Lease,
     pub(crate) drain: CancellationToken,
     pub(crate) cut: CancellationToken,

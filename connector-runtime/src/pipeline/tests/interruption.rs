@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::Sequence;
-use api_types::failure::OnTargetDown;
+use api_types::failure::{FailureStrategy, OnTargetDown};
 use api_types::status::Health;
 
 use super::double::*;
@@ -13,7 +13,7 @@ use crate::pipeline::memory::MemoryBudget;
 use crate::pipeline::task::TaskEnd;
 use crate::registry::OrderClass;
 use crate::sink::Outcome;
-use crate::source::SourceError;
+use crate::source::{End, SourceError};
 
 fn unreachable() -> SourceError {
     SourceError::Unreachable("connection refused".into())
@@ -220,4 +220,43 @@ async fn memory_that_others_keep_does_not_stop_a_task() {
     drop(all);
     queue.all_committed().await;
     assert!(sink.times()[4] < times[1] + 200, "with memory the window fills again: {:?}", sink.times());
+}
+
+/// Aborts the sink in the middle of a batch, as a lease does that comes back before the task has seen it go.
+#[tokio::test(start_paused = true)]
+async fn an_abort_is_nobodys_fault_and_ends_no_record() {
+    for strategy in [FailureStrategy::Discard, discard_after(0, 10), dead_letter_after(0, 10)] {
+        for order in [OrderClass::Queue, OrderClass::None] {
+            let queue = MemoryQueue::numbered(4);
+            let sink = ScriptedSink::new(|call, _| match call.number {
+                0 => Answer::AtAbort(vec![Outcome::Delivered, interrupted(), interrupted(), interrupted()]),
+                _ => Answer::All(Outcome::Delivered),
+            });
+            let policy = policy(strategy.clone(), OnTargetDown::Strategy);
+            let task = Setup { policy, order, ..Setup::default() }.start(&queue, &sink);
+            until("the batch is under way", || sink.calls().len() == 1).await;
+            task.slot.abort();
+            queue.all_committed().await;
+            assert!(queue.ends().is_empty(), "{strategy:?} {order:?}: {:?}", queue.ends());
+            assert_eq!(sink.delivered(), [0, 1, 2, 3]);
+            assert_eq!(sink.opens(), 2, "an aborted sink is not used again");
+            let report = task.report();
+            let counters = report.counters;
+            assert_eq!((counters.send_success_total, counters.send_fail_total, counters.retry_total), (4, 0, 0));
+            assert_eq!((report.health, report.last_error), (Health::Ok, None));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interruption_uses_up_no_retry() {
+    let queue = MemoryQueue::numbered(1);
+    let outcomes = [refused(), interrupted(), interrupted(), refused(), refused()];
+    let sink = ScriptedSink::new(move |call, _| Answer::All(outcomes[call.number].clone()));
+    let policy = policy(dead_letter_after(2, 400), OnTargetDown::Strategy);
+    let task = Setup { policy, ..Setup::default() }.start(&queue, &sink);
+    queue.all_committed().await;
+    assert!(matches!(queue.ends()[&0], End::DeadLettered { retry_times: 2, .. }));
+    assert_eq!(sink.calls().len(), 5);
+    assert_eq!(task.report().counters.send_fail_total, 1);
 }

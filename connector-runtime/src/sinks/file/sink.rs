@@ -126,7 +126,7 @@ impl FileSink {
                     let (safe, error) = file.writer.append(&lines, Utc::now());
                     (safe, error.map(|error| writer_fault(&error)))
                 }
-                Some(_) | None => (0, Some(TargetFault::new(TargetFaultKind::Down, "the file was closed").reopening())),
+                Some(_) | None => (0, Some(TargetFault::new(TargetFaultKind::Interrupted, "the file was closed"))),
             }
         });
         match appended.await {

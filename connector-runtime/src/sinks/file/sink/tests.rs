@@ -287,7 +287,10 @@ async fn an_aborted_sink_writes_nothing_more() {
     let sink = folder.open(json!({})).await;
     sink.abort();
     let outcomes = deliver(&*sink, &[record(1, "x")]).await;
-    assert!(matches!(&outcomes[0], Outcome::TargetFault(fault) if fault.reopen), "{outcomes:?}");
+    assert!(
+        matches!(&outcomes[0], Outcome::TargetFault(fault) if fault.kind == TargetFaultKind::Interrupted && fault.reopen),
+        "{outcomes:?}"
+    );
     assert_eq!(folder.text(), "");
 }
 

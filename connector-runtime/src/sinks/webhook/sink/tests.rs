@@ -309,7 +309,7 @@ async fn an_abort_ends_a_request_at_once() {
         server.requests(1).await;
         sink.abort();
     });
-    assert_eq!(kind(&outcomes[0]), TargetFaultKind::Down);
+    assert_eq!(kind(&outcomes[0]), TargetFaultKind::Interrupted);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
