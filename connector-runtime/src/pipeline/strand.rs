@@ -6,7 +6,8 @@
 //!          └────────────────── in place, in order ◄─────────────────┘ unclear: its halves, due now
 //! ```
 //!
-//! When order counts, the front run holds what follows it. When it does not, what is due later steps aside.
+//! When order counts, the front run holds what follows it. When it does not, what is due later steps aside. A sink that
+//! makes a request of each record gets runs of one record, so that a stop comes between two of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -76,13 +77,18 @@ impl<'a> Strand<'a> {
         places: Vec<usize>,
         ordered: bool,
     ) -> Self {
-        let run = Run { places, from: unit.from, to: unit.to, due: None, retry: false };
+        let run = |places| Run { places, from: unit.from, to: unit.to, due: None, retry: false };
+        let work = if task.options.one_by_one {
+            places.into_iter().map(|place| run(vec![place])).collect()
+        } else {
+            VecDeque::from([run(places)])
+        };
         Self {
             task,
             source,
             unit,
             ordered,
-            work: VecDeque::from([run]),
+            work,
             aside: Vec::new(),
             failed: BTreeMap::new(),
             backoff: Backoff::target(),

@@ -405,6 +405,7 @@ pub(crate) struct Setup {
     pub(crate) records_max: u32,
     pub(crate) max_in_flight: usize,
     pub(crate) deduplicates: bool,
+    pub(crate) one_by_one: bool,
     pub(crate) memory: MemoryBudget,
 }
 
@@ -416,6 +417,7 @@ impl Default for Setup {
             records_max: 1000,
             max_in_flight: 1,
             deduplicates: false,
+            one_by_one: false,
             memory: MemoryBudget::new(64 << 20),
         }
     }
@@ -432,6 +434,7 @@ impl Setup {
         PipelineOptions {
             limits,
             max_in_flight: self.max_in_flight,
+            one_by_one: self.one_by_one,
             max_records_per_second: None,
             max_bytes_per_second: None,
         }

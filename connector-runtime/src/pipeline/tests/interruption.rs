@@ -143,6 +143,42 @@ async fn a_stop_finishes_what_is_under_way_and_not_the_backlog() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_comes_between_records_that_go_one_by_one() {
+    for order in [OrderClass::Queue, OrderClass::None] {
+        let queue = MemoryQueue::numbered(100);
+        let sink = ScriptedSink::new(|_, _| Answer::After(Duration::from_secs(1), Outcome::Delivered));
+        let setup = Setup { order, one_by_one: true, ..Setup::default() };
+        let task = setup.clone().start(&queue, &sink);
+        until("the fourth is under way", || sink.calls().len() == 4).await;
+        let asked = tokio::time::Instant::now();
+        task.drain.cancel();
+        assert_eq!(task.end().await, TaskEnd::Drained);
+        assert!(asked.elapsed() <= Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert_eq!(queue.position(), 40, "what was delivered is committed");
+        setup.start(&queue, &sink);
+        queue.all_committed().await;
+        assert_eq!(sink.delivered(), (0..100).collect::<Vec<u64>>(), "nothing is sent twice");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_goes_alone_holds_what_follows_it_and_nothing_else() {
+    let queue = MemoryQueue::numbered(4);
+    let sink = ScriptedSink::new(|call, _| match call.number {
+        1 | 2 => Answer::All(down()),
+        _ => Answer::All(if call.records == [2] { unclear() } else { Outcome::Delivered }),
+    });
+    let policy = policy(discard_after(1, 10), OnTargetDown::Wait);
+    let task = Setup { policy, one_by_one: true, ..Setup::default() }.start(&queue, &sink);
+    queue.all_committed().await;
+    let asked: Vec<Vec<u64>> = sink.calls().into_iter().map(|call| call.records).collect();
+    assert_eq!(asked, [[0], [1], [1], [1], [2], [2], [3]]);
+    assert_eq!(queue.ends().into_keys().collect::<Vec<u64>>(), [2]);
+    let counters = task.report().counters;
+    assert_eq!((counters.send_fail_total, counters.retry_total), (2, 3), "those behind were not asked in vain");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_does_not_wait_for_a_target_that_is_down() {
     let queue = MemoryQueue::numbered(10);
     let sink = ScriptedSink::new(|_, _| Answer::All(down()));

@@ -300,6 +300,21 @@ async fn single_mode_sends_nothing_past_a_record_that_failed() {
 }
 
 #[tokio::test]
+async fn single_mode_is_stopped_between_two_requests() {
+    let server = Server::python(&[]);
+    let config = json!({"url": server.url("/slow/200"), "mode": "single", "payload_format": "raw"});
+    let sink = node().sink_for("hook", "webhook", config);
+    let queue = MemoryQueue::numbered(60);
+    let task = Setup::default().start_with(&queue, sink.opener, sink.options);
+    until("the second request is under way", || server.requests.lock().expect("no panic").len() >= 2).await;
+    task.drain.cancel();
+    task.end().await;
+    let sent = server.requests.lock().expect("no panic").len() as u64;
+    assert!((2..10).contains(&sent), "{sent} of 60 were sent");
+    assert_eq!(queue.position(), sent * 10, "what was answered is committed, and is not sent again");
+}
+
+#[tokio::test]
 async fn an_abort_ends_a_request_at_once() {
     let server = Server::python(&[]);
     let sink = open(json!({"url": server.url("/slow/30000"), "timeout_ms": 60_000})).await;
