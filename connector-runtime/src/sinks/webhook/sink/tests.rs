@@ -315,6 +315,24 @@ async fn single_mode_is_stopped_between_two_requests() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_idle_for_long_is_not_used_again() {
+    let server = Server::python(&[]);
+    let sink = open(json!({"url": server.url("/ok")})).await;
+    let records = [record(1, "x")];
+    for idle_ms in [0, 3_000, 4_500] {
+        // Only the client's clock: the server still holds the connection.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_millis(idle_ms)).await;
+        tokio::time::resume();
+        assert_eq!(deliver(&*sink, &records).await, [Outcome::Delivered]);
+    }
+    let requests = server.requests(3).await;
+    let ports: Vec<&Value> = requests.iter().map(|request| &request["client_port"]).collect();
+    assert_eq!(ports[0], ports[1]);
+    assert_ne!(ports[1], ports[2]);
+}
+
+#[tokio::test]
 async fn an_abort_ends_a_request_at_once() {
     let server = Server::python(&[]);
     let sink = open(json!({"url": server.url("/slow/30000"), "timeout_ms": 60_000})).await;
