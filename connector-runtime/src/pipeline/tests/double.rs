@@ -49,6 +49,7 @@ struct Inner {
     splits: Vec<Sequence>,
     ends: BTreeMap<u64, End>,
     fetches: usize,
+    lingering: usize,
     failures: VecDeque<(Operation, SourceError)>,
 }
 
@@ -125,6 +126,18 @@ impl MemoryQueue {
         self.lock().ends.clone()
     }
 
+    /// How many fetches had to wait for more records.
+    pub(crate) fn lingering(&self) -> usize {
+        self.lock().lingering
+    }
+
+    /// A batch there is neither sealed nor full.
+    fn has_less_than(&self, from: Sequence, records_max: u32) -> bool {
+        let inner = self.lock();
+        let fresh = inner.records.iter().filter(|record| record.id.sequence >= from).count();
+        !inner.sealed.contains_key(&from) && (1..records_max as usize).contains(&fresh)
+    }
+
     pub(crate) fn fetches(&self) -> usize {
         self.lock().fetches
     }
@@ -154,6 +167,10 @@ impl QueueSource for MemoryQueue {
     }
 
     async fn fetch(&self, from: Sequence, limits: BatchLimits) -> Result<Fetched, SourceError> {
+        if self.has_less_than(from, limits.records_max) {
+            self.lock().lingering += 1;
+            tokio::time::sleep(limits.linger).await;
+        }
         let mut inner = self.lock();
         inner.fetches += 1;
         inner.take_failure(Operation::Fetch)?;
@@ -403,6 +420,7 @@ pub(crate) struct Setup {
     pub(crate) policy: FailurePolicy,
     pub(crate) order: OrderClass,
     pub(crate) records_max: u32,
+    pub(crate) linger: Duration,
     pub(crate) max_in_flight: usize,
     pub(crate) deduplicates: bool,
     pub(crate) one_by_one: bool,
@@ -415,6 +433,7 @@ impl Default for Setup {
             policy: FailurePolicy::default(),
             order: OrderClass::Queue,
             records_max: 1000,
+            linger: Duration::ZERO,
             max_in_flight: 1,
             deduplicates: false,
             one_by_one: false,
@@ -428,7 +447,7 @@ impl Setup {
         let limits = BatchLimits {
             records_max: self.records_max,
             bytes_max: 1 << 20,
-            linger: Duration::ZERO,
+            linger: self.linger,
             sync_bounds: self.deduplicates,
         };
         PipelineOptions {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::Sequence;
 use api_types::failure::{FailureStrategy, OnTargetDown};
 use api_types::status::Health;
+use api_types::{Message, Sequence};
 
 use super::double::*;
 use crate::config::PipelineOptions;
@@ -295,4 +295,48 @@ async fn an_interruption_uses_up_no_retry() {
     assert!(matches!(queue.ends()[&0], End::DeadLettered { retry_times: 2, .. }));
     assert_eq!(sink.calls().len(), 5);
     assert_eq!(task.report().counters.send_fail_total, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_lingers_leaves_the_memory_to_others() {
+    // Room for one batch of the largest size, and a little.
+    let memory = MemoryBudget::new((1 << 20) + (64 << 10));
+    let few = MemoryQueue::numbered(5);
+    let sink = ScriptedSink::new(|_, _| Answer::All(Outcome::Delivered));
+    let linger = Duration::from_secs(60);
+    Setup { linger, memory: memory.clone(), ..Setup::default() }.start(&few, &sink);
+    until("the fetch lingers", || few.lingering() == 1).await;
+
+    let many = MemoryQueue::numbered(100);
+    let other = ScriptedSink::new(|_, _| Answer::All(Outcome::Delivered));
+    Setup { records_max: 10, memory, ..Setup::default() }.start(&many, &other);
+    many.all_committed().await;
+    assert!(other.times()[9] < 100, "{:?}", other.times());
+    assert!(sink.calls().is_empty(), "the other one still lingers");
+    few.all_committed().await;
+    assert_eq!(sink.delivered(), [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_without_room_is_let_go_and_fetched_again() {
+    let memory = MemoryBudget::new(4 << 20);
+    let large = |number| Message { payload: vec![b'x'; 100 << 10].into(), ..message(number) };
+    let queue = MemoryQueue::with((0..3).map(large));
+    let sink = ScriptedSink::new(|call, _| match call.number {
+        0 => Answer::After(Duration::from_secs(600), Outcome::Delivered),
+        _ => Answer::All(Outcome::Delivered),
+    });
+    let (order, linger) = (OrderClass::None, Duration::from_secs(60));
+    let setup = Setup { records_max: 2, max_in_flight: 2, order, linger, memory: memory.clone(), ..Setup::default() };
+    setup.start(&queue, &sink);
+    until("a full batch is sent, the next one lingers", || sink.calls().len() == 1 && queue.lingering() == 1).await;
+    let all = memory.reserve(memory.free_bytes()).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((sink.calls().len(), queue.fetches()), (1, 2), "it was fetched, and is not in memory");
+    drop(all);
+    until("it is sent", || sink.calls().len() == 2).await;
+    assert!(sink.times()[1] < 121_000, "a sealed batch does not linger again: {:?}", sink.times());
+    assert_eq!(queue.fetches(), 3);
+    queue.all_committed().await;
+    assert_eq!(sink.delivered(), [2, 0, 1]);
 }
