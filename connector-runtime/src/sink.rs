@@ -36,7 +36,7 @@ pub trait Sink: Send + Sync {
     async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome>;
 
     /// Makes everything unsendable that was not yet written, within [`ABORT_WITHIN`], without I/O and without waiting.
-    /// Called from any thread, also while `deliver` runs.
+    /// Called from any thread, also while `deliver` runs: what that could not confirm is `Interrupted`.
     fn abort(&self);
 
     /// A quiet end: flushes nothing that `deliver` has not confirmed, closes connections.
@@ -123,6 +123,9 @@ pub struct TargetFault {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetFaultKind {
+    /// Nobody's fault: this sink was aborted or closed, or waits for an earlier one of its own connector. The attempt
+    /// counts nowhere and ends no record, whatever the failure policy says.
+    Interrupted,
     /// Refused, timed out, broken off, or an answer that says "later".
     Down,
     Throttled {
@@ -142,6 +145,8 @@ impl TargetFault {
         // A refused secret may have been rotated: it is read again when the sink is opened.
         let reopen = match kind {
             TargetFaultKind::Auth | TargetFaultKind::Permission | TargetFaultKind::Misconfigured(_) => true,
+            // An aborted sink stays aborted.
+            TargetFaultKind::Interrupted => true,
             TargetFaultKind::Down
             | TargetFaultKind::Throttled { .. }
             | TargetFaultKind::Full
@@ -159,7 +164,8 @@ impl TargetFault {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             TargetFaultKind::Throttled { retry_after } => retry_after,
-            TargetFaultKind::Down
+            TargetFaultKind::Interrupted
+            | TargetFaultKind::Down
             | TargetFaultKind::Full
             | TargetFaultKind::Auth
             | TargetFaultKind::Missing
@@ -170,10 +176,10 @@ impl TargetFault {
 }
 
 impl TargetFaultKind {
-    /// The stable code shown as `health_reason`.
+    /// The stable code shown as `health_reason`. `Interrupted` shows only when a sink cannot be opened.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Down => "TARGET_UNREACHABLE",
+            Self::Interrupted | Self::Down => "TARGET_UNREACHABLE",
             Self::Throttled { .. } => "TARGET_THROTTLED",
             Self::Full => "TARGET_FULL",
             Self::Auth => "TARGET_AUTH",
@@ -186,6 +192,7 @@ impl TargetFaultKind {
     /// The class written into a dead letter.
     pub fn class(self) -> &'static str {
         match self {
+            Self::Interrupted => "interrupted",
             Self::Down => "target_unreachable",
             Self::Throttled { .. } => "target_throttled",
             Self::Full => "target_full",
@@ -200,7 +207,7 @@ impl TargetFaultKind {
     pub fn needs_a_person(self) -> bool {
         match self {
             Self::Auth | Self::Missing | Self::Permission | Self::Misconfigured(_) => true,
-            Self::Down | Self::Throttled { .. } | Self::Full => false,
+            Self::Interrupted | Self::Down | Self::Throttled { .. } | Self::Full => false,
         }
     }
 }

@@ -65,6 +65,8 @@ pub const RATES: &[Field] = &[
 pub struct PipelineOptions {
     pub limits: BatchLimits,
     pub max_in_flight: usize,
+    /// The sink makes a request of each record: it gets one at a time, so that each is settled before the next is sent.
+    pub one_by_one: bool,
     pub max_records_per_second: Option<u64>,
     pub max_bytes_per_second: Option<u64>,
 }
@@ -76,15 +78,18 @@ impl PipelineOptions {
         fill_defaults(entry, &mut effective);
         let number = |field: &str| effective.get(field).and_then(Value::as_u64);
         let records_max = number(entry.schema.records_field).and_then(|value| u32::try_from(value).ok()).unwrap_or(1);
+        let one_by_one = entry.schema.one_by_one.is_some_and(|setting| setting.applies(&effective));
         let limits = BatchLimits {
             records_max,
             bytes_max: number("batch_bytes").unwrap_or(BATCH_BYTES_MIN),
             linger: Duration::from_millis(number("linger_ms").unwrap_or(0)),
-            sync_bounds: entry.schema.sync_bounds,
+            // What goes alone is known by its own id.
+            sync_bounds: entry.schema.sync_bounds && !one_by_one,
         };
         Self {
             limits,
             max_in_flight: number("max_in_flight").and_then(|value| usize::try_from(value).ok()).unwrap_or(1),
+            one_by_one,
             max_records_per_second: number("max_records_per_second"),
             max_bytes_per_second: number("max_bytes_per_second"),
         }

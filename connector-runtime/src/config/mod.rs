@@ -39,7 +39,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use field::Field;
-use rules::{GivesUp, Rule};
+use rules::{GivesUp, OneByOne, Rule};
 
 /// Everything that is declared about the configuration of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,10 @@ pub struct Schema {
     pub gives_up: Option<GivesUp>,
     /// The field that bounds the records of a batch: the seed's `batch_size`, or `batch_records`.
     pub records_field: &'static str,
-    /// The target deduplicates per batch, so bounds are on disk before a batch is handed out.
+    /// The target deduplicates per batch, so bounds are on disk before a batch is handed out; not where records go one
+    /// by one.
     pub sync_bounds: bool,
+    pub one_by_one: Option<OneByOne>,
     /// The typed struct takes this effective map.
     pub fits_type: fn(&Map<String, Value>) -> Result<(), String>,
 }

@@ -250,4 +250,18 @@ mod tests {
             assert_eq!(options.max_in_flight, 4, "{name}");
         }
     }
+
+    #[test]
+    fn records_that_go_one_by_one_need_no_bounds() {
+        for (name, mode, one_by_one, sync_bounds) in [
+            ("webhook", "single", true, false),
+            ("webhook", "array", false, true),
+            ("webhook", "ndjson", false, true),
+            ("redis", "single", false, false),
+        ] {
+            let effective = Map::from_iter([("mode".to_owned(), Value::from(mode))]);
+            let options = PipelineOptions::read(kind(name).expect("known"), &effective);
+            assert_eq!((options.one_by_one, options.limits.sync_bounds), (one_by_one, sync_bounds), "{name} {mode}");
+        }
+    }
 }

@@ -79,6 +79,19 @@ pub struct GivesUp {
     pub value: Literal,
 }
 
+/// The setting with which every record becomes a request of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct OneByOne {
+    pub field: &'static str,
+    pub value: Literal,
+}
+
+impl OneByOne {
+    pub fn applies(&self, effective: &Map<String, Value>) -> bool {
+        effective.get(self.field) == Some(&self.value.to_value())
+    }
+}
+
 impl GivesUp {
     pub fn applies(&self, effective: &Map<String, Value>) -> bool {
         effective.get(self.field) == Some(&self.value.to_value())

@@ -11,7 +11,8 @@
 //! - A record is settled once, after its target confirmed it or the failure strategy ended it.
 //! - A commit covers settled records only, in the order of the queue, and only while the lease is held.
 //! - Order class `queue`: one strand at a time per queue. `lanes`: one per lane. `none`: no waiting.
-//! - What a task holds in memory was taken from the node's budget before it was fetched.
+//! - What a task holds in memory was taken from the node's budget before it was fetched; after a long linger, as soon as
+//!   it is there. One batch for each queue may lie beyond a budget that stays used up.
 
 mod backoff;
 mod lanes;

@@ -2,7 +2,7 @@
 
 use api_types::failure::{FailurePolicy, FailureStrategy, OnTargetDown};
 
-use crate::sink::{RecordFault, TargetFault};
+use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
 use crate::source::End;
 
 pub(crate) const REASON_REFUSED: &str = "refused";
@@ -22,6 +22,8 @@ pub(super) enum Decision {
     RetryByPlan,
     /// With back-off and jitter; does not count.
     RetryByBackoff,
+    /// With back-off as well, and as if this attempt had never been made.
+    Repeat,
     End(End),
 }
 
@@ -29,6 +31,7 @@ pub(super) enum Decision {
 /// dead letter of some connector.
 pub(super) fn decide(policy: &FailurePolicy, is_letter: bool, counted: u32, fault: Fault<'_>) -> Decision {
     let offline = match fault {
+        Fault::Target(fault) if fault.kind == TargetFaultKind::Interrupted => return Decision::Repeat,
         Fault::Target(_) if policy.on_target_down == OnTargetDown::Wait => return Decision::RetryByBackoff,
         Fault::Target(_) => false,
         Fault::Record(fault) => fault.offline,
@@ -67,7 +70,6 @@ mod tests {
     use api_types::failure::RetryPlan;
 
     use super::*;
-    use crate::sink::TargetFaultKind;
 
     const RETRY: RetryPlan = RetryPlan { retry_total_times: 2, wait_time_ms: 10 };
 
@@ -79,15 +81,21 @@ mod tests {
         FailureStrategy::DeadMessageQueue { topic_name: "dlq".into(), retry: RETRY }
     }
 
-    /// `retry`, `wait`, or how the record ends with its retry times.
+    /// `retry`, `wait`, `repeat`, or how the record ends with its retry times.
     fn check(strategy: FailureStrategy, down: OnTargetDown, counted: u32, fault: &str, expect: &str) {
         let record = RecordFault { class: "c".into(), message: "m".into(), offline: fault == "offline" };
-        let target = TargetFault::new(TargetFaultKind::Down, "m");
+        let down_fault = TargetFault::new(TargetFaultKind::Down, "m");
+        let interrupted = TargetFault::new(TargetFaultKind::Interrupted, "m");
         let is_letter = fault == "letter";
-        let cause = if fault == "target" { Fault::Target(&target) } else { Fault::Record(&record) };
+        let cause = match fault {
+            "target" => Fault::Target(&down_fault),
+            "interrupted" => Fault::Target(&interrupted),
+            _ => Fault::Record(&record),
+        };
         let got = match decide(&policy(strategy.clone(), down), is_letter, counted, cause) {
             Decision::RetryByPlan => "retry".to_owned(),
             Decision::RetryByBackoff => "wait".to_owned(),
+            Decision::Repeat => "repeat".to_owned(),
             Decision::End(End::Discarded { reason, retry_times, .. }) => format!("discard {reason} {retry_times}"),
             Decision::End(End::DeadLettered { retry_times, .. }) => format!("letter {retry_times}"),
         };
@@ -101,7 +109,10 @@ mod tests {
         let after_retry = || FailureStrategy::DiscardAfterRetry { retry: RETRY };
 
         for strategy in [Absent, Discard, after_retry(), letters()] {
-            check(strategy, Wait, 2, "target", "wait");
+            check(strategy.clone(), Wait, 2, "target", "wait");
+            for down in [Wait, Strategy] {
+                check(strategy.clone(), down, 2, "interrupted", "repeat");
+            }
         }
         for strategy in [Absent, Discard] {
             for down in [Wait, Strategy] {

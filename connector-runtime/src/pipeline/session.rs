@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::lanes::{Lane, Lanes, WHOLE_QUEUE, deal};
-use super::memory::{Reserved, SMALL_BATCH_BYTES};
+use super::memory::{PATIENCE, Reserved, SMALL_BATCH_BYTES};
 use super::strand::{Interrupted, Strand};
 use super::task::TaskContext;
 use super::unit::{Unit, commit_of};
@@ -30,6 +30,8 @@ pub(super) struct Session<'a> {
     ready: watch::Receiver<ReadyQueues>,
     /// Where the next batch begins.
     next: Sequence,
+    /// The size of the batch there, once it was fetched and had to be let go.
+    next_bytes: Option<u64>,
     window: VecDeque<Arc<Unit>>,
     lanes: Lanes,
     events: FuturesUnordered<BoxFuture<'a, Event>>,
@@ -48,8 +50,7 @@ enum Closing {
 }
 
 enum Event {
-    /// `None`: no memory was to be had for a while.
-    Fetched(Result<Option<(Reserved, Fetched)>, Interrupted>),
+    Fetched(Result<Answer, Interrupted>),
     /// The queue has grown since it was found empty.
     Grown,
     Settled(Result<(), Interrupted>),
@@ -57,6 +58,12 @@ enum Event {
         units: usize,
         result: Result<(), Interrupted>,
     },
+}
+
+enum Answer {
+    Taken(Reserved, Fetched),
+    /// No memory was to be had for a while; the size of the batch, if it is known.
+    NoRoom(Option<u64>),
 }
 
 impl<'a> Session<'a> {
@@ -72,6 +79,7 @@ impl<'a> Session<'a> {
             source,
             ready,
             next,
+            next_bytes: None,
             window: VecDeque::new(),
             lanes: Lanes::default(),
             events: FuturesUnordered::new(),
@@ -118,9 +126,9 @@ impl<'a> Session<'a> {
             Event::Fetched(result) => {
                 self.fetching = false;
                 match result {
-                    Ok(Some((memory, Fetched::Batch(batch)))) => self.take_batch(batch, memory),
-                    Ok(Some((_, Fetched::Empty { head }))) => self.wait_for_more(head),
-                    Ok(None) => {}
+                    Ok(Answer::Taken(memory, Fetched::Batch(batch))) => self.take_batch(batch, memory),
+                    Ok(Answer::Taken(_, Fetched::Empty { head })) => self.wait_for_more(head),
+                    Ok(Answer::NoRoom(bytes)) => self.next_bytes = bytes,
                     Err(Interrupted::Source(SourceError::Moved)) => self.move_away(),
                     Err(Interrupted::Draining) => {}
                     Err(interrupted) => return Err(interrupted),
@@ -149,12 +157,13 @@ impl<'a> Session<'a> {
             return;
         }
         self.fetching = true;
-        let (task, source, from, first) = (self.task, Arc::clone(&self.source), self.next, self.window.is_empty());
+        let (task, source, from) = (self.task, Arc::clone(&self.source), self.next);
+        let (first, sealed_bytes) = (self.window.is_empty(), self.next_bytes);
         self.events.push(Box::pin(async move {
             tokio::select! {
                 biased;
                 () = task.drain.cancelled() => Event::Fetched(Err(Interrupted::Draining)),
-                fetched = fetch(task, &*source, from, first) => Event::Fetched(fetched),
+                fetched = fetch(task, &*source, from, first, sealed_bytes) => Event::Fetched(fetched),
             }
         }));
     }
@@ -167,6 +176,7 @@ impl<'a> Session<'a> {
             return self.move_away();
         }
         self.next = batch.to;
+        self.next_bytes = None;
         let task = self.task;
         let unit = Arc::new(Unit::new(batch, self.source.node(), task.incarnation, memory, Arc::clone(&task.stats)));
         self.window.push_back(Arc::clone(&unit));
@@ -276,33 +286,43 @@ async fn cut_at(task: &TaskContext, source: &dyn QueueSource, unit: &Unit) -> Op
     source.split(unit.from, to).await.ok().map(|()| to)
 }
 
-/// `first`: this queue holds no batch yet.
+/// `first`: this queue holds no batch yet. `sealed_bytes`: the size of the batch, where it is known.
+///
+/// Memory is there before a batch is fetched. A fetch that lingers gives it to others meanwhile; when it is not to be
+/// had again, the batch is let go – it is sealed, and comes back as it was – unless the queue holds none.
 async fn fetch(
     task: &TaskContext,
     source: &dyn QueueSource,
     from: Sequence,
     first: bool,
-) -> Result<Option<(Reserved, Fetched)>, Interrupted> {
+    sealed_bytes: Option<u64>,
+) -> Result<Answer, Interrupted> {
     let mut backoff = Backoff::queue();
     loop {
         let mut limits = task.options.limits;
-        let mut memory = match task.memory.reserve_soon(limits.bytes_max).await {
+        let mut memory = match task.memory.reserve_soon(sealed_bytes.unwrap_or(limits.bytes_max)).await {
             Some(memory) => memory,
             None if first => {
                 limits.bytes_max = limits.bytes_max.min(SMALL_BATCH_BYTES);
                 Reserved::nothing()
             }
             // By now the window may be empty, and this the first.
-            None => return Ok(None),
+            None => return Ok(Answer::NoRoom(sealed_bytes)),
         };
+        if limits.linger > PATIENCE && sealed_bytes.is_none() {
+            memory.shrink_to(SMALL_BATCH_BYTES);
+        }
         may_act(task)?;
         match source.fetch(from, limits).await {
-            Ok(fetched) => {
-                if let Fetched::Batch(batch) = &fetched {
-                    memory.shrink_to(batch.records.iter().map(|record| record.message.size_bytes() as u64).sum());
+            Ok(Fetched::Batch(batch)) => {
+                let bytes = batch.records.iter().map(|record| record.message.size_bytes() as u64).sum();
+                memory.shrink_to(bytes);
+                if memory.is_nothing() || task.memory.grow_soon(&mut memory, bytes).await || first {
+                    return Ok(Answer::Taken(memory, Fetched::Batch(batch)));
                 }
-                return Ok(Some((memory, fetched)));
+                return Ok(Answer::NoRoom(Some(bytes)));
             }
+            Ok(Fetched::Empty { head }) => return Ok(Answer::Taken(memory, Fetched::Empty { head })),
             Err(SourceError::Unreachable(error)) => {
                 drop(memory);
                 task.stats.error("queue could not be asked", &error.to_string());

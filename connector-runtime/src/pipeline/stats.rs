@@ -41,8 +41,8 @@ struct Inner {
     log: ErrorLog,
 }
 
-/// One call of the sink. When it is dropped before it ended – lease lost, stop bound reached – its records may arrive
-/// twice, and are counted as such.
+/// One call of the sink. When it is dropped before it ended, or its sink was aborted – lease lost, stop bound reached –
+/// its records may arrive twice, and are counted as such.
 pub(crate) struct Request<'a> {
     metrics: &'a TaskMetrics,
     started: Instant,
@@ -223,8 +223,9 @@ impl TaskStats {
 }
 
 impl Request<'_> {
-    pub(crate) fn ended(mut self) {
-        self.records = 0;
+    /// `interrupted`: how many of its records were cut off.
+    pub(crate) fn ended(mut self, interrupted: usize) {
+        self.records = interrupted as u64;
         self.metrics.send_duration.observe(self.started.elapsed().as_secs_f64());
     }
 }

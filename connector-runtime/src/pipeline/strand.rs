@@ -6,7 +6,8 @@
 //!          └────────────────── in place, in order ◄─────────────────┘ unclear: its halves, due now
 //! ```
 //!
-//! When order counts, the front run holds what follows it. When it does not, what is due later steps aside.
+//! When order counts, the front run holds what follows it. When it does not, what is due later steps aside. A sink that
+//! makes a request of each record gets runs of one record, so that a stop comes between two of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -64,6 +65,7 @@ struct Run {
 enum Next {
     ByPlan,
     ByBackoff,
+    Repeat,
     Ask,
 }
 
@@ -75,13 +77,18 @@ impl<'a> Strand<'a> {
         places: Vec<usize>,
         ordered: bool,
     ) -> Self {
-        let run = Run { places, from: unit.from, to: unit.to, due: None, retry: false };
+        let run = |places| Run { places, from: unit.from, to: unit.to, due: None, retry: false };
+        let work = if task.options.one_by_one {
+            places.into_iter().map(|place| run(vec![place])).collect()
+        } else {
+            VecDeque::from([run(places)])
+        };
         Self {
             task,
             source,
             unit,
             ordered,
-            work: VecDeque::from([run]),
+            work,
             aside: Vec::new(),
             failed: BTreeMap::new(),
             backoff: Backoff::target(),
@@ -141,7 +148,7 @@ impl<'a> Strand<'a> {
         let task = self.task;
         let request = task.stats.request(batch.records.len());
         let mut outcomes = sink.deliver(batch).await;
-        request.ended();
+        request.ended(outcomes.iter().filter(|outcome| is_interrupted(outcome)).count());
         if outcomes.len() != batch.records.len() {
             let message = format!("the sink answered {} outcomes for {} records", outcomes.len(), batch.records.len());
             outcomes = batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message).reopening()));
@@ -180,7 +187,7 @@ impl<'a> Strand<'a> {
             };
             todo.extend(next.map(|next| (place, next)));
         }
-        if !todo.iter().any(|(_, next)| *next == Next::ByBackoff) {
+        if !todo.iter().any(|(_, next)| matches!(next, Next::ByBackoff | Next::Repeat)) {
             self.backoff.reset();
         }
         let halve = unclear > 1 && unclear == asked;
@@ -191,14 +198,17 @@ impl<'a> Strand<'a> {
     /// What is next for a record whose attempt failed; `None` when it has ended.
     fn fail(&mut self, place: usize, fault: Fault<'_>) -> Option<Next> {
         let record = &self.unit.records[place];
-        if !self.failed.contains_key(&place) {
-            self.task.stats.first_failures(1);
-        }
-        let counted = self.failed.entry(place).or_insert(0);
         let is_letter = !record.message.dead_letter_of.is_empty();
-        match decide(&self.task.policy, is_letter, *counted, fault) {
+        let counted = self.failed.get(&place).copied();
+        let decision = decide(&self.task.policy, is_letter, counted.unwrap_or(0), fault);
+        if counted.is_none() && decision != Decision::Repeat {
+            self.task.stats.first_failures(1);
+            self.failed.insert(place, 0);
+        }
+        match decision {
+            Decision::Repeat => Some(Next::Repeat),
             Decision::RetryByPlan => {
-                *counted += 1;
+                self.failed.insert(place, counted.unwrap_or(0) + 1);
                 Some(Next::ByPlan)
             }
             Decision::RetryByBackoff => Some(Next::ByBackoff),
@@ -256,10 +266,16 @@ impl<'a> Strand<'a> {
             }
             let due = match next {
                 Next::ByPlan => Some(by_plan),
-                Next::ByBackoff => Some(*by_backoff.get_or_insert_with(|| now + self.backoff.next(retry_after))),
+                Next::ByBackoff | Next::Repeat => {
+                    Some(*by_backoff.get_or_insert_with(|| now + self.backoff.next(retry_after)))
+                }
                 Next::Ask => None,
             };
-            let retry = next != Next::Ask;
+            let retry = match next {
+                Next::ByPlan | Next::ByBackoff => true,
+                Next::Repeat => run.retry,
+                Next::Ask => false,
+            };
             runs.push(Run { places, from, to: run.to, due, retry });
         }
         if self.ordered {
@@ -313,12 +329,20 @@ impl<'a> Strand<'a> {
     }
 }
 
+fn is_interrupted(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::TargetFault(fault) if fault.kind == TargetFaultKind::Interrupted)
+}
+
 impl TaskContext {
-    /// Counts one request and shows how the target is.
+    /// Counts one request and shows how the target is. An interruption says nothing of it.
     fn observe<'r>(&self, outcomes: impl Iterator<Item = (&'r Record, &'r Outcome)>) {
         let mut delivered = Vec::new();
         let mut target_fault = None;
         let mut refusal = None;
+        let mut outcomes = outcomes.filter(|(_, outcome)| !is_interrupted(outcome)).peekable();
+        if outcomes.peek().is_none() {
+            return;
+        }
         for (record, outcome) in outcomes {
             match outcome {
                 Outcome::Delivered => delivered.push(record),

@@ -107,8 +107,13 @@ impl TaskSink {
     /// The scheduler gives a node only what it offers; this shows when the two disagree.
     fn unavailable(message: String) -> Self {
         let limits = BatchLimits { records_max: 1, bytes_max: 1024, linger: Duration::ZERO, sync_bounds: false };
-        let options =
-            PipelineOptions { limits, max_in_flight: 1, max_records_per_second: None, max_bytes_per_second: None };
+        let options = PipelineOptions {
+            limits,
+            max_in_flight: 1,
+            one_by_one: false,
+            max_records_per_second: None,
+            max_bytes_per_second: None,
+        };
         Self { opener: Arc::new(Unavailable { message: message.into() }), order: OrderClass::Queue, options }
     }
 }

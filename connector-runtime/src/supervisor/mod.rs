@@ -136,7 +136,7 @@ impl Supervisor {
         self.shared.changed.notified().await;
     }
 
-    /// Stops all tasks; `false` when some had not stopped at the bound: their sinks are aborted then.
+    /// Stops all tasks; `false` when some had not stopped at the bound: they are cut off then.
     pub async fn shutdown(&self, bound: Duration) -> bool {
         self.closing.cancel();
         let Some(mut looping) = lock(&self.looping).take() else { return true };
@@ -149,7 +149,7 @@ impl Supervisor {
             Err(_) => {
                 looping.abort();
                 for view in lock(&self.shared.views).values() {
-                    view.abort_sink();
+                    view.cut_off();
                 }
                 false
             }

@@ -42,27 +42,42 @@ pub(super) struct Runner {
 /// The current run of a task, as the supervisor looks at it from outside.
 #[derive(Default)]
 pub(super) struct TaskView {
-    current: Mutex<Option<(Arc<TaskStats>, Arc<SinkSlot>)>>,
+    current: Mutex<Option<Current>>,
+}
+
+#[derive(Clone)]
+struct Current {
+    stats: Arc<TaskStats>,
+    slot: Arc<SinkSlot>,
+    cut: CancellationToken,
 }
 
 impl TaskView {
     pub(super) fn report(&self) -> Option<TaskReport> {
-        self.current().map(|(stats, _)| stats.report())
+        self.current().map(|run| run.stats.report())
     }
 
     /// Reaches the sink even when the task itself is stuck.
     pub(super) fn abort_sink(&self) {
-        if let Some((_, slot)) = self.current() {
-            slot.abort();
+        if let Some(run) = self.current() {
+            run.slot.abort();
         }
     }
 
-    fn current(&self) -> Option<(Arc<TaskStats>, Arc<SinkSlot>)> {
+    /// The bound of a stop: first nothing may follow any more, then what is under way ends.
+    pub(super) fn cut_off(&self) {
+        if let Some(run) = self.current() {
+            run.cut.cancel();
+            run.slot.abort();
+        }
+    }
+
+    fn current(&self) -> Option<Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, stats: Arc<TaskStats>, slot: Arc<SinkSlot>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((stats, slot));
+    fn set(&self, current: Current) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
     }
 }
 
@@ -71,7 +86,6 @@ struct Run {
     stats: Arc<TaskStats>,
     slot: Arc<SinkSlot>,
     drain: CancellationToken,
-    cut: CancellationToken,
 }
 
 impl Runner {
@@ -144,12 +158,12 @@ impl Runner {
             cut: cut.clone(),
             pace: Pace::new(sink.options.max_records_per_second, sink.options.max_bytes_per_second),
         };
-        self.view.set(Arc::clone(&stats), Arc::clone(&slot));
+        self.view.set(Current { stats: Arc::clone(&stats), slot: Arc::clone(&slot), cut: cut.clone() });
         info!(connector = %spec.name, kind = %spec.kind, epoch = %self.epoch, "task started");
-        Run { handle: tokio::spawn(task.run()), stats, slot, drain, cut }
+        Run { handle: tokio::spawn(task.run()), stats, slot, drain }
     }
 
-    /// Cancel, drain within the bound, abort, join.
+    /// Cancel, drain within the bound, cut off, join.
     async fn stop(&self, mut run: Run) {
         let connector = &self.connector.spec.name;
         run.drain.cancel();
@@ -157,8 +171,7 @@ impl Runner {
             info!(%connector, epoch = %self.epoch, "task stopped");
             return;
         }
-        run.slot.abort();
-        run.cut.cancel();
+        self.view.cut_off();
         if tokio::time::timeout(ABORT_WITHIN, &mut run.handle).await.is_ok() {
             warn!(%connector, epoch = %self.epoch, "task stopped with requests cut off: duplicates are possible");
             return;

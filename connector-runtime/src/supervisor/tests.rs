@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOptions};
-use api_types::failure::FailurePolicy;
+use api_types::failure::{FailurePolicy, FailureStrategy, OnTargetDown};
 use api_types::heartbeat::StoppedTask;
 use api_types::status::Health;
 use api_types::topic::TopicFilter;
@@ -13,7 +13,7 @@ use api_types::{Connector, ConnectorName, Epoch, NodeName, RaftId, Revision};
 
 use super::*;
 use crate::pipeline::tests::double::{
-    Answer, INCARNATION, MemoryQueue, ScriptedSink, Setup, down, message, sources, until,
+    Answer, INCARNATION, MemoryQueue, ScriptedSink, Setup, down, interrupted, message, policy, sources, until,
 };
 use crate::registry::OrderClass;
 use crate::sink::Outcome;
@@ -51,6 +51,17 @@ fn desired(epoch: u64, revision: u64) -> Vec<DesiredTask> {
         deleting: false,
     };
     vec![DesiredTask { connector: Arc::new(connector), epoch: Epoch(epoch) }]
+}
+
+/// A policy that ends what fails once, also when the target is at fault.
+fn desired_discarding() -> Vec<DesiredTask> {
+    let mut tasks = desired(5, 1);
+    for task in &mut tasks {
+        let mut connector = Connector::clone(&task.connector);
+        connector.spec.failure = policy(FailureStrategy::Discard, OnTargetDown::Strategy);
+        task.connector = Arc::new(connector);
+    }
+    tasks
 }
 
 struct Running {
@@ -172,7 +183,7 @@ async fn a_stop_is_bounded_and_cut_requests_are_counted() {
 #[tokio::test]
 async fn a_task_that_cannot_be_joined_is_detached_and_counted() {
     // Blocks its thread, so the supervisor needs another one.
-    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (release, blocked) = std::sync::mpsc::sync_channel::<()>(1);
     let blocked = std::sync::Mutex::new(blocked);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -238,4 +249,47 @@ async fn shutdown_stops_all_tasks() {
     assert!(running.supervisor.shutdown(Duration::from_secs(5)).await);
     assert!(running.supervisor.reports().is_empty());
     assert_eq!(running.supervisor.stopped().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_flaps_ends_no_record() {
+    let queue = MemoryQueue::numbered(3);
+    let sink = ScriptedSink::new(|call, _| match call.number {
+        0 => Answer::AtAbort(vec![interrupted(); 3]),
+        _ => Answer::All(Outcome::Delivered),
+    });
+    let running = start(&queue, &sink);
+    running.supervisor.set_desired(desired_discarding());
+    until("a request is under way", || sink.calls().len() == 1).await;
+    running.lease.set(false);
+    until("the sink is aborted", || sink.aborts() > 0).await;
+    running.lease.set(true);
+    queue.all_committed().await;
+    assert!(queue.ends().is_empty(), "{:?}", queue.ends());
+    assert_eq!(sink.delivered(), [0, 1, 2]);
+    let counters = running.supervisor.reports().remove(0).counters;
+    assert_eq!((counters.send_fail_total, counters.discard_total, counters.send_success_total), (0, 0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_or_shutdown_at_its_bound_ends_no_record() {
+    for whole in [false, true] {
+        let queue = MemoryQueue::numbered(3);
+        let sink = ScriptedSink::new(|_, _| Answer::AtAbort(vec![interrupted(); 3]));
+        let running = start(&queue, &sink);
+        running.supervisor.set_desired(desired_discarding());
+        until("a request is under way", || sink.calls().len() == 1).await;
+        if whole {
+            assert!(!running.supervisor.shutdown(Duration::from_millis(100)).await);
+        } else {
+            running.supervisor.set_desired(Vec::new());
+        }
+        until("the sink is aborted", || sink.aborts() > 0).await;
+        until("the request is counted as cut off", || {
+            running.metric("sluice_connector_possible_duplicates_total") == 3.0
+        })
+        .await;
+        assert_eq!((queue.position(), queue.ends().len(), sink.calls().len()), (0, 0, 1), "whole: {whole}");
+        assert_eq!(running.metric("sluice_connector_send_fail_total"), 0.0);
+    }
 }

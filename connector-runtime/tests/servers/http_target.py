@@ -1,6 +1,7 @@
 """An HTTP endpoint for the webhook tests: Python's own server, which answers as the path says.
 
-Prints its port, then one JSON line per request: method, path, headers, body (latin-1, so every byte survives).
+Prints its port, then one JSON line per request: method, path, headers, body (latin-1, so every byte survives), and the
+port of its client.
 
 /ok                     204
 /status/503?header=...  that status, with the given header "Name: value"
@@ -36,6 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "path": self.path,
             "headers": {name.lower(): value for name, value in self.headers.items()},
             "body": body.decode("latin-1"),
+            "client_port": self.client_address[1],
         }
         with LOCK:
             print(json.dumps(entry), flush=True)

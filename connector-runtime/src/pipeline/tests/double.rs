@@ -49,6 +49,7 @@ struct Inner {
     splits: Vec<Sequence>,
     ends: BTreeMap<u64, End>,
     fetches: usize,
+    lingering: usize,
     failures: VecDeque<(Operation, SourceError)>,
 }
 
@@ -125,6 +126,18 @@ impl MemoryQueue {
         self.lock().ends.clone()
     }
 
+    /// How many fetches had to wait for more records.
+    pub(crate) fn lingering(&self) -> usize {
+        self.lock().lingering
+    }
+
+    /// A batch there is neither sealed nor full.
+    fn has_less_than(&self, from: Sequence, records_max: u32) -> bool {
+        let inner = self.lock();
+        let fresh = inner.records.iter().filter(|record| record.id.sequence >= from).count();
+        !inner.sealed.contains_key(&from) && (1..records_max as usize).contains(&fresh)
+    }
+
     pub(crate) fn fetches(&self) -> usize {
         self.lock().fetches
     }
@@ -154,6 +167,10 @@ impl QueueSource for MemoryQueue {
     }
 
     async fn fetch(&self, from: Sequence, limits: BatchLimits) -> Result<Fetched, SourceError> {
+        if self.has_less_than(from, limits.records_max) {
+            self.lock().lingering += 1;
+            tokio::time::sleep(limits.linger).await;
+        }
         let mut inner = self.lock();
         inner.fetches += 1;
         inner.take_failure(Operation::Fetch)?;
@@ -242,6 +259,8 @@ pub(crate) enum Answer {
     After(Duration, Outcome),
     /// Until the call is dropped.
     Never,
+    /// One for each record, when the sink is aborted.
+    AtAbort(Vec<Outcome>),
     Panic,
 }
 
@@ -252,6 +271,7 @@ type Script = dyn Fn(&Call, &Batch<'_>) -> Answer + Send + Sync;
 pub(crate) struct ScriptedSink {
     script: Arc<Script>,
     log: Arc<Mutex<Log>>,
+    aborted: Arc<Notify>,
     started: Instant,
 }
 
@@ -266,7 +286,7 @@ struct Log {
 
 impl ScriptedSink {
     pub(crate) fn new(script: impl Fn(&Call, &Batch<'_>) -> Answer + Send + Sync + 'static) -> Self {
-        Self { script: Arc::new(script), log: Arc::default(), started: Instant::now() }
+        Self { script: Arc::new(script), log: Arc::default(), aborted: Arc::default(), started: Instant::now() }
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -327,6 +347,10 @@ impl Sink for ScriptedSink {
                 batch.all(&outcome)
             }
             Answer::Never => std::future::pending().await,
+            Answer::AtAbort(outcomes) => {
+                self.aborted.notified().await;
+                outcomes
+            }
             Answer::Panic => panic!("the script says so"),
         };
         let delivered = call.records.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Delivered);
@@ -336,6 +360,7 @@ impl Sink for ScriptedSink {
 
     fn abort(&self) {
         self.lock().aborts += 1;
+        self.aborted.notify_waiters();
     }
 
     async fn close(&self) {
@@ -368,6 +393,10 @@ pub(crate) fn down() -> Outcome {
     fault(TargetFaultKind::Down)
 }
 
+pub(crate) fn interrupted() -> Outcome {
+    fault(TargetFaultKind::Interrupted)
+}
+
 pub(crate) fn fault(kind: TargetFaultKind) -> Outcome {
     Outcome::TargetFault(TargetFault::new(kind, "Connection refused"))
 }
@@ -391,8 +420,10 @@ pub(crate) struct Setup {
     pub(crate) policy: FailurePolicy,
     pub(crate) order: OrderClass,
     pub(crate) records_max: u32,
+    pub(crate) linger: Duration,
     pub(crate) max_in_flight: usize,
     pub(crate) deduplicates: bool,
+    pub(crate) one_by_one: bool,
     pub(crate) memory: MemoryBudget,
 }
 
@@ -402,8 +433,10 @@ impl Default for Setup {
             policy: FailurePolicy::default(),
             order: OrderClass::Queue,
             records_max: 1000,
+            linger: Duration::ZERO,
             max_in_flight: 1,
             deduplicates: false,
+            one_by_one: false,
             memory: MemoryBudget::new(64 << 20),
         }
     }
@@ -414,12 +447,13 @@ impl Setup {
         let limits = BatchLimits {
             records_max: self.records_max,
             bytes_max: 1 << 20,
-            linger: Duration::ZERO,
+            linger: self.linger,
             sync_bounds: self.deduplicates,
         };
         PipelineOptions {
             limits,
             max_in_flight: self.max_in_flight,
+            one_by_one: self.one_by_one,
             max_records_per_second: None,
             max_bytes_per_second: None,
         }
@@ -441,13 +475,14 @@ impl Setup {
         let changed = Arc::new(Notify::new());
         let stats = Arc::new(TaskStats::new("double".into(), INCARNATION, Epoch(1), metrics, changed));
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        let slot = Arc::new(SinkSlot::new(opener));
         let task = TaskContext {
             incarnation: INCARNATION,
             epoch: Epoch(1),
             policy: self.policy,
             order: self.order,
             options,
-            slot: Arc::new(SinkSlot::new(opener)),
+            slot: Arc::clone(&slot),
             lease: lease.clone(),
             stats: Arc::clone(&stats),
             memory: self.memory,
@@ -456,13 +491,14 @@ impl Setup {
             cut: cut.clone(),
             pace: Pace::new(options.max_records_per_second, options.max_bytes_per_second),
         };
-        RunningTask { handle: tokio::spawn(task.run()), stats, lease, drain, cut }
+        RunningTask { handle: tokio::spawn(task.run()), stats, slot, lease, drain, cut }
     }
 }
 
 pub(crate) struct RunningTask {
     pub(crate) handle: JoinHandle<TaskEnd>,
     pub(crate) stats: Arc<TaskStats>,
+    pub(crate) slot: Arc<SinkSlot>,
     pub(crate) lease: Lease,
     pub(crate) drain: CancellationToken,
     pub(crate) cut: CancellationToken,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::Sequence;
-use api_types::failure::OnTargetDown;
+use api_types::failure::{FailureStrategy, OnTargetDown};
 use api_types::status::Health;
+use api_types::{Message, Sequence};
 
 use super::double::*;
 use crate::config::PipelineOptions;
@@ -13,7 +13,7 @@ use crate::pipeline::memory::MemoryBudget;
 use crate::pipeline::task::TaskEnd;
 use crate::registry::OrderClass;
 use crate::sink::Outcome;
-use crate::source::SourceError;
+use crate::source::{End, SourceError};
 
 fn unreachable() -> SourceError {
     SourceError::Unreachable("connection refused".into())
@@ -143,6 +143,42 @@ async fn a_stop_finishes_what_is_under_way_and_not_the_backlog() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_comes_between_records_that_go_one_by_one() {
+    for order in [OrderClass::Queue, OrderClass::None] {
+        let queue = MemoryQueue::numbered(100);
+        let sink = ScriptedSink::new(|_, _| Answer::After(Duration::from_secs(1), Outcome::Delivered));
+        let setup = Setup { order, one_by_one: true, ..Setup::default() };
+        let task = setup.clone().start(&queue, &sink);
+        until("the fourth is under way", || sink.calls().len() == 4).await;
+        let asked = tokio::time::Instant::now();
+        task.drain.cancel();
+        assert_eq!(task.end().await, TaskEnd::Drained);
+        assert!(asked.elapsed() <= Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert_eq!(queue.position(), 40, "what was delivered is committed");
+        setup.start(&queue, &sink);
+        queue.all_committed().await;
+        assert_eq!(sink.delivered(), (0..100).collect::<Vec<u64>>(), "nothing is sent twice");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_goes_alone_holds_what_follows_it_and_nothing_else() {
+    let queue = MemoryQueue::numbered(4);
+    let sink = ScriptedSink::new(|call, _| match call.number {
+        1 | 2 => Answer::All(down()),
+        _ => Answer::All(if call.records == [2] { unclear() } else { Outcome::Delivered }),
+    });
+    let policy = policy(discard_after(1, 10), OnTargetDown::Wait);
+    let task = Setup { policy, one_by_one: true, ..Setup::default() }.start(&queue, &sink);
+    queue.all_committed().await;
+    let asked: Vec<Vec<u64>> = sink.calls().into_iter().map(|call| call.records).collect();
+    assert_eq!(asked, [[0], [1], [1], [1], [2], [2], [3]]);
+    assert_eq!(queue.ends().into_keys().collect::<Vec<u64>>(), [2]);
+    let counters = task.report().counters;
+    assert_eq!((counters.send_fail_total, counters.retry_total), (2, 3), "those behind were not asked in vain");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_does_not_wait_for_a_target_that_is_down() {
     let queue = MemoryQueue::numbered(10);
     let sink = ScriptedSink::new(|_, _| Answer::All(down()));
@@ -220,4 +256,87 @@ async fn memory_that_others_keep_does_not_stop_a_task() {
     drop(all);
     queue.all_committed().await;
     assert!(sink.times()[4] < times[1] + 200, "with memory the window fills again: {:?}", sink.times());
+}
+
+/// Aborts the sink in the middle of a batch, as a lease does that comes back before the task has seen it go.
+#[tokio::test(start_paused = true)]
+async fn an_abort_is_nobodys_fault_and_ends_no_record() {
+    for strategy in [FailureStrategy::Discard, discard_after(0, 10), dead_letter_after(0, 10)] {
+        for order in [OrderClass::Queue, OrderClass::None] {
+            let queue = MemoryQueue::numbered(4);
+            let sink = ScriptedSink::new(|call, _| match call.number {
+                0 => Answer::AtAbort(vec![Outcome::Delivered, interrupted(), interrupted(), interrupted()]),
+                _ => Answer::All(Outcome::Delivered),
+            });
+            let policy = policy(strategy.clone(), OnTargetDown::Strategy);
+            let task = Setup { policy, order, ..Setup::default() }.start(&queue, &sink);
+            until("the batch is under way", || sink.calls().len() == 1).await;
+            task.slot.abort();
+            queue.all_committed().await;
+            assert!(queue.ends().is_empty(), "{strategy:?} {order:?}: {:?}", queue.ends());
+            assert_eq!(sink.delivered(), [0, 1, 2, 3]);
+            assert_eq!(sink.opens(), 2, "an aborted sink is not used again");
+            let report = task.report();
+            let counters = report.counters;
+            assert_eq!((counters.send_success_total, counters.send_fail_total, counters.retry_total), (4, 0, 0));
+            assert_eq!((report.health, report.last_error), (Health::Ok, None));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interruption_uses_up_no_retry() {
+    let queue = MemoryQueue::numbered(1);
+    let outcomes = [refused(), interrupted(), interrupted(), refused(), refused()];
+    let sink = ScriptedSink::new(move |call, _| Answer::All(outcomes[call.number].clone()));
+    let policy = policy(dead_letter_after(2, 400), OnTargetDown::Strategy);
+    let task = Setup { policy, ..Setup::default() }.start(&queue, &sink);
+    queue.all_committed().await;
+    assert!(matches!(queue.ends()[&0], End::DeadLettered { retry_times: 2, .. }));
+    assert_eq!(sink.calls().len(), 5);
+    assert_eq!(task.report().counters.send_fail_total, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_lingers_leaves_the_memory_to_others() {
+    // Room for one batch of the largest size, and a little.
+    let memory = MemoryBudget::new((1 << 20) + (64 << 10));
+    let few = MemoryQueue::numbered(5);
+    let sink = ScriptedSink::new(|_, _| Answer::All(Outcome::Delivered));
+    let linger = Duration::from_secs(60);
+    Setup { linger, memory: memory.clone(), ..Setup::default() }.start(&few, &sink);
+    until("the fetch lingers", || few.lingering() == 1).await;
+
+    let many = MemoryQueue::numbered(100);
+    let other = ScriptedSink::new(|_, _| Answer::All(Outcome::Delivered));
+    Setup { records_max: 10, memory, ..Setup::default() }.start(&many, &other);
+    many.all_committed().await;
+    assert!(other.times()[9] < 100, "{:?}", other.times());
+    assert!(sink.calls().is_empty(), "the other one still lingers");
+    few.all_committed().await;
+    assert_eq!(sink.delivered(), [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_without_room_is_let_go_and_fetched_again() {
+    let memory = MemoryBudget::new(4 << 20);
+    let large = |number| Message { payload: vec![b'x'; 100 << 10].into(), ..message(number) };
+    let queue = MemoryQueue::with((0..3).map(large));
+    let sink = ScriptedSink::new(|call, _| match call.number {
+        0 => Answer::After(Duration::from_secs(600), Outcome::Delivered),
+        _ => Answer::All(Outcome::Delivered),
+    });
+    let (order, linger) = (OrderClass::None, Duration::from_secs(60));
+    let setup = Setup { records_max: 2, max_in_flight: 2, order, linger, memory: memory.clone(), ..Setup::default() };
+    setup.start(&queue, &sink);
+    until("a full batch is sent, the next one lingers", || sink.calls().len() == 1 && queue.lingering() == 1).await;
+    let all = memory.reserve(memory.free_bytes()).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((sink.calls().len(), queue.fetches()), (1, 2), "it was fetched, and is not in memory");
+    drop(all);
+    until("it is sent", || sink.calls().len() == 2).await;
+    assert!(sink.times()[1] < 121_000, "a sealed batch does not linger again: {:?}", sink.times());
+    assert_eq!(queue.fetches(), 3);
+    queue.all_committed().await;
+    assert_eq!(sink.delivered(), [2, 0, 1]);
 }

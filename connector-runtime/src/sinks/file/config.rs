@@ -55,5 +55,6 @@ pub const SCHEMA: Schema = Schema {
     gives_up: None,
     records_field: "batch_records",
     sync_bounds: false,
+    one_by_one: None,
     fits_type: fits::<Config>,
 };

@@ -4,22 +4,25 @@
 //! batch ──encode──► lines ──► blocking thread: Writer::append ──► outcomes
 //! ```
 //!
-//! All queues of the connector write through one `Writer`, one batch after the other.
+//! All queues of the connector write through one `Writer`, one batch after the other: whoever waits for it waits
+//! without a thread.
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::Record;
 use api_types::envelope::envelope;
 use async_trait::async_trait;
 use chrono::Utc;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::place::{PlaceError, settle};
 use super::writer::{Writer, WriterError};
-use super::writers::Claim;
+use super::writers::{Claim, Taken};
 use crate::config::Resolved;
 use crate::config::payload::PayloadFormat;
 use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
@@ -28,12 +31,16 @@ use crate::sinks::offered::{Offered, SinkContext, chain};
 pub(crate) const OFFERED: Offered =
     Offered { kind: "file", open: |resolved, context| Box::pin(open(resolved, context)) };
 
+/// How long a new sink waits for the last write of an aborted one. A disk that takes longer is asked again later.
+const EARLIER_WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
 struct FileSink {
     payload_format: PayloadFormat,
     open: Arc<Mutex<Option<OpenFile>>>,
-    aborted: Arc<AtomicBool>,
+    aborted: CancellationToken,
 }
 
+/// The file is closed before its claim ends: fields are dropped in this order.
 struct OpenFile {
     writer: Writer,
     _claim: Claim,
@@ -46,19 +53,22 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let payload_format = config.payload_format;
     let context = context.clone();
     let open = blocking(move || open_file(&config, &context)).await?;
-    Ok(Box::new(FileSink {
-        payload_format,
-        open: Arc::new(Mutex::new(Some(open))),
-        aborted: Arc::new(AtomicBool::new(false)),
-    }))
+    Ok(Box::new(FileSink { payload_format, open: Arc::new(Mutex::new(Some(open))), aborted: CancellationToken::new() }))
 }
 
 fn open_file(config: &Config, context: &SinkContext) -> Result<OpenFile, TargetFault> {
     let path = settle(Path::new(&config.local_file_path), &context.file_roots, &context.data_dir)
         .map_err(|error| place_fault(&error))?;
-    let claim = context.file_writers.claim(&path, &context.connector).map_err(|owner| {
-        let message = format!("connector {owner} writes {} on this node", config.local_file_path);
-        TargetFault::new(TargetFaultKind::Misconfigured("FILE_IN_USE"), message)
+    let claimed = context.file_writers.claim(&path, &context.connector, EARLIER_WRITE_PATIENCE);
+    let claim = claimed.map_err(|taken| match taken {
+        Taken::ByAnother(owner) => {
+            let message = format!("connector {owner} writes {} on this node", config.local_file_path);
+            TargetFault::new(TargetFaultKind::Misconfigured("FILE_IN_USE"), message)
+        }
+        Taken::ByItself => {
+            let message = format!("an earlier write to {} has not ended", config.local_file_path);
+            TargetFault::new(TargetFaultKind::Interrupted, message)
+        }
     })?;
     let writer =
         Writer::open(path, config.rotation_strategy, config.size_bytes_max()).map_err(|error| writer_fault(&error))?;
@@ -90,13 +100,13 @@ impl Sink for FileSink {
     }
 
     fn abort(&self) {
-        self.aborted.store(true, Ordering::SeqCst);
+        self.aborted.cancel();
     }
 
     async fn close(&self) {
-        let open = Arc::clone(&self.open);
         // A write that is under way holds the lock; the file closes after it.
-        let _ = tokio::task::spawn_blocking(move || drop(take(&open))).await;
+        let open = self.open.lock().await.take();
+        let _ = tokio::task::spawn_blocking(move || drop(open)).await;
     }
 }
 
@@ -118,26 +128,26 @@ impl FileSink {
         if lines.is_empty() {
             return (0, None);
         }
-        let (open, aborted) = (Arc::clone(&self.open), Arc::clone(&self.aborted));
-        let appended = tokio::task::spawn_blocking(move || {
-            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-            match open.as_mut() {
-                Some(file) if !aborted.load(Ordering::SeqCst) => {
-                    let (safe, error) = file.writer.append(&lines, Utc::now());
-                    (safe, error.map(|error| writer_fault(&error)))
-                }
-                Some(_) | None => (0, Some(TargetFault::new(TargetFaultKind::Down, "the file was closed").reopening())),
+        let closed = || (0, Some(TargetFault::new(TargetFaultKind::Interrupted, "the file was closed")));
+        let mut open = tokio::select! {
+            biased;
+            () = self.aborted.cancelled() => return closed(),
+            open = Arc::clone(&self.open).lock_owned() => open,
+        };
+        let aborted = self.aborted.clone();
+        // The lock goes along: a call that is dropped half-way does not let the next one in before its write is over.
+        let appended = tokio::task::spawn_blocking(move || match open.as_mut() {
+            Some(file) if !aborted.is_cancelled() => {
+                let (safe, error) = file.writer.append(&lines, Utc::now());
+                (safe, error.map(|error| writer_fault(&error)))
             }
+            Some(_) | None => closed(),
         });
         match appended.await {
             Ok(result) => result,
             Err(error) => (0, Some(TargetFault::new(TargetFaultKind::Down, error.to_string()).reopening())),
         }
     }
-}
-
-fn take(open: &Mutex<Option<OpenFile>>) -> Option<OpenFile> {
-    open.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 async fn blocking<T: Send + 'static>(

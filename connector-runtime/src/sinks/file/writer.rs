@@ -73,6 +73,9 @@ impl Writer {
     /// As many lines as the current file takes; at least one.
     fn append_some(&mut self, lines: &[Vec<u8>], now: DateTime<Utc>) -> Result<usize, WriterError> {
         if self.was_replaced() {
+            // Should the name lead to this very file again, our own lock must not be in the way.
+            flock(&self.file, FlockOperation::Unlock)
+                .map_err(|error| io_error("unlock the file that was moved away")(error.into()))?;
             *self = Self::open(self.path.clone(), self.rotation, self.size_bytes_max)?;
         }
         let mut length = self.file.metadata().map_err(io_error("read the file's length"))?.len();

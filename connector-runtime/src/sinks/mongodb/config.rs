@@ -113,5 +113,6 @@ pub const SCHEMA: Schema = Schema {
     gives_up: Some(GivesUp { field: "w", value: Literal::Text("0") }),
     records_field: "batch_size",
     sync_bounds: false,
+    one_by_one: None,
     fits_type: fits::<Config>,
 };

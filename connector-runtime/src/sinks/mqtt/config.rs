@@ -101,5 +101,6 @@ pub const SCHEMA: Schema = Schema {
     gives_up: Some(GivesUp { field: "qos", value: Literal::Integer(0) }),
     records_field: "batch_records",
     sync_bounds: false,
+    one_by_one: None,
     fits_type: fits::<Config>,
 };

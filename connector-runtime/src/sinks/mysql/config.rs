@@ -111,5 +111,6 @@ pub const SCHEMA: Schema = Schema {
     gives_up: None,
     records_field: "batch_size",
     sync_bounds: false,
+    one_by_one: None,
     fits_type: fits::<Config>,
 };

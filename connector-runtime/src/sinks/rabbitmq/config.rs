@@ -69,5 +69,6 @@ pub const SCHEMA: Schema = Schema {
     gives_up: Some(GivesUp { field: "publisher_confirms", value: Literal::Boolean(false) }),
     records_field: "batch_size",
     sync_bounds: false,
+    one_by_one: None,
     fits_type: fits::<Config>,
 };

@@ -87,5 +87,6 @@ pub const SCHEMA: Schema = Schema {
     gives_up: None,
     records_field: "batch_records",
     sync_bounds: true,
+    one_by_one: None,
     fits_type: fits::<Config>,
 };

@@ -22,6 +22,9 @@ use crate::sinks::offered::chain;
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Words of an answer that are kept.
 const ANSWER_CHARS_MAX: usize = 512;
+/// Many servers close idle connections after 5 s (Node.js, uvicorn and others by default). A POST that meets the close
+/// on its way fails, and nobody knows whether it arrived: give such connections up before the server does.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const USER_AGENT: &str = concat!("sluice/", env!("CARGO_PKG_VERSION"));
 
 /// A client for one URL.
@@ -77,6 +80,7 @@ pub(crate) fn target(
         .no_proxy()
         .redirect(redirect::Policy::none())
         .timeout(timeout)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .user_agent(USER_AGENT)
         .default_headers(headers)
         .build()

@@ -13,7 +13,7 @@ use crate::config::field::{
 };
 use crate::config::format::TextFormat;
 use crate::config::payload::{PAYLOAD_FORMATS, PayloadFormat};
-use crate::config::rules::{Checked, Report, Rule};
+use crate::config::rules::{Checked, OneByOne, Report, Rule};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
 use crate::secrets::has_reference;
@@ -144,5 +144,6 @@ pub const SCHEMA: Schema = Schema {
     gives_up: None,
     records_field: "batch_records",
     sync_bounds: true,
+    one_by_one: Some(OneByOne { field: "mode", value: Literal::Text("single") }),
     fits_type: fits::<Config>,
 };

@@ -190,7 +190,7 @@ impl WebhookSink {
         tokio::select! {
             biased;
             () = self.aborted.cancelled() => {
-                Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, "the request was aborted").reopening())
+                Outcome::TargetFault(TargetFault::new(TargetFaultKind::Interrupted, "the request was aborted"))
             }
             outcome = exchange => outcome,
         }

@@ -4,11 +4,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use api_types::ConnectorName;
 use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use super::super::config::Rotation;
 use super::super::writer::{Writer, WriterError};
+use super::super::writers::Writers;
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, Setup};
 use crate::sinks::opened::{TestNode, deliver, record};
@@ -238,6 +242,59 @@ async fn one_writer_per_path_and_node() {
 }
 
 #[tokio::test]
+async fn an_earlier_writer_of_the_same_connector_is_waited_for() {
+    let folder = folder();
+    // Its last write is under way until the lock is let go.
+    let earlier = folder.open(json!({})).await;
+    let mut next = std::pin::pin!(folder.node.open("a", "file", folder.config(json!({}))));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
+    assert!(early.is_err(), "two writers of one file");
+    earlier.abort();
+    drop(earlier);
+    let next = next.await.expect("opens as soon as the file is free");
+    assert_eq!(deliver(&*next, &[record(1, "x")]).await, [Outcome::Delivered]);
+}
+
+#[test]
+fn a_write_that_does_not_end_is_an_interruption_and_another_connector_is_not_waited_for() {
+    let (writers, path) = (Writers::default(), Path::new("/some/file"));
+    let (own, other) = (ConnectorName::from("a"), ConnectorName::from("b"));
+    let claim = writers.claim(path, &own, Duration::ZERO).expect("is free");
+    assert_eq!(writers.claim(path, &own, Duration::from_millis(20)).err(), Some(Taken::ByItself));
+    assert_eq!(writers.claim(path, &other, Duration::from_secs(3600)).err(), Some(Taken::ByAnother(own)));
+    drop(claim);
+    writers.claim(path, &other, Duration::ZERO).expect("is free");
+}
+
+/// In a runtime with a single thread for blocking work.
+#[test]
+fn calls_that_wait_for_the_file_take_no_thread_and_end_at_an_abort() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.expect("a runtime").block_on(async {
+        let folder = folder();
+        fs::create_dir_all(&folder.path).expect("folder");
+        let writer = Writer::open(folder.file(), Rotation::None, 0).expect("opens");
+        let claim = Writers::default().claim(&folder.file(), &ConnectorName::from("a"), Duration::ZERO);
+        let open = Arc::new(Mutex::new(Some(OpenFile { writer, _claim: claim.expect("is free") })));
+        let (payload_format, aborted) = (PayloadFormat::Envelope, CancellationToken::new());
+        let sink = FileSink { payload_format, open: Arc::clone(&open), aborted };
+        // As if a write hung.
+        let write = open.lock_owned().await;
+        let records = [record(1, "x")];
+        let mut calls: FuturesUnordered<_> = (0..20).map(|_| deliver(&sink, &records)).collect();
+        assert!(futures::poll!(calls.next()).is_pending());
+        let other_work = tokio::task::spawn_blocking(|| ());
+        tokio::time::timeout(Duration::from_secs(30), other_work).await.expect("the thread is free").expect("ends");
+        sink.abort();
+        while let Some(outcomes) = calls.next().await {
+            assert!(matches!(&outcomes[0], Outcome::TargetFault(fault) if fault.kind == TargetFaultKind::Interrupted));
+        }
+        drop(write);
+        assert_eq!(folder.text(), "");
+    });
+}
+
+#[tokio::test]
 async fn another_process_with_the_file_is_noticed() {
     let folder = folder();
     fs::create_dir_all(&folder.path).expect("folder");
@@ -287,7 +344,10 @@ async fn an_aborted_sink_writes_nothing_more() {
     let sink = folder.open(json!({})).await;
     sink.abort();
     let outcomes = deliver(&*sink, &[record(1, "x")]).await;
-    assert!(matches!(&outcomes[0], Outcome::TargetFault(fault) if fault.reopen), "{outcomes:?}");
+    assert!(
+        matches!(&outcomes[0], Outcome::TargetFault(fault) if fault.kind == TargetFaultKind::Interrupted && fault.reopen),
+        "{outcomes:?}"
+    );
     assert_eq!(folder.text(), "");
 }
 

@@ -300,6 +300,39 @@ async fn single_mode_sends_nothing_past_a_record_that_failed() {
 }
 
 #[tokio::test]
+async fn single_mode_is_stopped_between_two_requests() {
+    let server = Server::python(&[]);
+    let config = json!({"url": server.url("/slow/200"), "mode": "single", "payload_format": "raw"});
+    let sink = node().sink_for("hook", "webhook", config);
+    let queue = MemoryQueue::numbered(60);
+    let task = Setup::default().start_with(&queue, sink.opener, sink.options);
+    until("the second request is under way", || server.requests.lock().expect("no panic").len() >= 2).await;
+    task.drain.cancel();
+    task.end().await;
+    let sent = server.requests.lock().expect("no panic").len() as u64;
+    assert!((2..10).contains(&sent), "{sent} of 60 were sent");
+    assert_eq!(queue.position(), sent * 10, "what was answered is committed, and is not sent again");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_for_long_is_not_used_again() {
+    let server = Server::python(&[]);
+    let sink = open(json!({"url": server.url("/ok")})).await;
+    let records = [record(1, "x")];
+    for idle_ms in [0, 3_000, 4_500] {
+        // Only the client's clock: the server still holds the connection.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_millis(idle_ms)).await;
+        tokio::time::resume();
+        assert_eq!(deliver(&*sink, &records).await, [Outcome::Delivered]);
+    }
+    let requests = server.requests(3).await;
+    let ports: Vec<&Value> = requests.iter().map(|request| &request["client_port"]).collect();
+    assert_eq!(ports[0], ports[1]);
+    assert_ne!(ports[1], ports[2]);
+}
+
+#[tokio::test]
 async fn an_abort_ends_a_request_at_once() {
     let server = Server::python(&[]);
     let sink = open(json!({"url": server.url("/slow/30000"), "timeout_ms": 60_000})).await;
@@ -309,7 +342,7 @@ async fn an_abort_ends_a_request_at_once() {
         server.requests(1).await;
         sink.abort();
     });
-    assert_eq!(kind(&outcomes[0]), TargetFaultKind::Down);
+    assert_eq!(kind(&outcomes[0]), TargetFaultKind::Interrupted);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
