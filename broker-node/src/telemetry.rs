@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,8 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
     check_level(level).map_err(TelemetryError::Level)?;
     let filter =
         EnvFilter::try_new(with_quiet_raft(level)).map_err(|error| TelemetryError::Level(error.to_string()))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let lines: Box<dyn Layer<_> + Send + Sync> = match format {
         LogFormat::Text => {
             lines.with_target(false).map_event_format(|inner| Folded { inner, format, fold: Fold::default() }).boxed()

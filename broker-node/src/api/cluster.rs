@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api_types::RaftId;
 use api_types::status::Status;
 use meta_service::state::{Node, NodeState};
 use serde_json::{Value, json};
@@ -17,8 +18,7 @@ use super::row::{NOBODY, UNKNOWN, time_text};
 
 pub async fn status(api: &Api, input: Input) -> Outcome {
     let mut warnings = input.unknown_keys(&[], true);
-    let view = view_or_replica(api, &mut warnings).await;
-    let raft = api.control.raft();
+    let (view, raft) = view_or_replica(api, &mut warnings).await;
     let state = &view.state;
     let mut counts: BTreeMap<&str, usize> = Status::ALL.iter().map(|status| (status.as_str(), 0)).collect();
     for connector in state.connectors.values() {
@@ -53,17 +53,19 @@ pub async fn status(api: &Api, input: Input) -> Outcome {
 
 pub async fn nodes(api: &Api, input: Input) -> Outcome {
     let mut warnings = input.unknown_keys(&[], true);
-    let view = view_or_replica(api, &mut warnings).await;
-    let rows = node_rows(&view, &api.control.raft());
+    let (view, raft) = view_or_replica(api, &mut warnings).await;
+    let rows = node_rows(&view, &raft);
     Ok(Answer::new(json!({ "data": rows, "total_count": rows.len() })).with_warnings(warnings))
 }
 
-async fn view_or_replica(api: &Api, warnings: &mut Vec<String>) -> View {
+/// Without a linearizable read nobody has confirmed the leader that this node last heard of: it may be dead.
+async fn view_or_replica(api: &Api, warnings: &mut Vec<String>) -> (View, RaftView) {
     match api.control.read().await {
-        Ok(view) => view,
+        Ok(view) => (view, api.control.raft()),
         Err(error) => {
             warnings.push(format!("{error}: this is the replica of the node that answers, which may be old"));
-            View { state: api.control.local_state(), observed: Arc::new(Observed::default()) }
+            let view = View { state: api.control.local_state(), observed: Arc::new(Observed::default()) };
+            (view, RaftView { leader: None, ..api.control.raft() })
         }
     }
 }
@@ -79,15 +81,7 @@ fn node_row(view: &View, raft: &RaftView, node: &Node) -> Value {
         NodeState::Fenced { reason } => ("Fenced", Some(reason.as_str())),
         NodeState::Left => ("Left", None),
     };
-    let role = if raft.leader == Some(node.raft_id) {
-        "leader"
-    } else if raft.voters.contains(&node.raft_id) {
-        "voter"
-    } else if raft.learners.contains(&node.raft_id) {
-        "learner"
-    } else {
-        "none"
-    };
+    let role = role_of(raft, node.raft_id);
     let seen = view.observed.nodes.get(&node.raft_id);
     let known = |value: Option<Value>| value.unwrap_or_else(|| json!(UNKNOWN));
     json!({
@@ -115,6 +109,21 @@ fn node_row(view: &View, raft: &RaftView, node: &Node) -> Value {
     })
 }
 
-fn texts(ids: &[api_types::RaftId]) -> Vec<String> {
+/// While no leader is known, every other voter may have become it.
+fn role_of(raft: &RaftView, id: RaftId) -> &'static str {
+    if raft.leader == Some(id) {
+        "leader"
+    } else if raft.learners.contains(&id) {
+        "learner"
+    } else if !raft.voters.contains(&id) {
+        "none"
+    } else if raft.leader.is_none() && raft.raft_id != Some(id) {
+        UNKNOWN
+    } else {
+        "voter"
+    }
+}
+
+fn texts(ids: &[RaftId]) -> Vec<String> {
     ids.iter().map(|id| id.to_string()).collect()
 }

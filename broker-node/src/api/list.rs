@@ -193,6 +193,10 @@ impl Reader<'_> {
         let items = match value {
             Value::String(text) => match serde_json::from_str(&text) {
                 Ok(Value::Array(items)) => items,
+                Err(error) if text.trim_start().starts_with('[') => {
+                    self.problem(key, format!("begins as a JSON array, but is none: {error}"));
+                    return None;
+                }
                 Ok(_) | Err(_) => return Some(comma_list(&text)),
             },
             Value::Array(items) => items,

@@ -40,6 +40,7 @@ use crate::config::Config;
 use crate::health::{Readiness, Watchdog};
 use crate::metrics::Metrics;
 
+pub use answer::{method_not_allowed, path_not_found};
 pub use failure_strategy::TARGET_DOWN_WARNING;
 pub use row::FIELDS as ROW_FIELDS;
 

@@ -3,6 +3,7 @@
 use api_types::{ApiError, FieldProblem, Reason};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request, header};
+use connector_runtime::config::read_unique;
 use futures::StreamExt;
 use serde_json::{Map, Value};
 
@@ -10,6 +11,9 @@ use super::answer::Failure;
 
 /// Far more than all parameters and values of a reasonable filter; the work on them grows with their square.
 const QUERY_PAIRS_MAX: usize = 1000;
+
+/// What is wrong with a key of which only one value could be kept.
+pub const TWICE: &str = "has more than one value: every key may stand once";
 
 /// The parameters of one request.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +46,12 @@ impl Input {
             return Ok(Self { query, body: Map::new() });
         }
         require_json(&head.headers)?;
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| invalid_json(&bytes, &error))?;
+        let read = read_unique(&bytes).map_err(|error| invalid_json(&bytes, &error))?;
+        if !read.twice.is_empty() {
+            let problem = |key| FieldProblem::new(key, TWICE);
+            return Err(Failure(ApiError::invalid_fields(read.twice.into_iter().map(problem).collect())));
+        }
+        let value = read.value;
         match value {
             Value::Object(body) => Ok(Self { query, body: without_nulls(body) }),
             Value::Null if body_optional => Ok(Self { query, body: Map::new() }),

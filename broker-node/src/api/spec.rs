@@ -7,14 +7,14 @@ use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOpt
 use api_types::failure::FailurePolicy;
 use api_types::topic::TopicFilter;
 use api_types::{ApiError, ConnectorName, FieldProblem};
-use connector_runtime::config::{parse_sent, validate};
+use connector_runtime::config::{ParseSentError, parse_sent, validate};
 use connector_runtime::registry::{self, KindEntry};
 use connector_runtime::secrets::SecretFences;
 use serde_json::{Map, Value};
 
 use super::failure_strategy;
 use super::fields::Fields;
-use super::request::{shortened, type_name};
+use super::request::{TWICE, shortened, type_name};
 use crate::config::{parse_duration, parse_size};
 
 pub const KEYS: [&str; 10] = [
@@ -167,7 +167,11 @@ fn config_map(fields: &mut Fields<'_, '_>) -> Option<Map<String, Value>> {
             let text = fields.in_length("config", text, CONFIG_TEXT_LENGTH_MAX)?;
             match parse_sent(text) {
                 Ok(map) => Some(map),
-                Err(error) => {
+                Err(ParseSentError::Twice(keys)) => {
+                    keys.iter().for_each(|key| fields.problem(&format!("config.{key}"), TWICE));
+                    None
+                }
+                Err(error @ (ParseSentError::NotJson(_) | ParseSentError::NotAnObject(_))) => {
                     fields.problem("config", error.to_string());
                     None
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use api_types::FieldProblem;
 use serde_json::Value;
 
-use super::{ClientOptions, Output};
+use super::{ClientOptions, Output, terminal};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the longest delete: stop timeout, lease and barrier.
@@ -24,6 +24,8 @@ pub enum CliError {
     Usage(String),
     #[error("{0}")]
     TimedOut(String),
+    #[error("standard output cannot be written: {0}")]
+    Output(#[source] std::io::Error),
 }
 
 fn told(message: &str, reason: &str, errors: &[FieldProblem]) -> String {
@@ -92,7 +94,7 @@ impl Client {
         match envelope.get("code").and_then(Value::as_u64) {
             Some(0) => {
                 for warning in envelope["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-                    eprintln!("warning: {warning}");
+                    terminal::tell(&format!("warning: {warning}"));
                 }
                 Ok(envelope["data"].take())
             }
@@ -106,11 +108,12 @@ impl Client {
     }
 
     /// JSON as it came, or what `table` makes of it.
-    pub fn print(&self, data: &Value, table: impl FnOnce(&Value) -> String) {
-        match self.output {
-            Output::Json => println!("{data:#}"),
-            Output::Table => println!("{}", table(data).trim_end()),
-        }
+    pub fn print(&self, data: &Value, table: impl FnOnce(&Value) -> String) -> Result<(), CliError> {
+        let text = match self.output {
+            Output::Json => format!("{data:#}\n"),
+            Output::Table => format!("{}\n", table(data).trim_end()),
+        };
+        terminal::print(&text).map_err(CliError::Output)
     }
 }
 

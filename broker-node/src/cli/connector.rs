@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use connector_runtime::config::read_unique;
 use serde_json::{Map, Value, json};
 
 use super::client::{CliError, Client};
+use super::schema::fields_text;
 use super::table::{cell, pairs, table};
 use super::{ClientOptions, WaitArgs};
 
@@ -133,8 +135,7 @@ async fn list(client: &Client, args: &ListArgs) -> Result<(), CliError> {
         let total = data["total_count"].as_u64().unwrap_or_default();
         let more = if total as usize > rows.len() { format!("{} of {total}\n", rows.len()) } else { String::new() };
         table(&titles, &cells) + &more
-    });
-    Ok(())
+    })
 }
 
 /// What keeps it from running well, if anything.
@@ -145,8 +146,7 @@ fn why(row: &Value) -> String {
 
 async fn show(client: &Client, name: &str) -> Result<(), CliError> {
     let data = client.get(&format!("{PREFIX}/show"), &[("connector_name", name.to_owned())]).await?;
-    client.print(&data, show_text);
-    Ok(())
+    client.print(&data, show_text)
 }
 
 fn show_text(data: &Value) -> String {
@@ -195,8 +195,7 @@ async fn create(client: &Client, args: &CreateArgs) -> Result<(), CliError> {
         })
         .await?;
     }
-    client.print(&json!({ "created": name }), |_| format!("{name} was created"));
-    Ok(())
+    client.print(&json!({ "created": name }), |_| format!("{name} was created"))
 }
 
 fn create_body(args: &CreateArgs) -> Result<Value, CliError> {
@@ -232,7 +231,11 @@ fn read(path: &Path) -> Result<String, CliError> {
 }
 
 fn parse(what: &str, text: &str) -> Result<Value, CliError> {
-    serde_json::from_str(text).map_err(|error| CliError::Usage(format!("{what} is not JSON: {error}")))
+    let read = read_unique(text.as_bytes()).map_err(|error| CliError::Usage(format!("{what} is not JSON: {error}")))?;
+    match read.twice.as_slice() {
+        [] => Ok(read.value),
+        keys => Err(CliError::Usage(format!("{what} has more than one value for {}", keys.join(", ")))),
+    }
 }
 
 async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), CliError> {
@@ -256,8 +259,7 @@ async fn delete(client: &Client, args: &DeleteArgs) -> Result<(), CliError> {
         }
         Err(error) => return Err(error),
     }
-    client.print(&json!({ "deleted": name }), |_| format!("{name} was deleted"));
-    Ok(())
+    client.print(&json!({ "deleted": name }), |_| format!("{name} was deleted"))
 }
 
 /// Asks on a terminal; elsewhere only `--yes` is a yes.
@@ -268,9 +270,9 @@ fn confirmed(name: &str) -> Result<bool, CliError> {
             "deleting {name} drops what waits in its queues; say --yes or --if-empty"
         )));
     }
-    eprint!("Delete {name} and drop what waits in its queues? [y/N] ");
     let mut answer = String::new();
-    let asked = std::io::stderr().flush().and_then(|()| stdin.lock().read_line(&mut answer));
+    let question = format!("Delete {name} and drop what waits in its queues? [y/N] ");
+    let asked = std::io::stderr().write_all(question.as_bytes()).and_then(|()| stdin.lock().read_line(&mut answer));
     asked.map_err(|error| CliError::Usage(format!("the answer cannot be read: {error}")))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
@@ -279,37 +281,19 @@ async fn types(client: &Client, kind: Option<&str>) -> Result<(), CliError> {
     let data = client.get(&format!("{PREFIX}/types"), &[]).await?;
     let rows = data["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     let Some(kind) = kind else {
-        client.print(&data, |_| {
+        return client.print(&data, |_| {
             let keys = ["connector_type", "title", "category", "order", "offered_by"];
             let cells: Vec<Vec<String>> =
                 rows.iter().map(|row| keys.iter().map(|key| cell(&row[*key])).collect()).collect();
             table(&["TYPE", "NAME", "CATEGORY", "ORDER", "OFFERED BY"], &cells)
         });
-        return Ok(());
     };
     let known = || rows.iter().filter_map(|row| row["connector_type"].as_str()).collect::<Vec<_>>().join(", ");
     let entry = rows
         .iter()
         .find(|row| row["connector_type"] == kind)
         .ok_or_else(|| CliError::Usage(format!("unknown kind {kind}; known: {}", known())))?;
-    client.print(entry, |entry| {
-        let required = entry["config_schema"]["required"].as_array().cloned().unwrap_or_default();
-        let fields = entry["config_schema"]["properties"].as_object().into_iter().flatten();
-        let cells: Vec<Vec<String>> = fields
-            .map(|(name, field)| {
-                let needed = if required.iter().any(|each| each == name.as_str()) { "yes" } else { "" };
-                vec![
-                    name.clone(),
-                    needed.to_owned(),
-                    cell(&field["type"]),
-                    cell(&field["default"]),
-                    cell(&field["description"]),
-                ]
-            })
-            .collect();
-        table(&["FIELD", "REQUIRED", "TYPE", "DEFAULT", "ABOUT"], &cells)
-    });
-    Ok(())
+    client.print(entry, |entry| fields_text(&entry["config_schema"]))
 }
 
 async fn explain(client: &Client, name: &str) -> Result<(), CliError> {
@@ -328,8 +312,7 @@ async fn explain(client: &Client, name: &str) -> Result<(), CliError> {
             .map(|node| ["broker_name", "eligible", "tasks", "obstacles"].iter().map(|key| cell(&node[*key])).collect())
             .collect();
         format!("{facts}\n{}", table(&["NODE", "ELIGIBLE", "TASKS", "OBSTACLES"], &rows))
-    });
-    Ok(())
+    })
 }
 
 /// Looks until it is so, or the time is over.

@@ -3,7 +3,9 @@
 mod client;
 mod cluster;
 mod connector;
+mod schema;
 mod table;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -168,25 +170,22 @@ pub fn run_config(command: &ConfigCommand) -> ExitCode {
     match Config::load(&args.sources()) {
         Ok(config) => {
             for warning in config.warnings() {
-                eprintln!("warning: {warning}");
+                terminal::tell(&format!("warning: {warning}"));
             }
-            if show {
-                print!("{}", config.to_toml());
-            } else {
-                println!("the configuration is good");
-            }
-            ExitCode::SUCCESS
+            let text = if show { config.to_toml() } else { "the configuration is good\n".to_owned() };
+            report(terminal::print(&text).map_err(CliError::Output))
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            terminal::tell(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 pub fn run_completions(shell: clap_complete::Shell) -> ExitCode {
-    clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
-    ExitCode::SUCCESS
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut script);
+    report(terminal::print(&String::from_utf8_lossy(&script)).map_err(CliError::Output))
 }
 
 /// A client command; exit code 0 only when it did what was asked.
@@ -202,7 +201,7 @@ fn report(outcome: Result<(), CliError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            terminal::tell(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }

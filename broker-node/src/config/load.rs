@@ -1,17 +1,20 @@
 //! Collects values from all sources, then all problems.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use api_types::secret::Secret;
 
+use super::check::{self, Checks};
 use super::setting::{Raw, Setting};
-use super::{Config, DefaultValue, KEYS, LATER, check};
+use super::{Config, DefaultValue, KEYS, LATER};
 
 const ENV_PREFIX: &str = "SLUICE__";
 /// A secret file is one line; more than this is a mistake.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Stands for a required key without a good value, so that the checks of the others still run.
+const STAND_IN: &str = "unset";
 /// A name this similar to a known one is probably a slip of the finger.
 const SIMILAR_MIN: f64 = 0.7;
 
@@ -59,14 +62,19 @@ struct Given {
 }
 
 /// Values by path, and what was found wrong so far.
+#[derive(Default)]
 pub(super) struct Values {
     given: BTreeMap<String, Given>,
-    pub(super) problems: Vec<Problem>,
+    problems: Vec<Problem>,
+    /// Keys without a good value: their stand-ins prove nothing.
+    failed: BTreeSet<String>,
+    /// The file could not be read: which keys are missing is not known.
+    unread: bool,
 }
 
 impl Config {
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let mut values = Values { given: BTreeMap::new(), problems: Vec::new() };
+        let mut values = Values::default();
         if sources.dev {
             values.add_dev_defaults();
         }
@@ -77,20 +85,17 @@ impl Config {
         values.add_sets(&sources.sets);
         values.refuse_unknown_and_later();
         let config = Self::read(&mut values);
-        let mut problems = values.problems;
-        if let Some(mut config) = config {
-            complete(&mut config, sources.dev, &mut problems);
-            problems.extend(check::problems(&config));
-            if problems.is_empty() {
-                return Ok(config);
-            }
-        }
-        Err(ConfigError { problems })
+        let mut checks = Checks { problems: values.problems, failed: values.failed, unread: values.unread };
+        // Every default and stand-in can be read, so there always is a configuration to check.
+        let Some(mut config) = config else { return Err(ConfigError { problems: checks.problems }) };
+        complete(&mut config, sources.dev, &mut checks);
+        check::check(&config, &mut checks);
+        if checks.problems.is_empty() { Ok(config) } else { Err(ConfigError { problems: checks.problems }) }
     }
 }
 
 /// Fills in what one key takes from another.
-fn complete(config: &mut Config, dev: bool, problems: &mut Vec<Problem>) {
+fn complete(config: &mut Config, dev: bool, checks: &mut Checks) {
     if dev && config.cluster.initial_voters.is_empty() && config.cluster.join.is_empty() {
         let voter = super::Voter { name: config.node.name.clone(), address: config.rpc_address() };
         config.cluster.initial_voters.push(voter);
@@ -100,14 +105,22 @@ fn complete(config: &mut Config, dev: bool, problems: &mut Vec<Problem>) {
             *root = config.node.data_dir.join(rest);
         }
     }
+    // The node reads the users itself when it starts; here only whether it will be able to.
+    if let Some(path) = &config.mqtt.password_file
+        && let Err(error) = crate::mqtt::PasswordFile::load(path)
+    {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        checks.wrong("mqtt.auth.password_file", format!("{error}{cause}"));
+    }
     if let Some(path) = &config.cluster.secret_file {
         if config.cluster.secret.is_some() {
-            problems.push(Problem::new("cluster.secret_file", "set cluster.secret or cluster.secret_file, not both"));
+            let text = "set cluster.secret or cluster.secret_file, not both";
+            checks.contradiction("cluster.secret_file", &["cluster.secret"], text);
             return;
         }
         match read_secret(path) {
             Ok(secret) => config.cluster.secret = Some(secret),
-            Err(text) => problems.push(Problem::new("cluster.secret_file", text)),
+            Err(text) => checks.wrong("cluster.secret_file", text),
         }
     }
 }
@@ -145,11 +158,15 @@ impl Values {
         let origin = path.display().to_string();
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) => return self.problems.push(Problem::new(origin, format!("cannot be read: {error}"))),
+            Err(error) => {
+                self.unread = true;
+                return self.problems.push(Problem::new(origin, format!("cannot be read: {error}")));
+            }
         };
         match text.parse::<toml::Table>() {
             Ok(table) => self.add_table("", table, &origin),
             Err(error) => {
+                self.unread = true;
                 // Not the parser's own display: it prints the line, which may hold a secret.
                 let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
                 let line = before.matches('\n').count() + 1;
@@ -206,23 +223,24 @@ impl Values {
         }
     }
 
-    /// The value of one key; a problem and `None` when it has no good one.
+    /// The value of one key. Without a good one that is a problem, and its default stands in.
     pub(super) fn take<T: Setting>(&mut self, path: &'static str, default: DefaultValue) -> Option<T> {
         if let Some(given) = self.given.get(path) {
-            let value = T::read(&given.raw);
-            if value.is_none() {
-                let text = format!("must be {} ({})", T::allowed(), given.origin);
-                self.problems.push(Problem::new(path, text));
+            if let Some(value) = T::read(&given.raw) {
+                return Some(value);
             }
-            return value;
+            self.problems.push(Problem::new(path, format!("must be {} ({})", T::allowed(), given.origin)));
+            self.failed.insert(path.to_owned());
+        } else if default == DefaultValue::Required {
+            if !self.unread {
+                self.problems.push(Problem::new(path, format!("is required: {}", T::allowed())));
+            }
+            self.failed.insert(path.to_owned());
         }
         match default {
             DefaultValue::Text(text) => T::read(&Raw::Text(text.into())),
             DefaultValue::Unset => T::unset(),
-            DefaultValue::Required => {
-                self.problems.push(Problem::new(path, format!("is required: {}", T::allowed())));
-                None
-            }
+            DefaultValue::Required => T::read(&Raw::Text(STAND_IN.into())),
         }
     }
 }

@@ -138,14 +138,83 @@ fn everything_is_reported_at_once() {
     let environment = [("SLUICE__QUEUE__FSYNC", "never"), ("SLUICE__API__PORT", "1")];
     let error = load("[mqtt]\nwindow = -1\n", &environment, &["log", "metrics.listen=x"], false).expect_err("bad");
     let paths: Vec<&str> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
-    let expect =
-        ["--set log", "api.port", "node.name", "node.data_dir", "mqtt.window", "queue.fsync", "metrics.listen"];
+    let expect = [
+        "--set log",
+        "api.port",
+        "node.name",
+        "node.data_dir",
+        "mqtt.window",
+        "queue.fsync",
+        "metrics.listen",
+        "cluster.initial_voters",
+    ];
     assert_eq!(paths, expect, "{error}");
     let text = error.to_string();
     assert!(
-        text.starts_with("the configuration has 7 problems\n") && text.contains("(SLUICE__QUEUE__FSYNC)"),
+        text.starts_with("the configuration has 8 problems\n") && text.contains("(SLUICE__QUEUE__FSYNC)"),
         "{text}"
     );
+}
+
+#[test]
+fn contradictions_are_reported_beside_unknown_keys_and_bad_values() {
+    let paths = |more: &str| -> Vec<String> { problems(more).into_iter().map(|problem| problem.path).collect() };
+    let mixed = "[mqtt]\ncolour = 1\nwindow = -1\nlisten = \"0.0.0.0:1883\"\n[cluster]\ndead_after = \"2.3s\"\n\
+        [connectors]\nkinds = [\"pigeon\", \"owl\"]\ndeny_networks = [\"x\"]\n[log]\nlevel = \"loud\"\n";
+    assert_eq!(
+        paths(mixed),
+        [
+            "mqtt.colour",
+            "mqtt.window",
+            "connectors.deny_networks",
+            "connectors.kinds",
+            "log.level",
+            "cluster.dead_after",
+            "mqtt.listen"
+        ]
+    );
+    // What stands in for a refused value contradicts nothing.
+    for (more, only) in [
+        ("[cluster]\nlease = \"long\"\ndead_after = \"1s\"", "cluster.lease"),
+        ("[api]\nlisten = \"0.0.0.0:8080\"\ninsecure = \"yes\"", "api.insecure"),
+        ("[cluster]\ninitial_voters = [\"n1\"]", "cluster.initial_voters"),
+        ("[node]\nname = 7", "node.name"),
+        ("[node]\nname = \"a b\"", "node.name"),
+        (
+            "[mqtt]\nlisten = \"0.0.0.0:1883\"\nallow_anonymous = false\n[mqtt.auth]\npassword_file = 1",
+            "mqtt.auth.password_file",
+        ),
+    ] {
+        assert_eq!(paths(more), [only], "{more}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_the_only_problem() {
+    let sources = Sources { file: Some("/nowhere/sluice.toml".into()), ..Sources::default() };
+    let error = Config::load(&sources).expect_err("no file");
+    assert_eq!(error.problems.len(), 1, "{error}");
+    let broken = load("[node\n", &[], &["mqtt.window=0"], false).expect_err("broken");
+    let paths: Vec<&str> = broken.problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert!(paths.len() == 2 && paths[1] == "mqtt.window", "{broken}");
+}
+
+#[test]
+fn a_password_file_that_the_server_would_refuse_is_a_problem() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let malformed = folder.path().join("passwords");
+    std::fs::write(&malformed, "# users\nann\n").expect("written");
+    for (path, says) in [
+        (folder.path(), "directory"),
+        (&folder.path().join("missing"), "No such file"),
+        (&malformed, "line 2 of the password file"),
+    ] {
+        let found = problems(&format!("[mqtt.auth]\npassword_file = {:?}", path.display().to_string()));
+        let [problem] = found.as_slice() else { panic!("{path:?}: {found:?}") };
+        assert!(problem.path == "mqtt.auth.password_file" && problem.text.contains(says), "{problem:?}");
+    }
+    std::fs::write(&malformed, "# nobody yet\n").expect("written");
+    assert_eq!(problems(&format!("[mqtt.auth]\npassword_file = {:?}", malformed.display().to_string())), []);
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub mod rules;
 mod schema;
 mod sent;
 pub mod tls;
+mod unique;
 mod validate;
 
 pub use batch::PipelineOptions;
@@ -33,6 +34,7 @@ pub use mask::mask;
 pub use resolve::{ResolveError, Resolved, resolve};
 pub use schema::json_schema;
 pub use sent::{ParseSentError, parse_sent};
+pub use unique::{Unique, read_unique};
 pub use validate::{ValidConfig, validate};
 
 use serde::de::DeserializeOwned;

@@ -7,6 +7,7 @@ use api_types::status::Health;
 use serde_json::{Value, json};
 
 use super::plane::{Plane, create, get, well};
+use crate::api::control::Unavailable;
 use crate::health::Parts;
 
 #[tokio::test]
@@ -157,6 +158,22 @@ async fn the_cluster_shows_its_nodes() {
     assert_eq!((&rows[0]["role"], &rows[1]["role"]), (&json!("leader"), &json!("voter")));
     assert_eq!((&rows[0]["lease_remaining_ms"], &rows[1]["lease_remaining_ms"]), (&json!(1500), &json!("unknown")));
     assert_eq!((&rows[0]["tasks"], &rows[0]["zone"]), (&json!(1), &json!("z1")));
+}
+
+#[tokio::test]
+async fn a_leader_that_nobody_confirms_is_not_shown() {
+    let plane = Plane::new();
+    plane.set(|script| script.unavailable = Some(Unavailable::NoLeader));
+    let status = get(&plane, "/api/cluster/status").await;
+    let data = &status.body["data"];
+    assert_eq!((status.status.as_u16(), &data["leader"], &data["leader_name"]), (200, &json!(null), &json!(null)));
+    assert_eq!(status.warnings().len(), 1, "{}", status.text);
+    for path in ["/api/cluster/status", "/api/cluster/node/list"] {
+        let seen = get(&plane, path).await;
+        let rows = if path.ends_with("list") { &seen.body["data"]["data"] } else { &seen.body["data"]["nodes"] };
+        let roles: Vec<&str> = (0..3).filter_map(|at| rows[at]["role"].as_str()).collect();
+        assert_eq!(roles, ["voter", "unknown", "unknown"], "{path}: the node that answers knows that it does not lead");
+    }
 }
 
 #[tokio::test]
