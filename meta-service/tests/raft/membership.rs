@@ -1,7 +1,7 @@
 use api_types::RaftId;
 use meta_service::BootStatus;
 
-use crate::cluster::{Site, eventually, leader_of, names, ready_cluster, sites, three_sites};
+use crate::cluster::{Site, TestNode, eventually, leader_of, names, ready_cluster, sites, three_sites};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_node_catches_up_from_a_snapshot() {
@@ -47,7 +47,8 @@ async fn one_voter_grows_to_three() {
     let third = Site::joining("third", &second);
     let third_node = third.start().await;
     third_node.ready().await;
-    eventually("three voters", || first.status().voters.len() == 3).await;
+    let grown = |node: &TestNode| node.status().voters.len() == 3 && !node.status().voters_change;
+    eventually("three voters, and the others know it", || grown(&second_node) && grown(&third_node)).await;
 
     // Now the first one is not needed any more.
     first.kill().await;
