@@ -236,10 +236,12 @@ impl Forward {
                 Ok(answer) => LeaderAnswer::Heartbeat(answer),
                 Err(NotLeader) => LeaderAnswer::NotLeader,
             },
-            LeaderRequest::Goodbye { node, node_epoch } => match self.leader.node_said_goodbye(node, node_epoch) {
-                Ok(()) => LeaderAnswer::Goodbye,
-                Err(NotLeader) => LeaderAnswer::NotLeader,
-            },
+            LeaderRequest::Goodbye { node, node_epoch } => {
+                match self.leader.node_said_goodbye(node, node_epoch).await {
+                    Ok(()) => LeaderAnswer::Goodbye,
+                    Err(NotLeader) => LeaderAnswer::NotLeader,
+                }
+            }
             LeaderRequest::Standing { raft_id } => self.standing(node, raft_id).await,
         }
     }

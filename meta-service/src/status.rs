@@ -41,6 +41,8 @@ pub struct RaftStatus {
     pub purged: Option<LogIndex>,
     pub voters: Vec<RaftId>,
     pub learners: Vec<RaftId>,
+    /// The voters are being changed: until that is done, a majority of the earlier ones is needed too.
+    pub voters_change: bool,
     /// At the leader: up to where each other member's log is synced and equal to the leader's.
     pub matched: BTreeMap<RaftId, LogIndex>,
 }

@@ -182,9 +182,20 @@ impl LeaderService {
         Some(Reports::of(unknown, now))
     }
 
-    /// The node's tasks have stopped and it gives its lease back.
-    pub fn node_said_goodbye(&self, node: RaftId, node_epoch: NodeEpoch) -> Result<(), NotLeader> {
-        self.with(|liveness| liveness.goodbye(node, node_epoch))?;
+    /// The node's tasks have stopped and it gives its lease back. Heard only by a leader that proved itself: one that
+    /// was just elected may not know the registration before.
+    pub async fn node_said_goodbye(&self, node: RaftId, node_epoch: NodeEpoch) -> Result<(), NotLeader> {
+        let term = self.proofs.prove().await?;
+        let state = self.port.state();
+        let now = self.clock.boottime();
+        self.with(|liveness| {
+            if liveness.term() != term {
+                return Err(NotLeader);
+            }
+            liveness.observe(now, &state);
+            liveness.goodbye(node, node_epoch);
+            Ok(())
+        })??;
         self.look();
         Ok(())
     }

@@ -417,6 +417,7 @@ fn status_of(metrics: &RaftMetrics<Types>) -> RaftStatus {
         purged: index(&metrics.purged),
         voters: membership.voter_ids().map(RaftId).collect(),
         learners: membership.learner_ids().map(RaftId).collect(),
+        voters_change: membership.get_joint_config().len() > 1,
         matched: matched.filter_map(|(id, log_id)| Some((RaftId(*id), index(log_id)?))).collect(),
     }
 }

@@ -1,7 +1,8 @@
-use api_types::RaftId;
+use api_types::{DiskId, LogIndex, RaftId};
 use meta_service::BootStatus;
+use meta_service::state::{NodeRegistration, NodeState, ReplyBody};
 
-use crate::cluster::{Site, eventually, leader_of, names, ready_cluster, sites, three_sites};
+use crate::cluster::{Site, TestNode, eventually, leader_of, names, ready_cluster, sites, three_sites};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_node_catches_up_from_a_snapshot() {
@@ -47,7 +48,8 @@ async fn one_voter_grows_to_three() {
     let third = Site::joining("third", &second);
     let third_node = third.start().await;
     third_node.ready().await;
-    eventually("three voters", || first.status().voters.len() == 3).await;
+    let grown = |node: &TestNode| node.status().voters.len() == 3 && !node.status().voters_change;
+    eventually("three voters, and the others know it", || grown(&second_node) && grown(&third_node)).await;
 
     // Now the first one is not needed any more.
     first.kill().await;
@@ -88,4 +90,43 @@ async fn a_wrong_secret_opens_nothing() {
     eventually("the stranger is refused", || refused(node.handle.boot_status())).await;
     assert!(nodes[0].secrets.refused_total() > 0);
     assert_eq!(node.handle.identity(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_right_after_the_leadership_was_handed_over_is_heard() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    let leader = leader_of(&nodes).await;
+    let (node, site) = (&nodes[leader], &sites[leader]);
+    let raft_id = node.status().raft_id;
+    let registration = NodeRegistration {
+        // Filled in by the handle.
+        raft_id: RaftId(0),
+        disk_id: DiskId(0),
+        last_log: LogIndex(0),
+        name: site.name.clone(),
+        rpc_address: site.address.to_string(),
+        api_address: String::new(),
+        mqtt_address: String::new(),
+        zone: String::new(),
+        version: String::new(),
+        kinds: Vec::new(),
+        boot_nonce: 1,
+        lock_proof: true,
+    };
+    let handle = node.handle.clone();
+    let said = node.run(async move {
+        let registered = handle.register(registration).await.expect("proposed");
+        let ReplyBody::Registered { node_epoch } = registered.body else { panic!("{registered:?}") };
+        assert!(handle.transfer_leadership().await, "nobody else leads");
+        handle.goodbye(raft_id, node_epoch).await
+    });
+    assert_eq!(said.await, Ok(()));
+    let mut state = NodeState::Up;
+    eventually("it has left", || {
+        state = node.handle.state().nodes[&raft_id].state.clone();
+        state != NodeState::Up
+    })
+    .await;
+    assert_eq!(state, NodeState::Left, "and was not fenced for its silence");
 }

@@ -128,7 +128,7 @@ async fn a_stopping_node_hands_over_without_losing_its_lease() {
     assert_eq!(sim.leader.take_metrics().moves_total[&MoveReason::Handover], 2);
 
     let node_epoch = sim.nodes[&1].node_epoch;
-    sim.leader.node_said_goodbye(RaftId(1), node_epoch).expect("the leader heard it");
+    sim.leader.node_said_goodbye(RaftId(1), node_epoch).await.expect("the leader heard it");
     sim.until("left", |sim| sim.log.lock().unwrap().state.nodes[&RaftId(1)].state == NodeState::Left).await;
 
     sim.register_again(1);
@@ -209,7 +209,7 @@ async fn nothing_is_promised_without_leadership() {
     sim.leader.deposed();
     assert_eq!(sim.leader.heartbeat(heartbeat).await, Err(NotLeader));
     assert_eq!(sim.leader.barrier(LogIndex(1)).await, Err(NotLeader));
-    assert_eq!(sim.leader.node_said_goodbye(RaftId(1), sim.nodes[&1].node_epoch), Err(NotLeader));
+    assert_eq!(sim.leader.node_said_goodbye(RaftId(1), sim.nodes[&1].node_epoch).await, Err(NotLeader));
     assert_eq!(sim.leader.reports().nodes.len(), 0);
 }
 
