@@ -6,6 +6,7 @@ use broker_node::mqtt::{Limits, Refused, SubmitRefusal, TicketError, WithoutLeas
 
 use crate::raw::{Connect, Level, PUBACK, PUBCOMP, PUBREC, PUBREL, Raw, ack, ack_with, publish, publish_with};
 use crate::server::{Setup, server};
+use crate::wills::with_will;
 
 const LEVELS: [Level; 3] = [Level::V31, Level::V311, Level::V5];
 
@@ -69,6 +70,83 @@ async fn a_full_window_stops_the_reading() {
         }
     }
     assert_eq!(acks, (1..=10).collect::<Vec<u8>>());
+}
+
+#[tokio::test]
+async fn a_window_that_opens_later_lets_the_rest_in() {
+    const COUNT: u16 = 50;
+    for (level, qos) in [(Level::V31, 1), (Level::V311, 1), (Level::V311, 0), (Level::V5, 0)] {
+        let server = Setup::window(1).start(&["wanted/#"]).await;
+        server.queues.hold();
+        let mut raw = Raw::connect_with(server.address, &with_will(level, "c")).await;
+        let mut bytes = Vec::new();
+        (1..=COUNT).for_each(|packet_id| bytes.extend(publish(level, qos, packet_id, "wanted/a", b"x")));
+        bytes.extend([0xE0, 0]);
+        raw.send(&bytes).await;
+        for packet_id in 1..=COUNT {
+            let stored = server.queues.until_stored(usize::from(packet_id)).await;
+            assert_eq!(stored.len(), usize::from(packet_id), "one at a time");
+            // The goodbye comes in the same turn as the last ack, and nobody waits for that one.
+            server.queues.settle(0, Ok(()));
+            if qos == 1 && packet_id < COUNT {
+                raw.expect(&ack(level, PUBACK, packet_id)).await;
+            }
+        }
+        server.until_empty().await;
+        assert_eq!(server.queues.topics(), ["wanted/a"; COUNT as usize], "{level:?} {qos}: no will");
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_many_windows_and_a_goodbye_is_taken_whole() {
+    const COUNT: usize = 5000;
+    for level in LEVELS {
+        let server = server().await;
+        let mut raw = Raw::connect_with(server.address, &with_will(level, "c")).await;
+        let mut bytes = Vec::new();
+        (0..COUNT).for_each(|line| bytes.extend(publish(level, 0, 0, "wanted/a", line.to_string().as_bytes())));
+        bytes.extend([0xE0, 0]);
+        raw.send(&bytes).await;
+        drop(raw);
+        server.queues.until_stored(COUNT).await;
+        server.until_empty().await;
+        let stored = server.queues.stored();
+        assert_eq!(stored.len(), COUNT, "{level:?}: no will");
+        for (line, message) in stored.iter().enumerate() {
+            assert_eq!((message.topic.as_str(), &message.payload[..]), ("wanted/a", line.to_string().as_bytes()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_burst_before_a_silence_is_answered_whole() {
+    const COUNT: u16 = 5000;
+    for (topic, slow_at_first) in [("wanted/a", false), ("wanted/a", true), ("other", false), ("other", true)] {
+        for (level, qos) in [(Level::V31, 1), (Level::V311, 1), (Level::V31, 0), (Level::V311, 0), (Level::V5, 0)] {
+            let server = server().await;
+            let mut raw = Raw::connect(server.address, level, "c").await;
+            if slow_at_first {
+                server.queues.hold();
+            }
+            let mut bytes = Vec::new();
+            (1..=COUNT).for_each(|packet_id| bytes.extend(publish(level, qos, packet_id, topic, b"x")));
+            bytes.extend([0xC0, 0]);
+            let sending = raw.send_later(bytes);
+            server.queues.until_submits(1).await;
+            server.queues.release_all();
+            let (mut acked, mut pongs) = (0, 0);
+            while acked < COUNT * u16::from(qos) || pongs == 0 {
+                let packet = raw.packet().await.expect("open");
+                if packet == [0xD0, 0] {
+                    pongs += 1;
+                } else {
+                    acked += 1;
+                    assert_eq!(packet, ack(level, PUBACK, acked));
+                }
+            }
+            sending.await.expect("sent");
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::server::{Server, server};
 
 const LEVELS: [Level; 3] = [Level::V31, Level::V311, Level::V5];
 
-fn with_will(level: Level, client_id: &str) -> Connect {
+pub fn with_will(level: Level, client_id: &str) -> Connect {
     let will = Some((1, b"\x26\x00\x01k\x00\x01v".to_vec(), "wanted/will".to_owned(), b"gone".to_vec()));
     Connect { will, ..Connect::new(level, client_id) }
 }

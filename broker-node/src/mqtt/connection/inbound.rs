@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::intake::{Batch, front_ticket};
-use super::{Connection, OUTPUT_BYTES_MAX, Phase};
+use super::{Connection, Phase};
 use crate::mqtt::budget::{Purpose, Share};
 use crate::mqtt::hub::{WithoutLease, not_stored, refused, wall_clock_ms};
 use crate::mqtt::ingest::TicketError;
@@ -30,6 +30,15 @@ const RECEIVED_MAX: usize = 10_000;
 const FREE_BYTES: usize = super::io::READ_BYTES;
 /// A packet that holds a share of the budget must be complete within this time.
 const PACKET_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Why a batch is no larger.
+#[derive(Clone, Copy, Debug)]
+enum Took {
+    /// What is left of the input is no whole packet.
+    All,
+    /// The window or the output is full, or the connection ends.
+    UntilFull,
+}
 
 /// The will as a message and as a publication; its time is set when it is published.
 pub fn will_message(client_id: &str, will: Will, now: Instant) -> (Message, Publication) {
@@ -51,19 +60,29 @@ pub fn will_message(client_id: &str, will: Will, now: Instant) -> (Message, Publ
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Decodes every complete packet of the input, as far as the window goes, and submits what they hold.
+    /// Decodes every complete packet of the input, as far as there is room for what they bring.
+    ///
+    /// Afterwards the input holds a complete packet only if [`Self::may_read`] does not hold: so the input is less than
+    /// one packet whenever it is read into, and at the end of the stream nothing whole is left in it.
     pub(super) fn take_packets(&mut self) {
-        if self.intake.waiting.is_some() {
-            return;
+        // A batch may settle at once, above all where no connector wants it, and then the window is open again.
+        while self.may_read() {
+            match self.take_batch() {
+                Took::All => break,
+                Took::UntilFull => {}
+            }
         }
+        self.provide_for_large_packet();
+    }
+
+    /// One batch, at most what is left of the window.
+    fn take_batch(&mut self) -> Took {
         let mut batch = Batch::default();
+        let mut took = Took::UntilFull;
         // Read before the filters are matched: then they are at least as new as the lease promises.
         let leased = self.hub.lease.is_held();
         let timestamp_ms = wall_clock_ms();
-        while matches!(self.phase, Phase::Open)
-            && self.output.len() < OUTPUT_BYTES_MAX
-            && !self.intake.window_is_full_with(&batch, self.wire.version(), self.hub.limits.window)
-        {
+        while self.may_take_beside(&batch) {
             match self.wire.decode(&mut self.input) {
                 Ok(Some((packet, bytes))) => {
                     batch.bytes += bytes;
@@ -71,12 +90,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         self.end(Some(reason));
                     }
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    took = Took::All;
+                    break;
+                }
                 Err(error) => self.end(Some(error.0)),
             }
         }
         self.offer(batch);
-        self.provide_for_large_packet();
+        took
     }
 
     fn packet(&mut self, packet: Inbound, batch: &mut Batch, leased: bool, now_ms: u64) -> Result<(), Reason> {

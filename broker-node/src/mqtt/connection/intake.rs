@@ -76,10 +76,6 @@ impl Intake {
     }
 
     /// MQTT 5 clients know the window, and are refused beyond it; others are not read.
-    pub fn window_is_full(&self, version: Version, window: NonZeroU16) -> bool {
-        self.window_is_full_with(&Batch::default(), version, window)
-    }
-
     pub fn window_is_full_with(&self, batch: &Batch, version: Version, window: NonZeroU16) -> bool {
         let window = usize::from(window.get());
         if self.acks + batch.acks.len() >= 2 * window + ACKS_SPARE {

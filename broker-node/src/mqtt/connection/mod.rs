@@ -11,6 +11,7 @@
 //! Invariants:
 //! - Acknowledgements leave in the order of the packets they answer; only the front ticket is waited for.
 //! - A full window, a full output or a spent budget stops the reading; nothing else waits for a slow disk.
+//! - The socket is read only while the input holds no complete packet, so the input has a bound and its end is the end.
 //! - Whatever ends the connection, what was submitted is waited for (within a bound), so that subscribers get it.
 
 mod inbound;
@@ -18,6 +19,8 @@ mod intake;
 pub mod io;
 mod outbound;
 mod subscribing;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -29,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tracing::debug;
 
-use self::intake::Intake;
+use self::intake::{Batch, Intake};
 use self::io::{Exchanged, exchange, linger};
 use self::outbound::Outlet;
 use self::subscribing::Subscribed;
@@ -170,6 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn exchanged(&mut self, exchanged: std::io::Result<Exchanged>) {
         match exchanged {
+            // What may be read into holds no whole packet: everything that came before the end is taken.
             Ok(Exchanged::Read(0)) => self.end(None),
             Ok(Exchanged::Read(_)) => {
                 self.last_read = Instant::now();
@@ -180,16 +184,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // Reading may have stopped for want of room in the output.
                 self.take_packets();
             }
-            Err(_) => self.peer_gone(),
+            Err(_) => {
+                // Whatever it said before it went counts, a goodbye above all; only the answers are in vain.
+                self.output.clear();
+                self.take_packets();
+                self.peer_gone();
+            }
         }
     }
 
     fn may_read(&self) -> bool {
+        self.may_take_beside(&Batch::default())
+    }
+
+    /// Whether there is room for what one more packet may bring, beside what this batch holds already.
+    fn may_take_beside(&self, batch: &Batch) -> bool {
         match self.phase {
             Phase::Open => {
                 self.output.len() < OUTPUT_BYTES_MAX
                     && self.intake.waiting.is_none()
-                    && !self.intake.window_is_full(self.wire.version(), self.hub.limits.window)
+                    && !self.intake.window_is_full_with(batch, self.wire.version(), self.hub.limits.window)
             }
             Phase::Ending(_) => false,
         }
