@@ -109,6 +109,9 @@ pub(super) enum Call {
     LettersPublished {
         below: u64,
     },
+    DropLetter {
+        number: u64,
+    },
     Adopt {
         raft_id: RaftId,
     },

@@ -175,6 +175,10 @@ impl Turn<'_> {
                 }
                 Ok(Ok(Answer::Done))
             }
+            Call::DropLetter { number } => {
+                self.drop_letter(number)?;
+                Ok(Ok(Answer::Done))
+            }
             // Its block was reserved before the group began.
             Call::Adopt { raft_id: _ } => Ok(Ok(Answer::Done)),
         }
