@@ -221,6 +221,59 @@ async fn an_append_that_was_on_its_way_does_not_bring_a_deleted_queue_back() {
 }
 
 #[tokio::test]
+async fn a_stuck_committer_is_asked_once_and_takes_over_the_latest() {
+    let bench = Bench::new();
+    bench.append(&all_to_one(), "t", &["1"]).await;
+    let name = |bench: &Bench| bench.queues.stats().queues[0].name.clone();
+    let rename = |index: u64| {
+        bench.set_state(|state| {
+            let mut renamed = connector(ONE, "#");
+            renamed.spec.name = format!("name-{index}").into();
+            state.connectors.insert(ONE, Arc::new(renamed));
+            applied(state, index);
+        });
+        bench.queues.reconcile(&bench.state.load(), true);
+    };
+    bench.disk.hold();
+    let writes = bench.disk.arrived();
+    let ticket = bench.submit(&all_to_one(), vec![message("t", "2")]).expect("let in");
+    until("the committer is stuck", async || bench.disk.arrived() > writes).await;
+    let asked = bench.queues.shared.inbox.waiting();
+    (20..30).for_each(rename);
+    assert!(bench.queues.shared.inbox.waiting() <= asked + 1);
+    bench.disk.release();
+    ticket.await.expect("synced");
+    until("the latest name", async || name(&bench) == "name-29").await;
+    // An entry that changes nothing here asks for nothing.
+    bench.disk.hold();
+    let writes = bench.disk.arrived();
+    until("the committer is stuck", async || bench.disk.arrived() > writes).await;
+    let asked = bench.queues.shared.inbox.waiting();
+    bench.set_state(|state| applied(state, 31));
+    bench.queues.reconcile(&bench.state.load(), true);
+    assert_eq!(bench.queues.shared.inbox.waiting(), asked);
+    bench.disk.release();
+}
+
+#[tokio::test]
+async fn what_was_to_be_taken_over_survives_a_failed_store() {
+    let bench = Bench::new();
+    bench.append(&all_to_one(), "t", &["1"]).await;
+    bench.disk.set_broken(true);
+    let ticket = bench.submit(&all_to_one(), vec![message("t", "lost")]).expect("let in");
+    assert_eq!(ticket.await, Err(TicketError::Failed));
+    bench.set_state(|state| {
+        let mut renamed = connector(ONE, "#");
+        renamed.spec.name = "renamed".into();
+        state.connectors.insert(ONE, Arc::new(renamed));
+    });
+    bench.queues.reconcile(&bench.state.load(), true);
+    until("the request is refused", async || bench.queues.shared.inbox.waiting() == 0).await;
+    bench.disk.set_broken(false);
+    until("the name is there", async || bench.queues.stats().queues[0].name == "renamed").await;
+}
+
+#[tokio::test]
 async fn passed_records_leave_the_disk() {
     let bench = Bench::new();
     let payload = "x".repeat(10_000);
