@@ -97,7 +97,7 @@ async fn many_old_records_expire_over_several_groups_between_those_of_others() {
     let aging = catalogue([aging(ONE, "one"), aging(TWO, "two")]);
     let records = EXPIRE_RECORDS_MAX as usize + 10;
     bench.append(&aging, "one", &vec!["x"; records]).await;
-    bench.append(&aging, "two", &vec!["x"; 10]).await;
+    bench.append(&aging, "two", &["x"; 10]).await;
     let syncs = bench.sync_seconds.get_sample_count();
     bench.clock.pass(61_000);
     until("both are empty", async || bench.ledger().pending == 0 && bench.queues.local_lag(TWO) == 0).await;
