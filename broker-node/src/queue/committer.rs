@@ -343,6 +343,7 @@ impl Committer {
             pause = (pause * 2).min(REOPEN_MAX);
         }
         info!("queue store opened again");
+        self.shared.reconcile_again();
         let waiting: Vec<Incarnation> = lock(&self.shared.state).queues.keys().copied().collect();
         self.shared.hub.wake(&waiting);
         self.shared.letters_added.notify_waiters();

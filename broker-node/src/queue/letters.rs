@@ -14,10 +14,11 @@ use api_types::dead_letter::DeadLetterRecord;
 use api_types::{Incarnation, Message};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::op::{Call, CallError};
 use super::rows::{self, LetterRow, count};
+use super::seal::UNREADABLE;
 use super::store::{StoreError, format};
 use super::turn::Turn;
 use super::{Queues, Shared, lock};
@@ -65,32 +66,68 @@ impl Turn<'_> {
         let letters = &mut self.state.letters;
         let batch = &mut self.group.batch;
         let to = (letters.first + TRIM_LETTERS_MAX).min(self.state.letters_synced);
-        let mut trimmed = 0;
-        self.shared.store.scan_letters(letters.first, to, |number, value| {
-            let letter: LetterRow = rows::decode(value).map_err(format("a dead letter"))?;
-            let age_ms = wall_ms.saturating_sub(letter.stored_ms).min(open_ms.saturating_sub(letter.open_ms));
-            let reason = if letters.bytes > settings.dead_letter_bytes_max {
-                "full"
-            } else if age_ms > settings.dead_letter_age_max_ms {
-                "expired"
-            } else {
-                return Ok(ControlFlow::Break(()));
+        let from = letters.first;
+        let mut kept = false;
+        self.shared.store.scan_letters(from, to, |number, value| {
+            let letter = match rows::decode::<LetterRow>(value) {
+                Ok(letter) => Some(letter),
+                Err(error) => {
+                    error!(letter = number, %error, "dead letter unreadable, dropped");
+                    None
+                }
+            };
+            let age_ms = |letter: &LetterRow| {
+                wall_ms.saturating_sub(letter.stored_ms).min(open_ms.saturating_sub(letter.open_ms))
+            };
+            let reason = match &letter {
+                None => UNREADABLE,
+                Some(_) if letters.bytes > settings.dead_letter_bytes_max => "full",
+                Some(letter) if age_ms(letter) > settings.dead_letter_age_max_ms => "expired",
+                Some(_) => {
+                    kept = true;
+                    return Ok(ControlFlow::Break(()));
+                }
             };
             count(&mut letters.dropped, reason, 1);
-            if number >= letters.cursor && letter.publish {
+            if number >= letters.cursor && letter.is_none_or(|letter| letter.publish) {
                 letters.unpublished_dropped += 1;
             }
             letters.bytes = letters.bytes.saturating_sub(value.len() as u64);
             letters.first = number + 1;
             batch.delete_letter(number);
-            trimmed += 1;
             Ok(ControlFlow::Continue(()))
         })?;
+        if !kept {
+            // Also over numbers that are not there.
+            letters.first = letters.first.max(to);
+        }
+        let trimmed = letters.first - from;
         if trimmed > 0 {
             letters.cursor = letters.cursor.max(letters.first);
             self.group.letters_dirty = true;
             debug!(letters = trimmed, "dead letters removed by their bounds");
         }
+        Ok(())
+    }
+}
+
+impl Turn<'_> {
+    /// Ends a letter that cannot be read, so that those behind it are published. All before it are.
+    pub fn drop_letter(&mut self, number: u64) -> Result<(), StoreError> {
+        let letters = &mut self.state.letters;
+        let Some(value) = self.shared.store.letter(number)? else { return Ok(()) };
+        if number < letters.first || rows::decode::<LetterRow>(&value).is_ok() {
+            return Ok(());
+        }
+        error!(letter = number, "dead letter unreadable, dropped");
+        count(&mut letters.dropped, UNREADABLE, 1);
+        if number >= letters.cursor {
+            letters.unpublished_dropped += 1;
+        }
+        letters.bytes = letters.bytes.saturating_sub(value.len() as u64);
+        letters.cursor = letters.cursor.max(number + 1);
+        self.group.batch.delete_letter(number);
+        self.group.letters_dirty = true;
         Ok(())
     }
 }
@@ -108,7 +145,8 @@ impl Queues {
             .read(move |shared| {
                 let mut found = Vec::new();
                 shared.store.scan_letters(from, to, |number, value| {
-                    let letter: LetterRow = rows::decode(value).map_err(format("a dead letter"))?;
+                    // One that cannot be read is dropped when it is published or trimmed.
+                    let Ok(letter) = rows::decode::<LetterRow>(value) else { return Ok(ControlFlow::Continue(())) };
                     if incarnation.is_none_or(|wanted| wanted == letter.incarnation) {
                         found.push(StoredLetter { number, letter });
                     }
@@ -141,17 +179,26 @@ impl Queues {
                 published = published.max(state.letters.cursor);
                 state.letters_synced
             };
-            let result = if published < synced {
-                self.publish_one(publisher, published).await
-            } else {
+            if published >= synced {
                 added.await;
                 continue;
-            };
-            match result {
-                Ok(()) => {
+            }
+            match self.publish_one(publisher, published).await {
+                Ok(Published::Done) => {
                     published += 1;
                     pause = RETRY_FIRST;
                 }
+                Ok(Published::Unreadable) => match self.drop_letter(published).await {
+                    Ok(()) => {
+                        published += 1;
+                        written = published;
+                    }
+                    Err(error) => {
+                        debug!(letter = published, %error, "unreadable letter not dropped yet");
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(RETRY_MAX);
+                    }
+                },
                 Err(error) => {
                     warn!(letter = published, %error, "dead letter not published, will be tried again");
                     tokio::time::sleep(pause).await;
@@ -167,13 +214,27 @@ impl Queues {
         }
     }
 
-    async fn publish_one(&self, publisher: &dyn LetterPublisher, number: u64) -> Result<(), PublishError> {
-        let Some(stored) = self.letter(number).await? else { return Ok(()) };
-        if !stored.letter.publish {
-            return Ok(());
+    async fn publish_one(&self, publisher: &dyn LetterPublisher, number: u64) -> Result<Published, PublishError> {
+        let value = self.shared.read(move |shared| shared.store.letter(number)).await?;
+        let Some(value) = value else { return Ok(Published::Done) };
+        let Ok(letter) = rows::decode::<LetterRow>(&value) else { return Ok(Published::Unreadable) };
+        if letter.publish {
+            publisher.publish(to_message(&letter, self.shared.clock.wall_ms())?).await?;
         }
-        publisher.publish(to_message(&stored.letter, self.shared.clock.wall_ms())?).await
+        Ok(Published::Done)
     }
+
+    /// The cursor comes first: what was published before it is counted as that.
+    async fn drop_letter(&self, number: u64) -> Result<(), CallError> {
+        self.shared.call(Call::LettersPublished { below: number }).await?;
+        self.shared.call(Call::DropLetter { number }).await.map(|_| ())
+    }
+}
+
+enum Published {
+    /// Or not meant to be, or gone.
+    Done,
+    Unreadable,
 }
 
 fn stored_letter(shared: &Shared, number: u64) -> Result<Option<StoredLetter>, StoreError> {

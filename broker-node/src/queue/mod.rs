@@ -24,6 +24,7 @@ mod load;
 mod op;
 mod owner;
 mod reclaim;
+mod reconcile;
 mod remote;
 mod reserve;
 mod rows;
@@ -65,6 +66,7 @@ pub use wire::Lag;
 use committer::Committer;
 use hub::Hub;
 use op::{Answer, Call, Inbox, Op};
+use reconcile::Reconciling;
 use reserve::{Blocks, ReservedFile};
 use state::{Phase, State};
 use store::Store;
@@ -176,6 +178,7 @@ pub(crate) struct Shared {
     squeezing: AtomicU64,
     letters_added: Notify,
     lease_held_since_boot: AtomicBool,
+    reconciling: Mutex<Reconciling>,
 }
 
 impl Queues {
@@ -226,23 +229,6 @@ impl Queues {
         self.shared.call(Call::Adopt { raft_id }).await.map(|_| ())
     }
 
-    /// Takes over what the replica says: bounds and names of the queues, and which of them are to go. To be called
-    /// after every change of the state, with whether this process has held a lease.
-    pub fn reconcile(&self, state: &ClusterState, lease_held_since_boot: bool) {
-        let shared = &self.shared;
-        shared.lease_held_since_boot.store(lease_held_since_boot, Ordering::SeqCst);
-        let known: Vec<Incarnation> = lock(&shared.state).queues.keys().copied().collect();
-        let targets: Vec<Arc<QueueTarget>> = known
-            .iter()
-            .filter_map(|incarnation| state.connectors.get(incarnation))
-            .map(|connector| Arc::new(QueueTarget::of(connector, state, &shared.settings.defaults)))
-            .collect();
-        if !targets.is_empty() {
-            shared.tell(Call::SetTargets { targets });
-        }
-        shared.delete_gone(state, &known);
-    }
-
     /// Whether appends are taken: false from a failed write until the store was opened again.
     pub fn writable(&self) -> bool {
         lock(&self.shared.state).phase == Phase::Open
@@ -273,6 +259,7 @@ impl Shared {
             squeezing: AtomicU64::default(),
             letters_added: Notify::new(),
             lease_held_since_boot: AtomicBool::default(),
+            reconciling: Mutex::default(),
             settings,
         }
     }
@@ -323,25 +310,6 @@ impl Shared {
         let floor = reserve.bytes.max(state.disk.total_bytes / 100 * u64::from(reserve.percent));
         let deficit = (floor + incoming).saturating_sub(state.disk.free_bytes);
         if deficit > 0 && self.squeezing.load(Ordering::SeqCst) > 0 { incoming.min(deficit) } else { deficit }
-    }
-
-    /// Queues whose connector is gone, by the rule: the replica has applied at least the incarnation, the connector is
-    /// not in it, and this process has held a lease.
-    fn delete_gone(&self, state: &ClusterState, known: &[Incarnation]) {
-        if !self.lease_held_since_boot.load(Ordering::SeqCst) {
-            return;
-        }
-        for incarnation in known {
-            if state.applied.0 >= incarnation.0 && !state.connectors.contains_key(incarnation) {
-                self.tell(Call::Delete { incarnation: *incarnation });
-            }
-        }
-    }
-
-    /// An append that was on its way when its queue was deleted makes the queue again.
-    fn delete_orphans(&self) {
-        let known: Vec<Incarnation> = lock(&self.state).queues.keys().copied().collect();
-        self.delete_gone(&(self.view)(), &known);
     }
 
     /// Nobody waits for the answer; a store that fails is told on by the committer.

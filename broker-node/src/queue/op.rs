@@ -100,14 +100,16 @@ pub(super) enum Call {
         bytes: u64,
     },
     Commit(Box<CommitCall>),
-    SetTargets {
-        targets: Vec<Arc<QueueTarget>>,
-    },
+    /// Takes what waits in the slot, see `reconcile.rs`.
+    Reconcile,
     Delete {
         incarnation: Incarnation,
     },
     LettersPublished {
         below: u64,
+    },
+    DropLetter {
+        number: u64,
     },
     Adopt {
         raft_id: RaftId,
@@ -204,6 +206,11 @@ impl Inbox {
         waiting.ops.push_back(op);
         self.arrived.notify_one();
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).ops.len()
     }
 
     /// What is waiting already is still done.

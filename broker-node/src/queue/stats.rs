@@ -37,7 +37,7 @@ pub struct LettersStats {
     pub bytes: u64,
     pub published: u64,
     pub unpublished: u64,
-    /// By reason: `full`, `expired`.
+    /// By reason: `full`, `expired`, `unreadable`.
     pub dropped: BTreeMap<String, u64>,
     /// Of those, letters that had not been published.
     pub unpublished_dropped: u64,

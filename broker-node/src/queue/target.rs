@@ -45,7 +45,7 @@ impl QueueTarget {
     pub fn of(connector: &Connector, state: &ClusterState, defaults: &QueueDefaults) -> Self {
         let spec = &connector.spec;
         let when_full = spec.queue.when_full.or(defaults.when_full).unwrap_or_else(|| {
-            if spec.desired == Desired::Running && offered(state, &spec.kind) {
+            if spec.desired == Desired::Running && offered_kinds(state).any(|kind| kind == spec.kind) {
                 WhenFull::Block
             } else {
                 WhenFull::DropOldest
@@ -67,9 +67,10 @@ impl QueueTarget {
 }
 
 /// A node that is down still counts: its return is expected, and dropping records because of a crash is not.
-fn offered(state: &ClusterState, kind: &str) -> bool {
-    state.nodes.values().any(|node| match node.state {
-        NodeState::Up | NodeState::Fenced { .. } => node.kinds.iter().any(|offered| offered == kind),
+pub(super) fn offered_kinds(state: &ClusterState) -> impl Iterator<Item = &str> {
+    let offering = state.nodes.values().filter(|node| match node.state {
+        NodeState::Up | NodeState::Fenced { .. } => true,
         NodeState::Admitted | NodeState::Left => false,
-    })
+    });
+    offering.flat_map(|node| node.kinds.iter().map(String::as_str))
 }

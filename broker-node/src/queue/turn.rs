@@ -112,7 +112,7 @@ impl Turn<'_> {
     }
 
     /// Makes the queue when it is new, and takes over what the catalogue says of it.
-    fn meet(&mut self, target: &QueueTarget) -> Result<(), StoreError> {
+    pub fn meet(&mut self, target: &QueueTarget) -> Result<(), StoreError> {
         let start = self.state.blocks.next();
         let queue = self.state.queues.entry(target.incarnation).or_insert_with(|| Queue::new(Arc::default(), start));
         queue.bounds = Some(target.bounds);
@@ -154,12 +154,8 @@ impl Turn<'_> {
                 self.split(incarnation, epoch, from, at, (records, bytes))
             }
             Call::Commit(commit) => self.commit(*commit),
-            Call::SetTargets { targets } => {
-                for target in targets {
-                    if self.state.queues.contains_key(&target.incarnation) {
-                        self.meet(&target)?;
-                    }
-                }
+            Call::Reconcile => {
+                self.reconcile()?;
                 Ok(Ok(Answer::Done))
             }
             Call::Delete { incarnation } => {
@@ -173,6 +169,10 @@ impl Turn<'_> {
                     letters.cursor = below;
                     self.group.letters_dirty = true;
                 }
+                Ok(Ok(Answer::Done))
+            }
+            Call::DropLetter { number } => {
+                self.drop_letter(number)?;
                 Ok(Ok(Answer::Done))
             }
             // Its block was reserved before the group began.
@@ -229,7 +229,7 @@ impl Turn<'_> {
         Ok(Ok(Answer::Done))
     }
 
-    fn delete(&mut self, incarnation: Incarnation) {
+    pub fn delete(&mut self, incarnation: Incarnation) {
         let Some(queue) = self.state.queues.remove(&incarnation) else { return };
         self.state.bytes = self.state.bytes.saturating_sub(queue.row.bytes);
         self.state.node.queues_deleted += 1;

@@ -97,7 +97,7 @@ async fn many_old_records_expire_over_several_groups_between_those_of_others() {
     let aging = catalogue([aging(ONE, "one"), aging(TWO, "two")]);
     let records = EXPIRE_RECORDS_MAX as usize + 10;
     bench.append(&aging, "one", &vec!["x"; records]).await;
-    bench.append(&aging, "two", &vec!["x"; 10]).await;
+    bench.append(&aging, "two", &["x"; 10]).await;
     let syncs = bench.sync_seconds.get_sample_count();
     bench.clock.pass(61_000);
     until("both are empty", async || bench.ledger().pending == 0 && bench.queues.local_lag(TWO) == 0).await;
@@ -218,6 +218,59 @@ async fn an_append_that_was_on_its_way_does_not_bring_a_deleted_queue_back() {
     bench.queues.reconcile(&bench.state.load(), true);
     bench.append(&all_to_one(), "t", &["late"]).await;
     until("the orphan is gone", async || bench.queues.ledger(ONE).is_none()).await;
+}
+
+#[tokio::test]
+async fn a_stuck_committer_is_asked_once_and_takes_over_the_latest() {
+    let bench = Bench::new();
+    bench.append(&all_to_one(), "t", &["1"]).await;
+    let name = |bench: &Bench| bench.queues.stats().queues[0].name.clone();
+    let rename = |index: u64| {
+        bench.set_state(|state| {
+            let mut renamed = connector(ONE, "#");
+            renamed.spec.name = format!("name-{index}").into();
+            state.connectors.insert(ONE, Arc::new(renamed));
+            applied(state, index);
+        });
+        bench.queues.reconcile(&bench.state.load(), true);
+    };
+    bench.disk.hold();
+    let writes = bench.disk.arrived();
+    let ticket = bench.submit(&all_to_one(), vec![message("t", "2")]).expect("let in");
+    until("the committer is stuck", async || bench.disk.arrived() > writes).await;
+    let asked = bench.queues.shared.inbox.waiting();
+    (20..30).for_each(rename);
+    assert!(bench.queues.shared.inbox.waiting() <= asked + 1);
+    bench.disk.release();
+    ticket.await.expect("synced");
+    until("the latest name", async || name(&bench) == "name-29").await;
+    // An entry that changes nothing here asks for nothing.
+    bench.disk.hold();
+    let writes = bench.disk.arrived();
+    until("the committer is stuck", async || bench.disk.arrived() > writes).await;
+    let asked = bench.queues.shared.inbox.waiting();
+    bench.set_state(|state| applied(state, 31));
+    bench.queues.reconcile(&bench.state.load(), true);
+    assert_eq!(bench.queues.shared.inbox.waiting(), asked);
+    bench.disk.release();
+}
+
+#[tokio::test]
+async fn what_was_to_be_taken_over_survives_a_failed_store() {
+    let bench = Bench::new();
+    bench.append(&all_to_one(), "t", &["1"]).await;
+    bench.disk.set_broken(true);
+    let ticket = bench.submit(&all_to_one(), vec![message("t", "lost")]).expect("let in");
+    assert_eq!(ticket.await, Err(TicketError::Failed));
+    bench.set_state(|state| {
+        let mut renamed = connector(ONE, "#");
+        renamed.spec.name = "renamed".into();
+        state.connectors.insert(ONE, Arc::new(renamed));
+    });
+    bench.queues.reconcile(&bench.state.load(), true);
+    until("the request is refused", async || bench.queues.shared.inbox.waiting() == 0).await;
+    bench.disk.set_broken(false);
+    until("the name is there", async || bench.queues.stats().queues[0].name == "renamed").await;
 }
 
 #[tokio::test]

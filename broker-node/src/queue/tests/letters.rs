@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::queue::store::Batch;
 
 fn dead(message: &str) -> End {
     End::DeadLettered { error_class: "rejected".to_owned(), error_message: message.to_owned(), retry_times: 3 }
@@ -183,4 +184,48 @@ async fn the_oldest_letters_go_by_bytes_and_by_age() {
     until("age empties the store", async || bench.queues.stats().letters.stored == 0).await;
     let stats = bench.crash().queues.stats().letters;
     assert_eq!((stats.stored, stats.bytes, stats.unpublished), (0, 0, 0));
+}
+
+/// Letters of a version that nobody knows.
+fn spoil(bench: &Bench, letters: &[u64]) {
+    let mut batch = Batch::default();
+    for letter in letters {
+        let mut value = bench.queues.shared.store.letter(*letter).expect("read").expect("there");
+        value[0] = 0xff;
+        batch.put_letter(*letter, value);
+    }
+    bench.queues.shared.store.write(batch, true).expect("written");
+}
+
+#[tokio::test]
+async fn letters_behind_one_that_cannot_be_read_are_published() {
+    let bench = Bench::new();
+    dead_letter(&bench, (0..5).map(|number| message("t", &number.to_string())).collect()).await;
+    spoil(&bench, &[1, 3]);
+    let shelf = Arc::new(Shelf::default());
+    let cancel = CancellationToken::new();
+    let publishing = bench.queues.publish_letters(shelf.clone(), cancel.clone());
+    let ((), ()) = tokio::join!(publishing, async {
+        shelf.wait_for(3).await;
+        until("the cursor is written", async || bench.queues.stats().letters.unpublished == 0).await;
+        cancel.cancel();
+    });
+    let stats = bench.queues.stats().letters;
+    assert_eq!((stats.published, stats.unpublished_dropped, stats.dropped["unreadable"]), (3, 2, 2));
+    let left = bench.queues.letters(None, 0, 9).await.expect("reads");
+    assert_eq!(left.iter().map(|letter| letter.number).collect::<Vec<_>>(), [0, 2, 4]);
+}
+
+#[tokio::test]
+async fn a_letter_that_cannot_be_read_does_not_keep_the_bounds_from_holding() {
+    let bench = Bench::with(|options| options.dead_letter_age_max_ms = 60_000);
+    dead_letter(&bench, (0..3).map(|number| message("t", &number.to_string())).collect()).await;
+    spoil(&bench, &[0, 1]);
+    until("the unreadable are gone", async || bench.queues.stats().letters.stored == 1).await;
+    assert_eq!(bench.queues.letters(None, 0, 9).await.expect("reads").len(), 1);
+    bench.clock.pass(61_000);
+    until("age empties the store", async || bench.queues.stats().letters.stored == 0).await;
+    let stats = bench.queues.stats().letters;
+    assert_eq!((stats.bytes, stats.dropped["unreadable"], stats.dropped["expired"]), (0, 2, 1));
+    assert!(bench.queues.writable());
 }
