@@ -109,7 +109,13 @@ impl Duties {
             return;
         }
         self.watch_learners(status);
-        if let Some((raft_id, disk)) = unadmitted(&state, status) {
+        if status.voters_change {
+            // This leader waits for the end of each change it makes, so an earlier one died in the middle of this.
+            match node.finish_voters_change().await {
+                Ok(()) => tracing::info!("finished a change of the voters that an earlier leader began"),
+                Err(error) => tracing::warn!(%error, "a change of the voters is not finished yet"),
+            }
+        } else if let Some((raft_id, disk)) = unadmitted(&state, status) {
             if let Err(error) = node.add_learner(raft_id, &disk).await {
                 tracing::warn!(%raft_id, %error, "an admitted disk is not a learner yet");
             }

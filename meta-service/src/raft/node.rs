@@ -276,6 +276,11 @@ impl RaftNode {
         self.change_membership(members, |voters| voters == expected).await
     }
 
+    /// From a joint configuration to the one it leads to: adding nobody to the last one is exactly that step.
+    pub(crate) async fn finish_voters_change(&self) -> Result<(), MembershipError> {
+        self.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), |_| true).await
+    }
+
     /// Compare-and-set: a change that lands in between is not overwritten.
     async fn change_membership(
         &self,
