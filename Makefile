@@ -10,6 +10,9 @@ CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
 export SLUICE_CACHE CARGO_TARGET_DIR
 
 CARGO := cargo
+export PATH := $(SLUICE_CACHE)/tools/bin:$(PATH)
+# `make verify DENY=` adds the advisories, whose database is fetched from its repository.
+DENY ?= bans licenses sources
 DEMO_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 
 .PHONY: help setup demo test verify fix
@@ -38,8 +41,8 @@ verify:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
-	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
-	else echo 'verify: cargo-deny is not installed; advisories, licences and bans were not checked'; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny --all-features --log-level error check $(DENY); \
+	else echo 'verify: cargo-deny is not installed; licences, sources and bans were not checked'; fi
 	$(CARGO) test --locked --package tests --test tidy
 
 fix:
