@@ -179,10 +179,15 @@ impl TestNode {
 }
 
 impl Drop for TestNode {
+    /// Waits until the database is closed: one that is open while the process ends is a crash of the process.
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        let (Some(service), Some(runtime)) = (self.service.take(), self.runtime.take()) else { return };
+        let ending = std::thread::spawn(move || {
+            runtime.block_on(service.shutdown());
+            runtime.shutdown_timeout(Duration::from_secs(10));
+        });
+        // A panic in it was printed, and a second one while a test fails would hide the first.
+        let _ = ending.join();
     }
 }
 
