@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api_types::LogIndex;
 use api_types::topic::FilterMap;
 use arc_swap::ArcSwap;
-use meta_service::state::{ClusterState, NodeState};
+use meta_service::state::ClusterState;
 use tokio::sync::watch;
 
-use crate::queue::{QueueDefaults, QueueTarget};
+use crate::queue::{QueueDefaults, QueueTarget, offered_kinds};
 
 /// One filter table. Readers take one `Arc` per socket read.
 #[derive(Clone, Debug, Default)]
@@ -69,12 +69,7 @@ struct Inputs {
 
 impl Inputs {
     fn of(state: &ClusterState) -> Self {
-        let offers = |state: &NodeState| match state {
-            NodeState::Up | NodeState::Fenced { .. } => true,
-            NodeState::Admitted | NodeState::Left => false,
-        };
-        let nodes = state.nodes.values().filter(|node| offers(&node.state));
-        let offered_kinds = nodes.flat_map(|node| node.kinds.iter().cloned()).collect();
+        let offered_kinds = offered_kinds(state).map(str::to_owned).collect();
         Self { catalogue: state.catalogue_index, offered_kinds }
     }
 }

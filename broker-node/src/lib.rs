@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod error_chain;
 pub mod health;
 pub mod metrics;
 pub mod mqtt;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use api_types::secret::same_bytes;
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
 
@@ -31,9 +32,9 @@ impl Secrets {
     pub fn accepts(&self, authorization: Option<&[u8]>) -> bool {
         let Some(current) = &self.current else { return true };
         let bearer = authorization.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
-        let mut accepted = same(bearer, current.as_bytes());
+        let mut accepted = same_bytes(bearer, current.as_bytes());
         if let Some(previous) = &self.previous {
-            accepted |= same(bearer, previous.as_bytes());
+            accepted |= same_bytes(bearer, previous.as_bytes());
         }
         if !accepted {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -45,11 +46,6 @@ impl Secrets {
     pub fn refused_total(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
-}
-
-/// Compares in a time that depends on the lengths only.
-fn same(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use api_types::secret::same_bytes;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -114,8 +115,7 @@ impl PasswordHash {
                 (Sha512::new().chain_update(password).chain_update(salt).finalize().into(), hash)
             }
         };
-        // In a time that does not depend on where they differ.
-        made.len() == hash.len() && made.iter().zip(hash).fold(0, |sum, (left, right)| sum | (left ^ right)) == 0
+        same_bytes(&made, hash)
     }
 }
 

@@ -31,6 +31,7 @@ use crate::agent::lease::LeaseKeeper;
 use crate::api::{self, ApiOptions};
 use crate::cli;
 use crate::config::{Config, IngestWithoutLease};
+use crate::error_chain::error_chain;
 use crate::health::Watchdog;
 use crate::metrics::Metrics;
 use control::Control;
@@ -128,18 +129,6 @@ fn agent_ended(ended: Result<Result<(), AgentError>, JoinError>) -> Result<ExitC
 fn fatal(reason: &FatalReason) -> ExitCode {
     tracing::error!(error = error_chain(reason), "the node ends");
     ExitCode::from(reason.exit_code())
-}
-
-/// The error and everything below it, for one line of the log.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// What a node has before it knows who it is.

@@ -125,7 +125,7 @@ impl ClusterView for Scrape {
         }
         metrics.node_lease_remaining_seconds.set(self.control.lease.remaining().as_secs_f64());
         if let Some(rooms) = self.control.rooms.get() {
-            metrics.queue_disk_free_bytes.set(rooms.queues.stats().disk_free_bytes as i64);
+            metrics.queue_disk_free_bytes.set(rooms.queues.disk_free_bytes() as i64);
         }
         let leader = self.control.handle.take_leader_metrics();
         for (reason, total) in leader.moves_total {

@@ -183,10 +183,10 @@ fn registration(config: &Config, identity: Identity) -> NodeRegistration {
 }
 
 fn load(queues: &Queues, connections: &prometheus::IntGauge) -> NodeLoad {
-    let stats = queues.stats();
+    let (queue_records, queue_bytes) = queues.waiting();
     NodeLoad {
-        queue_records: stats.queues.iter().map(|queue| queue.records).sum(),
-        queue_bytes: stats.bytes,
+        queue_records,
+        queue_bytes,
         mqtt_connections: u64::try_from(connections.get()).unwrap_or_default(),
         full_queues: queues.full(),
     }

@@ -60,9 +60,10 @@ pub use sources::NodeSources;
 pub use stats::{LettersStats, QueueReport, QueueStats, QueuesStats};
 pub use store::StoreError;
 pub use submit::{Submission, SubmitRefusal, Ticket};
-pub use target::{Bounds, QueueDefaults, QueueTarget};
+pub use target::{Bounds, QueueDefaults, QueueTarget, offered_kinds};
 pub use wire::Lag;
 
+use crate::error_chain::error_chain;
 use committer::Committer;
 use hub::Hub;
 use op::{Answer, Call, Inbox, Op};
@@ -341,13 +342,7 @@ impl Shared {
 
 impl From<StoreError> for CallError {
     fn from(error: StoreError) -> Self {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Self::Failed(text)
+        Self::Failed(error_chain(&error))
     }
 }
 

@@ -92,6 +92,16 @@ impl Queues {
         }
     }
 
+    /// Records and bytes that wait on this node.
+    pub fn waiting(&self) -> (u64, u64) {
+        let state = lock(&self.shared.state);
+        (state.queues.values().map(|queue| queue.row.pending).sum(), state.bytes)
+    }
+
+    pub fn disk_free_bytes(&self) -> u64 {
+        lock(&self.shared.state).disk.free_bytes
+    }
+
     /// With the age of each queue's oldest record: one seek per queue that has any.
     pub async fn report(&self) -> Result<Vec<QueueReport>, CallError> {
         let queues: Vec<(QueueStats, Option<Sequence>)> = {

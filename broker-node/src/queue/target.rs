@@ -67,7 +67,7 @@ impl QueueTarget {
 }
 
 /// A node that is down still counts: its return is expected, and dropping records because of a crash is not.
-pub(super) fn offered_kinds(state: &ClusterState) -> impl Iterator<Item = &str> {
+pub fn offered_kinds(state: &ClusterState) -> impl Iterator<Item = &str> {
     let offering = state.nodes.values().filter(|node| match node.state {
         NodeState::Up | NodeState::Fenced { .. } => true,
         NodeState::Admitted | NodeState::Left => false,
