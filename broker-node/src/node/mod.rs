@@ -45,6 +45,8 @@ pub use control::Rooms;
 
 /// Entries between two snapshots of the cluster's state.
 const SNAPSHOT_EVERY: u64 = meta_service::SNAPSHOT_EVERY_DEFAULT;
+/// For closing the databases after a failure: their last sync may be slow, and may never end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// What a second signal ends the process with, as a shell would say of an interrupted one.
 const INTERRUPTED: i32 = 130;
 
@@ -83,14 +85,24 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
     let mut stop = StopSignals::new()?;
     let identity = tokio::select! {
         identity = handle.wait_identity() => identity,
-        reason = handle.wait_fatal() => return Ok(fatal(&reason)),
+        reason = handle.wait_fatal() => {
+            let code = fatal(&reason);
+            ground.close_soon(None).await;
+            return Ok(code);
+        }
         () = stop.first() => {
             ground.close().await;
             return Ok(ExitCode::SUCCESS);
         }
     };
     tracing::info!(cluster_id = %identity.cluster_id, raft_id = %identity.raft_id, "this disk belongs to the cluster");
-    let mut up = Up::build(&ground, identity).await?;
+    let mut up = match Up::build(&ground, identity).await {
+        Ok(up) => up,
+        Err(error) => {
+            ground.close_soon(None).await;
+            return Err(error);
+        }
+    };
     let ended = tokio::select! {
         reason = handle.wait_fatal() => Some(Ok(fatal(&reason))),
         () = stop.first() => None,
@@ -98,6 +110,8 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
         ended = &mut up.agent => Some(agent_ended(ended)),
     };
     if let Some(ended) = ended {
+        up.agent_cancel.cancel();
+        ground.close_soon(Some(&up.rooms)).await;
         return ended;
     }
     stop.exit_on_second();
@@ -186,6 +200,21 @@ impl Ground {
 
     fn handle(&self) -> Handle {
         self.meta.handle()
+    }
+
+    /// The end after a failure, which must not hang in what failed. The databases are closed all the same: RocksDB's
+    /// threads would run into the end of the process, and its abort would hide the exit code.
+    async fn close_soon(self, rooms: Option<&Rooms>) {
+        self.lease.end();
+        let closing = async {
+            if let Some(rooms) = rooms {
+                rooms.queues.close().await;
+            }
+            self.close().await;
+        };
+        if tokio::time::timeout(CLOSE_WITHIN, closing).await.is_err() {
+            tracing::warn!("the databases were not closed in time");
+        }
     }
 
     async fn close(self) {

@@ -211,15 +211,19 @@ impl Queues {
 
     /// Writes what waits, refuses what comes, and closes the store.
     pub async fn close(&self) {
-        self.shared.inbox.close();
-        self.shared.hub.close();
-        let committer = lock(&self.committer).take();
-        if let Some(committer) = committer {
+        if let Some(committer) = self.end() {
             let joined = tokio::task::spawn_blocking(move || committer.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
                 warn!("the thread of the queues did not end well");
             }
         }
+    }
+
+    /// The thread that ends now and closes the store, unless somebody waits for it already.
+    fn end(&self) -> Option<std::thread::JoinHandle<()>> {
+        self.shared.inbox.close();
+        self.shared.hub.close();
+        lock(&self.committer).take()
     }
 
     /// A new identity of this disk: the next append opens a block under it.

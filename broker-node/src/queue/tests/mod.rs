@@ -218,6 +218,17 @@ impl Bench {
     }
 }
 
+/// RocksDB may not be open any more when the process of the tests ends.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.disk.release();
+        if let Some(committer) = self.queues.end() {
+            // A panic in it was printed, and a second one while a test fails would hide the first.
+            let _ = committer.join();
+        }
+    }
+}
+
 use api_types::status::Ledger;
 
 fn copy_files(from: &Path, to: &Path) {

@@ -7,6 +7,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder, StorageError};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::super::types::{Entry, LogId, SnapshotMeta, Types, Vote};
 use super::{LogStore, Machine, OpenedLog, SnapshotStore};
@@ -18,14 +19,27 @@ type LeaderId = openraft::alias::LeaderIdOf<Types>;
 
 struct OnDisk;
 
-impl StoreBuilder<Types, LogStore, Machine, TempDir> for OnDisk {
-    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
+/// Outlives the log of the folder: RocksDB may not be open any more when the process of the tests ends.
+struct Folder {
+    closed: oneshot::Receiver<()>,
+    _directory: TempDir,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // An error is the expected end: the sender goes with the database.
+        let _closed = futures::executor::block_on(&mut self.closed);
+    }
+}
+
+impl StoreBuilder<Types, LogStore, Machine, Folder> for OnDisk {
+    async fn build(&self) -> Result<(Folder, LogStore, Machine), StorageError<Types>> {
         let directory = TempDir::new().expect("temporary folder");
         let fatal = Fatal::default();
         let log = open(directory.path());
         let snapshots = SnapshotStore::open(directory.path()).expect("snapshots open");
         let machine = Machine::new(Arc::new(Replica::default()), Arc::new(snapshots), fatal);
-        Ok((directory, log.store, machine))
+        Ok((Folder { closed: log.closed, _directory: directory }, log.store, machine))
     }
 }
 
@@ -85,6 +99,7 @@ async fn a_log_opens_as_it_was_closed() {
     assert_eq!(log.store.read_committed().await.expect("reads"), Some(log_id(1, 950)));
     let state = log.store.get_log_state().await.expect("reads");
     assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(1, 509)), Some(log_id(1, 989))));
+    close(log).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,6 +141,7 @@ async fn a_truncated_log_is_not_taken_for_one_that_went_back() {
     close(log).await;
     let mut log = open(directory.path());
     assert_eq!(indexes(&mut log).await, [0, 1, 2, 3, 4]);
+    close(log).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,6 +172,7 @@ async fn an_append_request_is_bounded_by_bytes() {
     assert_eq!(entries.len(), 3);
     let first = log.store.entries(0, 3, 1).expect("reads");
     assert_eq!(first.len(), 1, "at least one, however large");
+    close(log).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
