@@ -67,14 +67,11 @@ pub struct ApiOptions {
 const REMOVAL_SLACK: Duration = Duration::from_secs(3);
 
 impl ApiOptions {
-    pub fn from_config(config: &Config, metrics: Metrics, watchdog: Watchdog) -> Self {
+    pub fn from_config(config: &Config, fences: SecretFences, metrics: Metrics, watchdog: Watchdog) -> Self {
         Self {
             node_name: config.node.name.clone(),
             body_bytes_max: usize::try_from(config.api.body_bytes_max.0).unwrap_or(usize::MAX),
-            fences: SecretFences {
-                env_prefix: config.connectors.env_prefix.clone(),
-                secret_dirs: config.connectors.secret_dirs.clone(),
-            },
+            fences,
             when_full_is_set: config.queue.when_full.is_some(),
             delete_wait: config.connectors.stop_timeout + config.cluster.dead_after + REMOVAL_SLACK,
             serve_metrics: config.metrics.listen.is_none(),
