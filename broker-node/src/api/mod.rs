@@ -40,7 +40,6 @@ use crate::config::Config;
 use crate::health::{Readiness, Watchdog};
 use crate::metrics::Metrics;
 
-pub use answer::{method_not_allowed, path_not_found};
 pub use failure_strategy::TARGET_DOWN_WARNING;
 pub use row::FIELDS as ROW_FIELDS;
 
@@ -119,6 +118,14 @@ pub fn router(control: Arc<dyn ControlPlane>, options: ApiOptions) -> Router {
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), count))
         .with_state(api)
+}
+
+/// `/metrics` alone, for `metrics.listen`; everything else is refused as on the API's listener.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    Router::new()
+        .route("/metrics", get(move || async move { metrics.respond() }))
+        .fallback(answer::path_not_found)
+        .method_not_allowed_fallback(answer::method_not_allowed)
 }
 
 async fn connector_list(State(api): Shared, request: Request) -> Outcome {
