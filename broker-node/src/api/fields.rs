@@ -4,7 +4,7 @@ use api_types::FieldProblem;
 use connector_runtime::config::nearest;
 use serde_json::{Map, Value};
 
-use super::request::{shortened, type_name};
+use super::words::{shortened, type_name};
 
 /// One object of a request; `prefix` is its path, empty for the body itself.
 pub struct Fields<'a, 'p> {

@@ -20,6 +20,7 @@ mod request;
 mod row;
 mod spec;
 mod types;
+mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
