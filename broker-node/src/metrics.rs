@@ -176,14 +176,6 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&families)
     }
 
-    /// `/metrics` alone, for `metrics.listen`; everything else is refused as on the API's listener.
-    pub fn router(self) -> axum::Router {
-        axum::Router::new()
-            .route("/metrics", axum::routing::get(move || async move { self.respond() }))
-            .fallback(crate::api::path_not_found)
-            .method_not_allowed_fallback(crate::api::method_not_allowed)
-    }
-
     pub fn respond(&self) -> Response {
         match self.text() {
             Ok(text) => ([(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], text).into_response(),
@@ -314,27 +306,6 @@ mod tests {
             families += 1;
         }
         assert!(families > 15, "{families}");
-    }
-
-    #[tokio::test]
-    async fn the_listener_of_its_own_refuses_in_the_envelope() {
-        use axum::body::Body;
-        use axum::http::Request;
-
-        use crate::api::tests::plane::send_to;
-
-        let metrics = Metrics::new("0.1.0", "test").expect("metrics");
-        for (method, path, status, reason) in [
-            ("GET", "/metrics", 200, ""),
-            ("GET", "/", 404, "PATH_NOT_FOUND"),
-            ("GET", "/api/cluster/status", 404, "PATH_NOT_FOUND"),
-            ("POST", "/metrics", 405, "METHOD_NOT_ALLOWED"),
-        ] {
-            let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
-            let seen = send_to(metrics.clone().router(), request).await;
-            assert_eq!((seen.status.as_u16(), seen.reason()), (status, reason), "{method} {path}: {}", seen.text);
-            assert_eq!(seen.headers.contains_key("allow"), status == 405, "{method} {path}");
-        }
     }
 
     #[test]

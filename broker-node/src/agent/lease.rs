@@ -2,7 +2,7 @@
 //! by a thread of its own that no stuck runtime can delay.
 //!
 //! ```text
-//! agent ── renewed(sent_at + L) ──► end ──► watchdog thread (every W) ──► Lease::set(false) ──► tasks abort
+//! agent ── renewed(sent_at + L) ──► end ──► watchdog thread (within W) ──► Lease::set(false) ──► tasks abort
 //! ```
 
 use std::sync::Arc;
@@ -13,10 +13,8 @@ use std::time::Duration;
 use connector_runtime::lease::Lease;
 use meta_service::clock::Clock;
 
-/// `W` of the lease's inequality: how late the watchdog may notice the end.
-pub const WATCH_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Half of the tolerated interval, so that the scheduling of the thread itself fits in.
+/// Less than half of `W`, how late the lease's inequality lets the watchdog notice the end (`Timings::watchdog`), so that
+/// the scheduling of the thread itself fits in.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Holds the end of the lease and ends it in time.
@@ -134,6 +132,11 @@ mod tests {
         fn wall_ms(&self) -> u64 {
             0
         }
+    }
+
+    #[test]
+    fn the_watchdog_looks_twice_within_what_the_leader_allows_it() {
+        assert!(2 * CHECK_INTERVAL <= meta_service::Timings::default().watchdog);
     }
 
     #[tokio::test]

@@ -94,7 +94,7 @@ pub fn failure(error: &ApiError, body: Value) -> Response {
 pub struct NoSuchPath;
 
 pub async fn path_not_found(uri: axum::http::Uri) -> Response {
-    let path = super::request::shortened(uri.path());
+    let path = super::words::shortened(uri.path());
     let mut response = Failure::new(Reason::PathNotFound, format!("path {path} does not exist")).into_response();
     response.extensions_mut().insert(NoSuchPath);
     response

@@ -1,12 +1,10 @@
 //! Reads the fields of a JSON object and collects everything that is wrong with them.
 
 use api_types::FieldProblem;
+use connector_runtime::config::nearest;
 use serde_json::{Map, Value};
 
-use super::request::{shortened, type_name};
-
-/// An unknown key this similar to a known one is probably a slip of the finger.
-const SIMILAR_MIN: f64 = 0.75;
+use super::words::{shortened, type_name};
 
 /// One object of a request; `prefix` is its path, empty for the body itself.
 pub struct Fields<'a, 'p> {
@@ -147,10 +145,8 @@ impl<'a, 'p> Fields<'a, 'p> {
 
 /// Names the key, and the known one it resembles or all known ones.
 pub fn unknown_key(key: &str, known: &[&str]) -> String {
-    let scored = known.iter().map(|name| (strsim::jaro_winkler(&key.to_lowercase(), name), *name));
-    let nearest = scored.filter(|(score, _)| *score >= SIMILAR_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, name)) => format!("unknown key; did you mean {name}?"),
+    match nearest(key, known) {
+        Some(name) => format!("unknown key; did you mean {name}?"),
         None => format!("unknown key; known: {}", known.join(", ")),
     }
 }

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Failure, Outcome};
 use super::control::View;
-use super::request::{Given, Input, shortened, type_name};
+use super::request::{Given, Input};
 use super::row::{FIELDS, Row};
+use super::words::{shortened, type_name};
 
 const KEYS: [&str; 8] =
     ["connector_name", "limit", "page", "sort_field", "sort_by", "filter_field", "filter_values", "exact_match"];

@@ -20,6 +20,7 @@ mod request;
 mod row;
 mod spec;
 mod types;
+mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,7 +41,6 @@ use crate::config::Config;
 use crate::health::{Readiness, Watchdog};
 use crate::metrics::Metrics;
 
-pub use answer::{method_not_allowed, path_not_found};
 pub use failure_strategy::TARGET_DOWN_WARNING;
 pub use row::FIELDS as ROW_FIELDS;
 
@@ -67,14 +67,11 @@ pub struct ApiOptions {
 const REMOVAL_SLACK: Duration = Duration::from_secs(3);
 
 impl ApiOptions {
-    pub fn from_config(config: &Config, metrics: Metrics, watchdog: Watchdog) -> Self {
+    pub fn from_config(config: &Config, fences: SecretFences, metrics: Metrics, watchdog: Watchdog) -> Self {
         Self {
             node_name: config.node.name.clone(),
             body_bytes_max: usize::try_from(config.api.body_bytes_max.0).unwrap_or(usize::MAX),
-            fences: SecretFences {
-                env_prefix: config.connectors.env_prefix.clone(),
-                secret_dirs: config.connectors.secret_dirs.clone(),
-            },
+            fences,
             when_full_is_set: config.queue.when_full.is_some(),
             delete_wait: config.connectors.stop_timeout + config.cluster.dead_after + REMOVAL_SLACK,
             serve_metrics: config.metrics.listen.is_none(),
@@ -122,6 +119,14 @@ pub fn router(control: Arc<dyn ControlPlane>, options: ApiOptions) -> Router {
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), count))
         .with_state(api)
+}
+
+/// `/metrics` alone, for `metrics.listen`; everything else is refused as on the API's listener.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    Router::new()
+        .route("/metrics", get(move || async move { metrics.respond() }))
+        .fallback(answer::path_not_found)
+        .method_not_allowed_fallback(answer::method_not_allowed)
 }
 
 async fn connector_list(State(api): Shared, request: Request) -> Outcome {

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::Api;
 use super::answer::{Answer, Failure, failure};
-use super::request::{Given, Input, shortened};
+use super::request::{Given, Input};
+use super::words::shortened;
 
 pub fn live(api: &Api) -> Response {
     if api.options.watchdog.is_live() {

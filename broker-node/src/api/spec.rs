@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::failure_strategy;
 use super::fields::Fields;
-use super::request::{TWICE, shortened, type_name};
+use super::request::TWICE;
+use super::words::{shortened, type_name};
 use crate::config::{parse_duration, parse_size};
 
 pub const KEYS: [&str; 10] = [

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::answer::{Answer, Failure, Outcome};
-use super::request::{Input, shortened};
+use super::request::Input;
+use super::words::shortened;
 
 pub fn types(api: &Api, input: &Input) -> Outcome {
     let warnings = input.unknown_keys(&["connector_type"], true);

@@ -1,19 +1,12 @@
 //! What the type of a key cannot say, and what no single key can know: contradictions between keys. Pure.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+
+use meta_service::Timings;
 
 use super::load::Problem;
 use super::{Config, HostPort};
 
-/// How often the node's watchdog looks at the lease (`W`).
-const WATCHDOG: Duration = Duration::from_millis(50);
-/// How long tasks may take to stop after the lease is over (`S`).
-const STOP: Duration = Duration::from_millis(400);
-/// Most that two clocks may run apart, in parts per million (ρ).
-const CLOCK_PPM: u64 = 500;
-/// A leader change takes this long at most; a lease must outlast it, or connectors blink at each one.
-const LEADER_CHANGE: Duration = Duration::from_millis(1200);
 const NODE_NAME_MAX: usize = 128;
 
 /// Everything that is wrong, and which keys prove nothing any more.
@@ -117,25 +110,29 @@ fn members(config: &Config, checks: &mut Checks) {
 fn timings(config: &Config, checks: &mut Checks) {
     let cluster = &config.cluster;
     let shown = super::show_duration;
-    let drift = Duration::from_micros(2 * CLOCK_PPM * (cluster.lease.as_millis() as u64) / 1000);
-    let least = cluster.lease + WATCHDOG + STOP + drift;
+    // What nobody sets – W, S, the clocks' drift, elections – is the metadata service's.
+    let fixed = Timings { lease: cluster.lease, ..Timings::default() };
+    let drift = fixed.lease_over() - cluster.lease;
+    let least = cluster.lease + fixed.watchdog + fixed.lease_stop + drift;
     if cluster.dead_after < least {
         let text = format!(
             "must be at least {} with cluster.lease = {}: lease + {} (watchdog) + {} (stop) + {} (clock drift), or two nodes could act for one connector",
             shown(least),
             shown(cluster.lease),
-            shown(WATCHDOG),
-            shown(STOP),
+            shown(fixed.watchdog),
+            shown(fixed.lease_stop),
             shown(drift),
         );
         checks.contradiction("cluster.dead_after", &["cluster.lease"], text);
     }
-    if cluster.lease < LEADER_CHANGE + 2 * cluster.heartbeat {
+    // A lost round and a second one; a lease must outlast it, or connectors blink at each change of the leader.
+    let leader_change = 2 * fixed.election_max;
+    if cluster.lease < leader_change + 2 * cluster.heartbeat {
         let text = format!(
             "must be at least {} with cluster.heartbeat = {}: two heartbeats + {} (leader change), or every leader change stops all connectors",
-            shown(LEADER_CHANGE + 2 * cluster.heartbeat),
+            shown(leader_change + 2 * cluster.heartbeat),
             shown(cluster.heartbeat),
-            shown(LEADER_CHANGE),
+            shown(leader_change),
         );
         checks.contradiction("cluster.lease", &["cluster.heartbeat"], text);
     }

@@ -193,7 +193,7 @@ impl Ground {
         let watchdog = Watchdog::new();
         servers.spawn(watchdog.clone().run(servers.closing()));
         servers.serve_rpc(meta.routes(), late.clone(), secrets);
-        let options = api_options(&config, &fences, &metrics, watchdog);
+        let options = ApiOptions::from_config(&config, fences.clone(), metrics.clone(), watchdog);
         servers.serve_api(api::router(Arc::clone(&control) as _, options), &metrics);
         Ok(Self { config, data_dir, clock, metrics, meta, rpc, lease, fences, control, late, servers })
     }
@@ -270,19 +270,6 @@ fn meta_options(config: &Config, secrets: Secrets, clock: Arc<dyn Clock>) -> Met
         timings: timings(config),
         snapshot_every: SNAPSHOT_EVERY,
         clock,
-    }
-}
-
-fn api_options(config: &Config, fences: &SecretFences, metrics: &Metrics, watchdog: Watchdog) -> ApiOptions {
-    ApiOptions {
-        node_name: config.node.name.clone(),
-        body_bytes_max: usize::try_from(config.api.body_bytes_max.0).unwrap_or(usize::MAX),
-        fences: fences.clone(),
-        when_full_is_set: config.queue.when_full.is_some(),
-        delete_wait: config.connectors.stop_timeout + config.cluster.dead_after + config.api.apply_wait,
-        serve_metrics: config.metrics.listen.is_none(),
-        metrics: metrics.clone(),
-        watchdog,
     }
 }
 

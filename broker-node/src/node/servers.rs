@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::late::LateRoutes;
+use crate::api;
 use crate::config::{Config, HostPort};
 use crate::metrics::Metrics;
 
@@ -83,7 +84,7 @@ impl Servers {
         let listener = self.api.take();
         self.serve("api", listener, routes);
         let listener = self.metrics.take();
-        self.serve("metrics", listener, metrics.clone().router());
+        self.serve("metrics", listener, api::metrics_router(metrics.clone()));
     }
 
     fn serve(&self, name: &'static str, listener: Option<TcpListener>, routes: Router) {

@@ -138,7 +138,7 @@ pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
 }
 
 /// The known word that is most like this one, if any is much like it.
-pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     const ALIKE_MIN: f64 = 0.75;
     let word = word.to_lowercase();
     let likeness = |candidate: &str| strsim::jaro_winkler(&word, &candidate.to_lowercase());

@@ -28,7 +28,7 @@ mod unique;
 mod validate;
 
 pub use batch::PipelineOptions;
-pub(crate) use check::nearest;
+pub use check::nearest;
 pub use markdown::{reference_page, replace_generated, type_index};
 pub use mask::mask;
 pub use resolve::{ResolveError, Resolved, resolve};

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::check::{suggestion, value_problems};
 use super::field::{Field, Presence, plain};
 use super::rules::{Checked, Report};
-use crate::registry::{KindEntry, OrderClass};
+use crate::registry::KindEntry;
 use crate::secrets::SecretFences;
 
 /// A configuration without problems. It holds what the user sent, secrets and all.
@@ -64,18 +64,8 @@ pub fn validate(
         delivery = Delivery::AtMostOnce;
         report.warning(gives_up.warning());
     }
-    order_given_up(entry, &effective, &mut report);
     let sent = Value::Object(config.clone()).to_string();
     Ok(ValidConfig { sent, effective, delivery, warnings: report.warnings })
-}
-
-fn order_given_up(entry: &KindEntry, effective: &Map<String, Value>, report: &mut Report) {
-    let in_flight = effective.get("max_in_flight").and_then(Value::as_u64).unwrap_or(1);
-    if in_flight > 1 && entry.order_of(effective) == OrderClass::Queue {
-        report.warning(format!(
-            "config.max_in_flight is {in_flight}: batches of a queue may overtake each other, their order is not kept"
-        ));
-    }
 }
 
 /// Defaults for what is absent: at create, and again before a task opens its sink, because the cluster may have stored

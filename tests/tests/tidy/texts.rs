@@ -30,6 +30,27 @@ pub fn broken_links() -> Vec<String> {
     complaints
 }
 
+/// Functions (`name()`) that are named after a link to a source and do not stand in it.
+pub fn misplaced_functions() -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut named = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).expect("readable document");
+        let shown = document.strip_prefix(root()).expect("inside the workspace").display().to_string();
+        for (source, function) in named_functions(&text) {
+            named += 1;
+            let path = document.parent().expect("a folder").join(&source);
+            // A source that is not there is a broken link.
+            let Ok(code) = std::fs::read_to_string(path) else { continue };
+            if !["(", "<"].iter().any(|after| code.contains(&format!("fn {function}{after}"))) {
+                complaints.push(format!("{shown}: {function}() does not stand in {source}"));
+            }
+        }
+    }
+    assert!(named > 50, "only {named} functions are named: docs/walk.md alone has more");
+    complaints
+}
+
 /// Reasons of the API that docs/api.md does not explain, and kinds without a page.
 pub fn undocumented() -> Vec<String> {
     let api = read("docs/api.md");
@@ -83,6 +104,35 @@ fn links(text: &str) -> Vec<String> {
     targets
 }
 
+/// Each `name()` with the link to a source that stands before it in the same paragraph.
+fn named_functions(text: &str) -> Vec<(String, String)> {
+    let mut named = Vec::new();
+    let mut in_code = false;
+    let mut source: Option<String> = None;
+    let mut in_span = false;
+    for line in text.lines() {
+        let fence = line.trim_start().starts_with("```");
+        in_code ^= fence;
+        if in_code || fence || line.trim().is_empty() {
+            (source, in_span) = (None, false);
+            continue;
+        }
+        for (number, piece) in line.split('`').enumerate() {
+            in_span ^= number > 0;
+            if in_span {
+                let function = piece.strip_suffix("()").filter(|name| !name.is_empty());
+                named.extend(source.clone().zip(function.map(str::to_owned)));
+                continue;
+            }
+            let targets = piece.split("](").skip(1).map(|rest| rest.split(')').next().unwrap_or_default());
+            if let Some(target) = targets.filter(|target| target.ends_with(".rs")).last() {
+                source = Some(target.to_owned());
+            }
+        }
+    }
+    named
+}
+
 fn has_anchor(file: &Path, anchor: &str) -> bool {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines().filter(|line| line.starts_with('#')).any(|line| slug(line.trim_start_matches('#')) == anchor)
@@ -103,6 +153,14 @@ mod tests {
     fn links_in_code_do_not_count() {
         let text = "[a](b.md) and `[c](d.md)`\n```\n[e](f.md)\n```\n[g](#h) [i](https://example.com)\n";
         assert_eq!(links(text), ["b.md", "#h"]);
+    }
+
+    #[test]
+    fn functions_belong_to_the_link_before_them() {
+        let text = "`a()` [`b.rs`](x/b.rs) `b()` and\n`c()`, [d](d.rs) `D` `d()` [e](e.md) `e()`\n\n`f()`\n```\n[g](g.rs) `g()`\n```\n";
+        let named = named_functions(text);
+        let named: Vec<(&str, &str)> = named.iter().map(|(source, name)| (source.as_str(), name.as_str())).collect();
+        assert_eq!(named, [("x/b.rs", "b"), ("x/b.rs", "c"), ("d.rs", "d"), ("d.rs", "e")]);
     }
 
     #[test]

@@ -219,3 +219,20 @@ async fn metrics_are_text_and_count_requests_by_route() {
         assert!(seen.text.lines().any(|have| have == line), "{line} is missing in\n{}", seen.text);
     }
 }
+
+#[tokio::test]
+async fn the_metrics_listener_of_its_own_refuses_in_the_envelope() {
+    let metrics = crate::metrics::Metrics::new("0.1.0", "test").expect("metrics");
+    for (method, path, status, reason) in [
+        ("GET", "/metrics", 200, ""),
+        ("GET", "/", 404, "PATH_NOT_FOUND"),
+        ("GET", "/api/cluster/status", 404, "PATH_NOT_FOUND"),
+        ("POST", "/metrics", 405, "METHOD_NOT_ALLOWED"),
+    ] {
+        let request = axum::http::Request::builder().method(method).uri(path);
+        let request = request.body(axum::body::Body::empty()).expect("a request");
+        let seen = super::plane::send_to(crate::api::metrics_router(metrics.clone()), request).await;
+        assert_eq!((seen.status.as_u16(), seen.reason()), (status, reason), "{method} {path}: {}", seen.text);
+        assert_eq!(seen.headers.contains_key("allow"), status == 405, "{method} {path}");
+    }
+}
