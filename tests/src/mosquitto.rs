@@ -74,6 +74,19 @@ impl Broker {
         self.wait_ready().await
     }
 
+    /// Everything that it would write at its end is on the disk when this returns, the session of `client` too.
+    pub async fn save(&self, client: &str) -> Result<()> {
+        self.process.signal(Signal::USR1)?;
+        let file = self.scratch.path().join("mosquitto.db");
+        wait::until(START_LIMIT, &format!("the session of {client} is saved"), || async {
+            let saved = std::fs::read(&file)?;
+            let is_there = saved.windows(client.len()).any(|bytes| bytes == client.as_bytes());
+            anyhow::ensure!(is_there, "not among {} bytes", saved.len());
+            Ok(())
+        })
+        .await
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.process.log_path()).unwrap_or_default()
     }

@@ -90,11 +90,8 @@ impl CompiledSinks {
 impl SinkMaker for CompiledSinks {
     fn sink_for(&self, connector: &Connector, _epoch: Epoch) -> TaskSink {
         let spec = &connector.spec;
-        let context = SinkContext {
-            connector: spec.name.clone(),
-            incarnation: connector.incarnation,
-            ..self.context.clone()
-        };
+        let context =
+            SinkContext { connector: spec.name.clone(), incarnation: connector.incarnation, ..self.context.clone() };
         let entry = match registry::kind(&spec.kind) {
             Ok(entry) => entry,
             Err(error) => return TaskSink::unavailable(error.to_string()),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOptions};
 use api_types::failure::FailurePolicy;
 use api_types::topic::TopicFilter;
-use api_types::{ClusterId, Connector, ConnectorName, Epoch, Incarnation, Message, RaftId, Record, RecordId, Revision, Sequence};
+use api_types::{
+    ClusterId, Connector, ConnectorName, Epoch, Incarnation, Message, RaftId, Record, RecordId, Revision, Sequence,
+};
 use serde_json::Value;
 
 use super::offered::{CompiledSinks, SinkContext, SinkMaker, TaskSink};

@@ -59,9 +59,10 @@ pub(super) fn refusal(version: ProtocolVersion, connack: &Connack) -> Option<Tar
         _ => TargetFaultKind::Down,
     };
     let code = connack.reason;
-    let name = return_code(version, code).map_or_else(|| said("the connection", code, connack.words.as_deref()), |name| {
-        format!("the target refuses the connection: {name} (return code {code})")
-    });
+    let name = return_code(version, code).map_or_else(
+        || said("the connection", code, connack.words.as_deref()),
+        |name| format!("the target refuses the connection: {name} (return code {code})"),
+    );
     Some(TargetFault::new(kind, name))
 }
 
@@ -140,5 +141,75 @@ fn reason_name(reason: u8) -> &'static str {
         CONNECTION_RATE_EXCEEDED => "connection rate exceeded",
         0xa0 => "maximum connect time",
         _ => "unspecified error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use super::*;
+
+    #[test]
+    fn acknowledgements_mean_what_the_page_says() {
+        let outcome = |reason| outcome(&Answer { packet_id: NonZeroU16::MIN, reason, words: Some("so".into()) });
+        for reason in [0, 0x10] {
+            assert_eq!(outcome(reason), Outcome::Delivered, "{reason:#x}");
+        }
+        for (reason, class) in
+            [(0x90, "topic_name_invalid"), (0x95, "packet_too_large"), (0x99, "payload_format_invalid")]
+        {
+            let Outcome::RecordFault(fault) = outcome(reason) else { panic!("{reason:#x}") };
+            assert_eq!((&*fault.class, fault.offline), (class, false));
+            assert!(fault.message.ends_with(": so"), "{}", fault.message);
+        }
+        let throttled = TargetFaultKind::Throttled { retry_after: None };
+        for (reason, kind, reopen) in [
+            (0x80, TargetFaultKind::Down, false),
+            (0x83, TargetFaultKind::Down, false),
+            (0x87, TargetFaultKind::Permission, false),
+            (0x91, TargetFaultKind::Down, true),
+            (0x93, throttled, false),
+            (0x97, throttled, false),
+            (0xff, TargetFaultKind::Down, false),
+        ] {
+            let Outcome::TargetFault(fault) = outcome(reason) else { panic!("{reason:#x}") };
+            assert_eq!((fault.kind, fault.reopen), (kind, reopen), "{reason:#x}");
+        }
+    }
+
+    #[test]
+    fn refused_connections_mean_what_the_page_says() {
+        let misconfigured = TargetFaultKind::Misconfigured;
+        for (version, reason, kind) in [
+            (ProtocolVersion::V3, 1, misconfigured("TARGET_PROTOCOL_VERSION")),
+            (ProtocolVersion::V4, 2, misconfigured("TARGET_CLIENT_ID")),
+            (ProtocolVersion::V4, 3, TargetFaultKind::Down),
+            (ProtocolVersion::V4, 4, TargetFaultKind::Auth),
+            (ProtocolVersion::V4, 5, TargetFaultKind::Auth),
+            (ProtocolVersion::V5, 1, misconfigured("TARGET_PROTOCOL_VERSION")),
+            (ProtocolVersion::V5, 0x84, misconfigured("TARGET_PROTOCOL_VERSION")),
+            (ProtocolVersion::V5, 0x85, misconfigured("TARGET_CLIENT_ID")),
+            (ProtocolVersion::V5, 0x86, TargetFaultKind::Auth),
+            (ProtocolVersion::V5, 0x87, TargetFaultKind::Auth),
+            (ProtocolVersion::V5, 0x88, TargetFaultKind::Down),
+            (ProtocolVersion::V5, 0x89, TargetFaultKind::Down),
+            (ProtocolVersion::V5, 0x8a, TargetFaultKind::Permission),
+            (ProtocolVersion::V5, 0x97, TargetFaultKind::Throttled { retry_after: None }),
+            (ProtocolVersion::V5, 0x9d, misconfigured("TARGET_MOVED")),
+            (ProtocolVersion::V5, 0xff, TargetFaultKind::Down),
+        ] {
+            let fault = refusal(version, &Connack { reason, ..Connack::default() });
+            assert_eq!(fault.map(|fault| fault.kind), Some(kind), "{version:?} {reason:#x}");
+        }
+        assert_eq!(refusal(ProtocolVersion::V5, &Connack::default()), None);
+    }
+
+    #[test]
+    fn whoever_is_taken_over_or_sent_away_does_not_come_back_at_once() {
+        for (reason, is_final) in [(0x8e, true), (0x87, true), (0x97, true), (0x9c, true), (0x8b, false), (0, false)] {
+            let closing = closing(reason, None);
+            assert_eq!((closing.is_final, closing.fault.reopen), (is_final, true), "{reason:#x}");
+        }
     }
 }

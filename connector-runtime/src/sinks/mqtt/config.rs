@@ -58,10 +58,23 @@ pub enum ProtocolVersion {
     V5,
 }
 
+impl ProtocolVersion {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V3 => "MQTT 3.1",
+            Self::V4 => "MQTT 3.1.1",
+            Self::V5 => "MQTT 5",
+        }
+    }
+}
+
 const BATCH: &[Field] = &[batch_records(1_000, 10_000), batch_bytes(4 << 20), linger_ms(5, 60_000), max_in_flight(4)];
 
 const RULES: &[Rule] = &[
-    Rule::Check { says: "`server` names one host, without user information: `username` and `password` are for that", check: one_host },
+    Rule::Check {
+        says: "`server` names one host, without user information: `username` and `password` are for that",
+        check: one_host,
+    },
     Rule::Check { says: "`topic_prefix` has no wildcards (`+`, `#`)", check: prefix_is_a_topic },
     Rule::Check {
         says: "MQTT 3.1 (`v3`) and 3.1.1 (`v4`) carry no password without a user: `password` needs `username`",

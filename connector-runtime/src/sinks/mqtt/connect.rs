@@ -82,7 +82,8 @@ impl Dialer {
         } else {
             None
         };
-        let mut prefix = config.client_id_prefix.as_deref().filter(|prefix| !prefix.is_empty()).unwrap_or(PREFIX_DEFAULT);
+        let mut prefix =
+            config.client_id_prefix.as_deref().filter(|prefix| !prefix.is_empty()).unwrap_or(PREFIX_DEFAULT);
         if config.protocol_version == ProtocolVersion::V3 {
             let end = prefix.char_indices().nth(V3_PREFIX_CHARS_MAX).map_or(prefix.len(), |(end, _)| end);
             prefix = &prefix[..end];
@@ -178,7 +179,8 @@ impl Dialer {
                 None => {}
             }
             if stream.read_buf(&mut inbox).await.map_err(|error| broken(&error))? == 0 {
-                return Err(down("the target closed the connection instead of accepting it"));
+                let version = self.hello.version.name();
+                return Err(down(format!("the target closed the connection instead of accepting {version}")));
             }
         };
         if let Some(fault) = answers::refusal(self.hello.version, &connack) {
@@ -274,7 +276,8 @@ impl Server {
             Some((host, port)) => (host, Some(port.parse().ok()?)),
             None => (authority, None),
         };
-        (!host.is_empty()).then(|| Self { host: host.to_owned(), port, is_tls })
+        // A session belongs to one broker; user information has fields of its own.
+        (!host.is_empty() && !host.contains([',', '@'])).then(|| Self { host: host.to_owned(), port, is_tls })
     }
 }
 
@@ -291,6 +294,8 @@ mod tests {
             ("mqtt://[::1]:1884", Some(("[::1]", Some(1_884), false))),
             ("mqtt://a:0x1", None),
             ("mqtt://:1883", None),
+            ("mqtt://a,b:1883", None),
+            ("mqtt://user@a", None),
             ("a:1883", None),
         ] {
             let server = Server::parse(text);

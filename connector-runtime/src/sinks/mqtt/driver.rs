@@ -243,9 +243,7 @@ impl Traffic {
     }
 
     fn read_answers(&mut self, inbox: &mut BytesMut, pulse: &mut Pulse) -> Result<(), Lost> {
-        while let Some(received) =
-            wire::decode(self.version, inbox).map_err(|error| Lost::Link(unreadable(&error)))?
-        {
+        while let Some(received) = wire::decode(self.version, inbox).map_err(|error| Lost::Link(unreadable(&error)))? {
             pulse.hear();
             let has_answered = match received {
                 Received::Acknowledged(answer) => self.window.acknowledged(&answer),
@@ -313,10 +311,9 @@ impl Pulse {
         alive.min(self.answer_due())
     }
 
-    /// Early enough that a late timer does not cost the connection; a target that owes answers is asked as well.
+    /// Early enough that a late timer does not cost the connection; a target that says nothing is asked as well.
     fn ping_due(&self) -> Instant {
-        let quiet_since = if self.oldest.is_some() { self.sent.min(self.heard) } else { self.sent };
-        quiet_since + self.keepalive * 3 / 4
+        self.sent.min(self.heard) + self.keepalive * 3 / 4
     }
 
     fn answer_due(&self) -> Instant {

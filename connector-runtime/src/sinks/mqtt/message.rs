@@ -24,8 +24,7 @@ const VIA: &str = "sluice.via";
 /// Longer than any chain of clusters that anybody builds on purpose.
 const HOPS_MAX: u32 = 16;
 /// What every message says about itself; a value that came with the record was about an earlier hop.
-const OWN: [&str; 7] =
-    ["mqtt.topic", "mqtt.client_id", "mqtt.qos", "mqtt.retain", "mqtt.timestamp", "mqtt.id", HOPS];
+const OWN: [&str; 7] = ["mqtt.topic", "mqtt.client_id", "mqtt.qos", "mqtt.retain", "mqtt.timestamp", "mqtt.id", HOPS];
 /// Stands in for the packet id that the window will give.
 const SOME_PACKET_ID: NonZeroU16 = NonZeroU16::MIN;
 const DUPLICATE: u8 = 0b1000;

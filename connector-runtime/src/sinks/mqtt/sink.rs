@@ -21,7 +21,8 @@ use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext, chain};
 
-pub(crate) const OFFERED: Offered = Offered { kind: "mqtt", open: |resolved, context| Box::pin(open(resolved, context)) };
+pub(crate) const OFFERED: Offered =
+    Offered { kind: "mqtt", open: |resolved, context| Box::pin(open(resolved, context)) };
 
 /// Calls of `deliver` that wait for the driver: as many as a batch has lanes. Those above it wait at the door.
 const RUNS_MAX: usize = 64;

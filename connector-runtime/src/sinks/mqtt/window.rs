@@ -214,6 +214,9 @@ impl Window {
             self.current = None;
             return true;
         };
+        if current.rest.len() == 0 {
+            self.current = None;
+        }
         if publish.bytes() > self.limits.packet_bytes_max {
             let outcome = too_large(&publish, self.limits);
             self.settle(run, place, outcome);

@@ -54,7 +54,10 @@ pub(super) enum Received {
     Completed(Answer),
     Pong,
     /// DISCONNECT of version 5.
-    Closing { reason: u8, words: Option<String> },
+    Closing {
+        reason: u8,
+        words: Option<String>,
+    },
     /// Nothing that was asked for, for example messages of a subscription that somebody else made under this client id.
     Other,
 }
@@ -94,7 +97,8 @@ pub(super) fn connect(hello: &Hello, clean: bool, out: &mut BytesMut) -> Result<
     let (username, password) = (hello.username.as_deref().map(Into::into), hello.password.clone());
     match hello.version {
         ProtocolVersion::V3 | ProtocolVersion::V4 => {
-            let protocol = if hello.version == ProtocolVersion::V3 { Protocol(MQTT_LEVEL_31) } else { Protocol::default() };
+            let protocol =
+                if hello.version == ProtocolVersion::V3 { Protocol(MQTT_LEVEL_31) } else { Protocol::default() };
             let connect = v3::Connect {
                 protocol,
                 clean_session: clean,
@@ -343,7 +347,9 @@ mod tests {
 
     #[test]
     fn garbage_is_an_error_and_no_endless_wait() {
-        for bytes in [&b"\x40\xff\xff\xff\xff\x01"[..], b"\x40\xff\xff\xff\x7f", b"\x40\x00", b"\x40\x02\0\0", b"\x20\x01\0"] {
+        for bytes in
+            [&b"\x40\xff\xff\xff\xff\x01"[..], b"\x40\xff\xff\xff\x7f", b"\x40\x00", b"\x40\x02\0\0", b"\x20\x01\0"]
+        {
             let mut inbox = BytesMut::from(bytes);
             assert!(decode(ProtocolVersion::V5, &mut inbox).is_err(), "{bytes:?}");
         }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use api_types::{Message, Record};
+use rumqttc::v5::mqttbytes::QoS;
 use serde_json::{Value, json};
 
 use self::servers::Server;
@@ -87,7 +88,7 @@ async fn every_version_and_qos_is_delivered_and_retained_as_configured() {
     drop(subscriber);
 
     // Whoever comes later gets the last of the retained ones, and then what is published now.
-    let later = Subscriber::start_as("later", server.port, "to/#").await;
+    let later = Subscriber::start_as("later", server.port, "to/#", QoS::ExactlyOnce).await;
     let sink = opened(json!({"server": server.url(), "topic_prefix": "to/"})).await;
     assert_eq!(deliver(&*sink, &[with_topic(3, "end", "end")]).await, [Outcome::Delivered]);
     until("the last message arrives", || later.all().iter().any(|publish| topic(publish) == "to/end")).await;
@@ -258,8 +259,14 @@ async fn nats_takes_311_and_says_what_it_does_not_speak() {
                "topic_prefix": "to/"})
     };
     let fault_of = async |config: Value| open(config.clone()).await.err().unwrap_or_else(|| panic!("{config} opens"));
-    assert_eq!(fault_of(config("v5", 1, "sinkpw")).await.kind, TargetFaultKind::Misconfigured("TARGET_PROTOCOL_VERSION"));
-    assert_eq!(fault_of(config("v3", 1, "sinkpw")).await.kind, TargetFaultKind::Misconfigured("TARGET_PROTOCOL_VERSION"));
+    assert_eq!(
+        fault_of(config("v5", 1, "sinkpw")).await.kind,
+        TargetFaultKind::Misconfigured("TARGET_PROTOCOL_VERSION")
+    );
+    // It hangs up on MQTT 3.1 without a word.
+    let fault_of_31 = fault_of(config("v3", 1, "sinkpw")).await;
+    assert_eq!(fault_of_31.kind, TargetFaultKind::Down);
+    assert_eq!(&*fault_of_31.message, "the target closed the connection instead of accepting MQTT 3.1");
     assert_eq!(fault_of(config("v4", 1, "wrong")).await.kind, TargetFaultKind::Auth);
 
     let subscriber = nats_subscriber(server.port).await;

@@ -69,8 +69,9 @@ async fn many_messages_leave_in_one_write() {
         // Without the log of every packet.
         let server = Server::mosquitto("log_type error\nmax_inflight_messages 1000\n");
         let sink = opened(json!({"server": server.url(), "protocol_version": version, "qos": qos})).await;
-        let lanes: Vec<Vec<Record>> =
-            (0..64).map(|lane| (0..COUNT / 64).map(|number| record(lane * 10_000 + number, vec![b'x'; 100])).collect()).collect();
+        let lanes: Vec<Vec<Record>> = (0..64)
+            .map(|lane| (0..COUNT / 64).map(|number| record(lane * 10_000 + number, vec![b'x'; 100])).collect())
+            .collect();
         let started = Instant::now();
         let calls = lanes.iter().map(|records| deliver(&*sink, records));
         let outcomes = futures::future::join_all(calls).await;

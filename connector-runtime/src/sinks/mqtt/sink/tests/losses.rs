@@ -36,7 +36,8 @@ fn numbered(count: u64) -> impl Iterator<Item = Message> {
 fn arrivals(subscriber: &Subscriber) -> (BTreeMap<u64, u32>, Vec<u64>) {
     let (mut times, mut order) = (BTreeMap::new(), Vec::new());
     for publish in subscriber.all() {
-        let number: u64 = std::str::from_utf8(&publish.payload).ok().and_then(|text| text.parse().ok()).expect("a number");
+        let number: u64 =
+            std::str::from_utf8(&publish.payload).ok().and_then(|text| text.parse().ok()).expect("a number");
         let count = times.entry(number).or_insert(0);
         *count += 1;
         if *count == 1 {
@@ -49,7 +50,7 @@ fn arrivals(subscriber: &Subscriber) -> (BTreeMap<u64, u32>, Vec<u64>) {
 async fn restarted_in_the_middle(version: &str, qos: u8) {
     const COUNT: u64 = 20_000;
     let mut server = persistent_server();
-    let subscriber = Subscriber::start(server.port, "#").await;
+    let subscriber = Subscriber::resuming(server.port, "#").await;
     let config = json!({"server": server.url(), "protocol_version": version, "qos": qos});
     let sink = node().sink_for(NAME, "mqtt", config);
     let queue = MemoryQueue::with(numbered(COUNT));
@@ -131,18 +132,6 @@ async fn what_an_earlier_owner_left_unreleased_is_mistaken_for_nothing() {
 }
 
 #[tokio::test]
-async fn another_client_with_the_same_id_ends_the_sink_and_is_not_fought() {
-    let server = Server::mosquitto("");
-    let first = opened(json!({"server": server.url()})).await;
-    let second = opened(json!({"server": server.url()})).await;
-    until("the first is told", || server.logged("already connected, closing old connection") == 1).await;
-    let outcomes = deliver(&*first, &[record(1, "x")]).await;
-    assert_eq!((fault(&outcomes[0]).kind, fault(&outcomes[0]).reopen), (TargetFaultKind::Down, true));
-    assert!(fault(&outcomes[0]).message.contains("taken over"), "{outcomes:?}");
-    assert_eq!(deliver(&*second, &[record(1, "x")]).await, [Outcome::Delivered]);
-}
-
-#[tokio::test]
 async fn a_broker_that_stands_still_is_noticed_by_keep_alive() {
     for version in ["v3", "v4", "v5"] {
         let server = Server::mosquitto("");
@@ -204,12 +193,12 @@ async fn attempts_after_a_lost_connection_are_counted() {
 
 #[tokio::test]
 async fn a_message_that_costs_the_connection_does_not_cost_its_neighbours() {
-    let server = Server::mosquitto("max_packet_size 1000\n");
-    let subscriber = Subscriber::start(server.port, "#").await;
-    for (version, qos, expect) in [("v4", 1, 98), ("v4", 2, 196), ("v3", 1, 294)] {
+    for (version, qos) in [("v4", 1), ("v4", 2), ("v3", 1)] {
+        let server = Server::mosquitto("max_packet_size 1000\n");
+        let subscriber = Subscriber::start(server.port, "#").await;
         let config = json!({"server": server.url(), "protocol_version": version, "qos": qos});
         let sink = opened(config).await;
-        let payload = |number: u64| if number % 50 == 17 { vec![b'x'; 5_000] } else { vec![b'.'; 10] };
+        let payload = |number: u64| if number % 50 == 17 { vec![b'x'; 5_000] } else { number.to_string().into_bytes() };
         // Each in a lane of its own, as the pipeline would do it.
         let records: Vec<Record> = (0..100).map(|number| record(number, payload(number))).collect();
         let calls = records.iter().map(|record| deliver(&*sink, std::slice::from_ref(record)));
@@ -221,9 +210,9 @@ async fn a_message_that_costs_the_connection_does_not_cost_its_neighbours() {
                 assert_eq!(*outcome, Outcome::Delivered, "{version} QoS {qos}: {number}");
             }
         }
-        let arrived = subscriber.messages(expect).await.len();
+        until("all of them arrive", || arrivals(&subscriber).0.len() == 98).await;
         if qos == 2 {
-            assert_eq!(arrived, expect, "each once");
+            assert_eq!(subscriber.count(), 98, "each once");
         }
     }
 }
@@ -292,7 +281,7 @@ async fn a_closed_sink_says_goodbye_and_interrupts_what_is_under_way() {
 #[tokio::test]
 async fn who_is_told_to_discard_while_the_target_is_down_discards_exactly_that() {
     let mut server = persistent_server();
-    let subscriber = Subscriber::start(server.port, "#").await;
+    let subscriber = Subscriber::resuming(server.port, "#").await;
     let sink = node().sink_for(NAME, "mqtt", json!({"server": server.url()}));
     let queue = MemoryQueue::with(numbered(100));
     let policy = policy(discard_after(3, 200), OnTargetDown::Strategy);

@@ -22,16 +22,21 @@ pub(super) struct Subscriber {
 
 impl Subscriber {
     pub(super) async fn start(port: u16, filter: &str) -> Self {
-        Self::start_as("reader", port, filter).await
+        Self::start_as("reader", port, filter, QoS::ExactlyOnce).await
     }
 
-    /// Subscribed with QoS 2 when this returns.
-    pub(super) async fn start_as(client_id: &str, port: u16, filter: &str) -> Self {
+    /// For brokers that restart: rumqttc does not resume QoS 2 (it takes a PUBREL after a new connection for an error).
+    pub(super) async fn resuming(port: u16, filter: &str) -> Self {
+        Self::start_as("reader", port, filter, QoS::AtLeastOnce).await
+    }
+
+    /// Subscribed when this returns.
+    pub(super) async fn start_as(client_id: &str, port: u16, filter: &str, qos: QoS) -> Self {
         let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(30)).set_clean_start(false);
         options.set_session_expiry_interval(Some(3_600)).set_max_packet_size(Some(16 << 20));
         let (client, mut events) = AsyncClient::new(options, 16);
-        client.subscribe(filter, QoS::ExactlyOnce).await.expect("room for one request");
+        client.subscribe(filter, qos).await.expect("room for one request");
         let (arrived, subscribed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(false)));
         let (into, told) = (Arc::clone(&arrived), Arc::clone(&subscribed));
         let reading = tokio::spawn(async move {
