@@ -85,13 +85,12 @@ async fn a_broker_that_restarts_gets_everything_in_order_with_qos_2() {
     restarted_in_the_middle("v4", 2).await;
 }
 
-/// Publishes QoS 2 under packet id 1 and goes away before it is released.
-fn leave_unreleased(port: u16, version: u8, client_id: &str) {
+/// Takes over the session of `client_id`, with an hour to live in version 5.
+fn take_session(port: u16, version: u8, client_id: &str) -> TcpStream {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("connects");
     let mut body = b"\0\x04MQTT".to_vec();
     body.extend([version, 0, 0, 60]);
     if version == 5 {
-        // The session stays for an hour.
         body.extend([5, 0x11, 0, 0, 0x0e, 0x10]);
     }
     body.extend((client_id.len() as u16).to_be_bytes());
@@ -102,6 +101,19 @@ fn leave_unreleased(port: u16, version: u8, client_id: &str) {
     let mut header = [0; 2];
     socket.read_exact(&mut header).expect("reads CONNACK");
     socket.read_exact(&mut vec![0; header[1].into()]).expect("reads all of it");
+    socket
+}
+
+/// The client id of the last connection.
+fn client_id(server: &Server) -> String {
+    let log = server.log();
+    let line = log.lines().rfind(|line| line.contains("New client connected")).expect("was logged");
+    line.split(" as ").nth(1).and_then(|rest| rest.split(' ').next()).expect("names the client").to_owned()
+}
+
+/// Publishes QoS 2 under packet id 1 and goes away before it is released.
+fn leave_unreleased(port: u16, version: u8, client_id: &str) {
+    let mut socket = take_session(port, version, client_id);
     let publish: &[u8] = if version == 5 { b"\x34\x0b\0\x03a/b\0\x01\0old" } else { b"\x34\x0a\0\x03a/b\0\x01old" };
     socket.write_all(publish).expect("writes PUBLISH");
     let mut taken = [0; 4];
@@ -115,11 +127,9 @@ async fn what_an_earlier_owner_left_unreleased_is_mistaken_for_nothing() {
         let server = Server::mosquitto("");
         let config = json!({"server": server.url(), "protocol_version": version, "qos": 2});
         opened(config.clone()).await.close().await;
-        let log = server.log();
-        let line = log.lines().rfind(|line| line.contains("New client connected")).expect("was logged");
-        let client_id = line.split(" as ").nth(1).and_then(|rest| rest.split(' ').next()).expect("names the client");
+        let client_id = client_id(&server);
         let subscriber = Subscriber::start(server.port, "#").await;
-        leave_unreleased(server.port, level, client_id);
+        leave_unreleased(server.port, level, &client_id);
 
         let sink = opened(config).await;
         assert_eq!(deliver(&*sink, &[with_topic(1, "a/b", "new")]).await, [Outcome::Delivered]);
@@ -128,6 +138,43 @@ async fn what_an_earlier_owner_left_unreleased_is_mistaken_for_nothing() {
         assert_eq!(deliver(&*sink, &[with_topic(2, "a/b", "newer")]).await, [Outcome::Delivered]);
         let payloads: Vec<_> = subscriber.messages(2).await.into_iter().map(|publish| publish.payload).collect();
         assert_eq!(payloads, ["new", "newer"], "{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_cut_is_resumed_and_with_qos_2_nothing_is_repeated() {
+    const LANES: u64 = 20;
+    const EACH: u64 = 500;
+    const CUTS: usize = 5;
+    for (version, level, qos) in [("v3", 3, 1), ("v4", 4, 1), ("v5", 5, 1), ("v4", 4, 2), ("v5", 5, 2)] {
+        let server = Server::mosquitto("");
+        let sink = opened(json!({"server": server.url(), "protocol_version": version, "qos": qos})).await;
+        let client_id = client_id(&server);
+        let subscriber = Subscriber::start(server.port, "#").await;
+        let lanes: Vec<Vec<Record>> = (0..LANES)
+            .map(|lane| (0..EACH).map(|number| record(lane, (number * LANES + lane).to_string())).collect())
+            .collect();
+        let delivering = futures::future::join_all(lanes.iter().map(|records| deliver(&*sink, records)));
+        let (outcomes, ()) = tokio::join!(delivering, async {
+            for cut in 1..=CUTS {
+                let part = cut * (LANES * EACH) as usize / (CUTS + 1);
+                until("a part has arrived", || subscriber.count() >= part).await;
+                // Whoever comes with the same client id takes the connection, and leaves the session as it is.
+                drop(take_session(server.port, level.max(4), &client_id));
+            }
+        });
+        let delivered = outcomes.iter().flatten().filter(|outcome| **outcome == Outcome::Delivered).count();
+        assert_eq!(delivered as u64, LANES * EACH, "{version} QoS {qos}");
+        until("all of them arrive", || arrivals(&subscriber).0.len() as u64 == LANES * EACH).await;
+        let (times, order) = arrivals(&subscriber);
+        let repeated = times.values().filter(|count| **count > 1).count();
+        println!("measured: {version} QoS {qos}: {repeated} repeated over {CUTS} cuts");
+        assert!(repeated <= if qos == 2 { 0 } else { 1_000 * CUTS }, "{repeated}");
+        for lane in 0..LANES {
+            let of_lane: Vec<u64> = order.iter().copied().filter(|number| number % LANES == lane).collect();
+            assert!(of_lane.is_sorted(), "lane {lane} is out of order");
+        }
+        assert!(server.logged("already connected, closing old connection") >= CUTS, "{}", server.log());
     }
 }
 
