@@ -100,7 +100,7 @@ impl Publisher {
             ProtocolVersion::V3 | ProtocolVersion::V4 => None,
             ProtocolVersion::V5 => Some(self.properties(record)?),
         };
-        let is_disputed = is_disputed(&topic) || properties.as_ref().is_some_and(|properties| any_disputed(properties));
+        let is_disputed = is_disputed(&topic) || properties.as_ref().is_some_and(any_disputed);
         let payload = match self.format {
             PayloadFormat::Raw => message.payload.clone(),
             PayloadFormat::Envelope => envelope(record).to_string().into(),
