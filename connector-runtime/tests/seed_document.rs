@@ -403,6 +403,8 @@ fn fields_in_conflict_are_named() {
         ("pulsar", json!({"token":"a","basic_name":"b","basic_password":"c"}), "basic_name", "token"),
         ("pulsar", json!({"oauth":"{\"issuer_url\":\"https://i\"}"}), "oauth", "credentials_url"),
         ("mqtt", json!({"topic_prefix":"a/+/"}), "topic_prefix", "wildcard"),
+        ("mqtt", json!({"server":"mqtt://a,b"}), "server", "one host"),
+        ("mqtt", json!({"server":"mqtt://user:geheim@a"}), "server", "user information"),
         (
             "webhook",
             json!({"ca_cert_path":"/a","ca_cert":"-----BEGIN C-----\n-----END C-----"}),

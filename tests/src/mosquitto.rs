@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
@@ -13,9 +14,19 @@ use crate::scratch::Scratch;
 use crate::{ports, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
+const CONFIG: &str = "mosquitto.conf";
 const CLIENT_LIMIT: Duration = Duration::from_secs(30);
 
-/// A running Mosquitto without persistence.
+/// What the configuration of a broker says beyond its port. By default it keeps nothing over a restart.
+#[derive(Clone, Debug, Default)]
+pub struct BrokerOptions {
+    /// Sessions and messages are written to the disk at a SIGTERM, and every half hour.
+    pub persistence: bool,
+    /// More lines.
+    pub extra: String,
+}
+
+/// A running Mosquitto.
 pub struct Broker {
     process: Process,
     port: u16,
@@ -24,9 +35,14 @@ pub struct Broker {
 
 impl Broker {
     pub async fn start() -> Result<Self> {
+        Self::with(BrokerOptions::default()).await
+    }
+
+    pub async fn with(options: BrokerOptions) -> Result<Self> {
         let scratch = Scratch::new("mosquitto")?;
         let port = ports::free()?;
-        let process = spawn_broker(scratch.path(), port)?;
+        configure(scratch.path(), port, &options)?;
+        let process = spawn_broker(scratch.path())?;
         let broker = Self { process, port, scratch };
         broker.wait_ready().await?;
         Ok(broker)
@@ -39,8 +55,40 @@ impl Broker {
     /// SIGKILL and start again.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
         self.process.kill()?;
-        self.process = spawn_broker(self.scratch.path(), self.port)?;
+        self.start_again().await
+    }
+
+    /// SIGTERM; it is gone when this returns.
+    pub async fn terminate(&mut self) -> Result<()> {
+        self.process.signal(Signal::TERM)?;
+        self.process.exited(START_LIMIT).await.map(drop)
+    }
+
+    /// SIGKILL; it is gone when this returns.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(drop)
+    }
+
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.process = spawn_broker(self.scratch.path())?;
         self.wait_ready().await
+    }
+
+    /// Everything that it would write at its end is on the disk when this returns, the session of `client` too.
+    pub async fn save(&self, client: &str) -> Result<()> {
+        self.process.signal(Signal::USR1)?;
+        let file = self.scratch.path().join("mosquitto.db");
+        wait::until(START_LIMIT, &format!("the session of {client} is saved"), || async {
+            let saved = std::fs::read(&file)?;
+            let is_there = saved.windows(client.len()).any(|bytes| bytes == client.as_bytes());
+            anyhow::ensure!(is_there, "not among {} bytes", saved.len());
+            Ok(())
+        })
+        .await
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.process.log_path()).unwrap_or_default()
     }
 
     pub fn finish(mut self) {
@@ -57,12 +105,21 @@ impl Broker {
     }
 }
 
-fn spawn_broker(folder: &Path, port: u16) -> Result<Process> {
-    let config = folder.join("mosquitto.conf");
-    std::fs::write(
-        &config,
-        format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nlog_dest stderr\n"),
-    )?;
+fn configure(folder: &Path, port: u16, options: &BrokerOptions) -> Result<()> {
+    // Nothing is dropped for a subscriber that is slow or away.
+    let mut config = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 0\n\
+         log_dest stderr\n"
+    );
+    if options.persistence {
+        config.push_str(&format!("persistence true\npersistence_location {}/\n", folder.display()));
+    }
+    config.push_str(&options.extra);
+    std::fs::write(folder.join(CONFIG), config).context("write configuration")
+}
+
+fn spawn_broker(folder: &Path) -> Result<Process> {
+    let config = folder.join(CONFIG);
     let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
     let mut command = Command::new(program);
     command.arg("-c").arg(&config);

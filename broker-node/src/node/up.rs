@@ -60,6 +60,7 @@ impl Up {
             memory_bytes_max: config.connectors.memory_bytes_max.0,
             stop_timeout: config.connectors.stop_timeout,
             metrics: runtime_metrics,
+            cluster: identity.cluster_id,
             node: config.node.name.as_str().into(),
             raft_id: identity.raft_id,
         }));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{Connector, ConnectorName, Epoch};
+use api_types::{ClusterId, Connector, ConnectorName, Epoch, Incarnation};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value};
@@ -29,6 +29,8 @@ pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, 
 const OFFERED: &[Offered] = &[
     #[cfg(feature = "file")]
     super::file::sink::OFFERED,
+    #[cfg(feature = "mqtt")]
+    super::mqtt::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];
@@ -36,7 +38,9 @@ const OFFERED: &[Offered] = &[
 /// What the node tells every sink.
 #[derive(Clone, Debug)]
 pub(crate) struct SinkContext {
+    pub(crate) cluster: ClusterId,
     pub(crate) connector: ConnectorName,
+    pub(crate) incarnation: Incarnation,
     pub(crate) fences: SecretFences,
     pub(crate) file_roots: Arc<[PathBuf]>,
     pub(crate) data_dir: PathBuf,
@@ -64,7 +68,9 @@ pub(crate) struct CompiledSinks {
 impl CompiledSinks {
     pub(crate) fn new(options: &RuntimeOptions) -> Self {
         let context = SinkContext {
+            cluster: options.cluster,
             connector: ConnectorName::default(),
+            incarnation: Incarnation::default(),
             fences: options.fences.clone(),
             file_roots: options.file_roots.clone().into(),
             data_dir: options.data_dir.clone(),
@@ -84,7 +90,8 @@ impl CompiledSinks {
 impl SinkMaker for CompiledSinks {
     fn sink_for(&self, connector: &Connector, _epoch: Epoch) -> TaskSink {
         let spec = &connector.spec;
-        let context = SinkContext { connector: spec.name.clone(), ..self.context.clone() };
+        let context =
+            SinkContext { connector: spec.name.clone(), incarnation: connector.incarnation, ..self.context.clone() };
         let entry = match registry::kind(&spec.kind) {
             Ok(entry) => entry,
             Err(error) => return TaskSink::unavailable(error.to_string()),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOptions};
 use api_types::failure::FailurePolicy;
 use api_types::topic::TopicFilter;
-use api_types::{Connector, ConnectorName, Epoch, Incarnation, Message, RaftId, Record, RecordId, Revision, Sequence};
+use api_types::{
+    ClusterId, Connector, ConnectorName, Epoch, Incarnation, Message, RaftId, Record, RecordId, Revision, Sequence,
+};
 use serde_json::Value;
 
 use super::offered::{CompiledSinks, SinkContext, SinkMaker, TaskSink};
@@ -29,7 +31,9 @@ impl TestNode {
         let deny_networks: Vec<Network> =
             deny_networks.iter().map(|network| network.parse().expect("is a network")).collect();
         let context = SinkContext {
+            cluster: ClusterId(7),
             connector: ConnectorName::default(),
+            incarnation: Incarnation::default(),
             fences: fences.clone(),
             file_roots: file_roots.into(),
             data_dir,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use api_types::heartbeat::StoppedTask;
 use api_types::status::TaskReport;
-use api_types::{Connector, Epoch, Incarnation, NodeName, RaftId};
+use api_types::{ClusterId, Connector, Epoch, Incarnation, NodeName, RaftId};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, watch};
@@ -55,6 +55,7 @@ pub struct RuntimeOptions {
     pub memory_bytes_max: u64,
     pub stop_timeout: Duration,
     pub metrics: RuntimeMetrics,
+    pub cluster: ClusterId,
     pub node: NodeName,
     pub raft_id: RaftId,
 }

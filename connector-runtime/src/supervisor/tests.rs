@@ -9,7 +9,7 @@ use api_types::failure::{FailurePolicy, FailureStrategy, OnTargetDown};
 use api_types::heartbeat::StoppedTask;
 use api_types::status::Health;
 use api_types::topic::TopicFilter;
-use api_types::{Connector, ConnectorName, Epoch, NodeName, RaftId, Revision};
+use api_types::{ClusterId, Connector, ConnectorName, Epoch, NodeName, RaftId, Revision};
 
 use super::*;
 use crate::pipeline::tests::double::{
@@ -85,6 +85,7 @@ fn start(queue: &Arc<MemoryQueue>, sink: &ScriptedSink) -> Running {
         memory_bytes_max: 64 << 20,
         stop_timeout: Duration::from_millis(500),
         metrics,
+        cluster: ClusterId(1),
         node: NodeName::from("n1"),
         raft_id: RaftId(1),
     };

@@ -22,7 +22,7 @@ config_fields! {
     pub struct Config { FIELDS;
         /// The other broker, `mqtt://host:port` or `mqtts://host:port`.
         pub server: String = url(&["mqtt", "mqtts"]).required();
-        /// Beginning of the client id; what follows is stable for the connector and its lane.
+        /// Beginning of the client id, `sluice` when absent; the eleven characters that follow are the connector's for ever.
         pub client_id_prefix: Option<String> = text(0, PREFIX_CHARS_MAX);
         /// User.
         pub username: Option<String> = name();
@@ -58,9 +58,23 @@ pub enum ProtocolVersion {
     V5,
 }
 
+impl ProtocolVersion {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V3 => "MQTT 3.1",
+            Self::V4 => "MQTT 3.1.1",
+            Self::V5 => "MQTT 5",
+        }
+    }
+}
+
 const BATCH: &[Field] = &[batch_records(1_000, 10_000), batch_bytes(4 << 20), linger_ms(5, 60_000), max_in_flight(4)];
 
 const RULES: &[Rule] = &[
+    Rule::Check {
+        says: "`server` names one host, without user information: `username` and `password` are for that",
+        check: one_host,
+    },
     Rule::Check { says: "`topic_prefix` has no wildcards (`+`, `#`)", check: prefix_is_a_topic },
     Rule::Check {
         says: "MQTT 3.1 (`v3`) and 3.1.1 (`v4`) carry no password without a user: `password` needs `username`",
@@ -71,6 +85,15 @@ const RULES: &[Rule] = &[
         check: v3_client_id,
     },
 ];
+
+fn one_host(checked: &Checked<'_>, report: &mut Report) {
+    // What a reference stands for is not known here.
+    let server = checked.text("server");
+    let authority = server.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
+    if authority.contains([',', '@']) && !server.contains("${") {
+        report.problem("server", "must be one host, without user information (username and password are fields)");
+    }
+}
 
 fn prefix_is_a_topic(checked: &Checked<'_>, report: &mut Report) {
     if checked.text("topic_prefix").contains(['+', '#']) {

@@ -1,5 +1,7 @@
-//! What families of sinks share: TLS towards targets, HTTP, and the networks that no sink may reach.
+//! What families of sinks share: where they may connect to, TLS towards targets, HTTP.
 
+pub(crate) mod cause;
+pub(crate) mod dial;
 pub(crate) mod http;
 pub mod network;
 pub(crate) mod retry_after;

@@ -1,0 +1,306 @@
+//! From an address to a connection on which the target has accepted the session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::ConnectorName;
+use bytes::BytesMut;
+use rustls::pki_types::ServerName;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio_rustls::TlsConnector;
+
+use super::answers;
+use super::config::{Config, ProtocolVersion, V3_PREFIX_CHARS_MAX};
+use super::window::{Kept, Limits};
+use super::wire::{self, Connack, Hello, Received};
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sinks::offered::{SinkContext, chain};
+use crate::sinks::shared::cause::connect_kind;
+use crate::sinks::shared::network::Network;
+use crate::sinks::shared::{dial, tls};
+
+/// Version 5 asks the target to keep the session so long after a lost connection: longer than the attempts to connect
+/// again inside one attempt of the pipeline take (at most ten, of at most 300 s).
+const SESSION_EXPIRY_SECS: u32 = 3_600;
+/// Of messages on the wire, where a target allows more: enough for 100,000 a second at a round trip of 10 ms, and a
+/// bound for what is sent again after a lost connection.
+const ON_WIRE_MAX: usize = 1_000;
+/// Before version 5 a target cannot say how much it takes. Those that are common hold twenty messages of QoS 2 per
+/// client (Mosquitto's and VerneMQ's `max_inflight_messages`), and may drop what is above it.
+const ON_WIRE_MAX_QOS_2_UNSAID: usize = 20;
+/// A few bytes into the buffer of a socket.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+const PREFIX_DEFAULT: &str = "sluice";
+const BRIDGE_CHARS: usize = 11;
+
+/// Everything that it takes to connect, again and again.
+pub(super) struct Dialer {
+    hello: Hello,
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    deny_networks: Arc<[Network]>,
+    connect_timeout: Duration,
+    qos: u8,
+    retain: bool,
+}
+
+/// A connection whose session the target has accepted.
+pub(super) struct Link {
+    pub(super) reader: ReadHalf<Box<dyn Stream>>,
+    pub(super) writer: WriteHalf<Box<dyn Stream>>,
+    pub(super) inbox: BytesMut,
+    pub(super) kept: Kept,
+    pub(super) limits: Limits,
+    pub(super) keepalive: Duration,
+}
+
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A name for one connector among all clusters: a bridge of another cluster may speak to the same target, and its
+/// connector may have the same name and incarnation.
+pub(super) fn bridge_name(context: &SinkContext) -> String {
+    let SinkContext { cluster, connector: ConnectorName(name), incarnation, .. } = context;
+    let digest = Sha256::digest(format!("{cluster}/{incarnation}/{name}"));
+    digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).take(BRIDGE_CHARS).map(|bits| format!("{bits:x}")).collect()
+}
+
+impl Dialer {
+    /// Reads certificates: call it where a few small reads may block.
+    pub(super) fn new(config: &Config, bridge: &str, deny_networks: Arc<[Network]>) -> Result<Self, TargetFault> {
+        let unusable = |message: String| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message);
+        let server = Server::parse(&config.server).ok_or_else(|| unusable("config.server is not readable".into()))?;
+        let is_tls = server.is_tls || config.enable_tls;
+        let tls = if is_tls {
+            let client = tls::client_config(&config.tls)
+                .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?;
+            let name = config.tls.tls_server_name.as_deref().unwrap_or(server.host.trim_matches(['[', ']']));
+            let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable(format!("{name}: {error}")))?;
+            Some((TlsConnector::from(Arc::new(client)), name))
+        } else {
+            None
+        };
+        let mut prefix =
+            config.client_id_prefix.as_deref().filter(|prefix| !prefix.is_empty()).unwrap_or(PREFIX_DEFAULT);
+        if config.protocol_version == ProtocolVersion::V3 {
+            let end = prefix.char_indices().nth(V3_PREFIX_CHARS_MAX).map_or(prefix.len(), |(end, _)| end);
+            prefix = &prefix[..end];
+        }
+        let password = config.password.as_ref().map(|password| password.reveal().to_owned());
+        let hello = Hello {
+            version: config.protocol_version,
+            client_id: format!("{prefix}{bridge}"),
+            username: config.username.clone(),
+            password: password.map(Into::into),
+            keepalive_secs: config.keepalive_secs,
+            session_expiry_secs: SESSION_EXPIRY_SECS,
+        };
+        Ok(Self {
+            hello,
+            port: server.port.unwrap_or(if server.is_tls { 8_883 } else { 1_883 }),
+            host: server.host,
+            tls,
+            deny_networks,
+            connect_timeout: Duration::from_secs(config.connect_timeout_secs),
+            qos: config.qos,
+            retain: config.retain,
+        })
+    }
+
+    pub(super) fn version(&self) -> ProtocolVersion {
+        self.hello.version
+    }
+
+    pub(super) fn qos(&self) -> u8 {
+        self.qos
+    }
+
+    /// A session that knows nothing of a sink before this one. The target may hold packet ids of QoS 2 that a sink of
+    /// this connector has used and not released – on this node or on another –, and would take the next message under
+    /// such an id for a repetition and drop it.
+    pub(super) async fn open(&self) -> Result<Link, TargetFault> {
+        let link = self.connect(false).await?;
+        if self.qos < 2 || link.kept == Kept::Nothing {
+            return Ok(link);
+        }
+        link.goodbye().await;
+        let clean = self.connect(true).await?;
+        match self.hello.version {
+            ProtocolVersion::V5 => Ok(clean),
+            // There, a clean session ends with its connection.
+            ProtocolVersion::V3 | ProtocolVersion::V4 => {
+                clean.goodbye().await;
+                let link = self.connect(false).await?;
+                Ok(Link { kept: Kept::Nothing, ..link })
+            }
+        }
+    }
+
+    /// Goes on with the session that the target has.
+    pub(super) async fn resume(&self) -> Result<Link, TargetFault> {
+        self.connect(false).await
+    }
+
+    async fn connect(&self, clean: bool) -> Result<Link, TargetFault> {
+        let timeout = self.connect_timeout;
+        let late = |_| {
+            let message = format!("no connection within {} s", timeout.as_secs());
+            TargetFault::new(TargetFaultKind::Down, message)
+        };
+        let mut link = tokio::time::timeout(timeout, self.greet(clean)).await.map_err(late)??;
+        if clean {
+            link.kept = Kept::Nothing;
+        }
+        Ok(link)
+    }
+
+    async fn greet(&self, clean: bool) -> Result<Link, TargetFault> {
+        let tcp = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
+        let mut stream: Box<dyn Stream> = match &self.tls {
+            Some((connector, name)) => {
+                Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| broken(&error))?)
+            }
+            None => Box::new(tcp),
+        };
+        let mut hello = BytesMut::new();
+        wire::connect(&self.hello, clean, &mut hello).map_err(|error| {
+            TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), format!("CONNECT: {error}"))
+        })?;
+        stream.write_all(&hello).await.map_err(|error| broken(&error))?;
+        stream.flush().await.map_err(|error| broken(&error))?;
+        let mut inbox = BytesMut::new();
+        let connack = loop {
+            let answer = wire::decode(self.hello.version, &mut inbox).map_err(|error| unreadable(&error))?;
+            match answer {
+                Some(Received::Connected(connack)) => break connack,
+                Some(_) => return Err(down("the target's first answer is no CONNACK")),
+                None => {}
+            }
+            if stream.read_buf(&mut inbox).await.map_err(|error| broken(&error))? == 0 {
+                let version = self.hello.version.name();
+                return Err(down(format!("the target closed the connection instead of accepting {version}")));
+            }
+        };
+        if let Some(fault) = answers::refusal(self.hello.version, &connack) {
+            return Err(fault);
+        }
+        self.check(&connack)?;
+        let (reader, writer) = tokio::io::split(stream);
+        let keepalive_secs = connack.keepalive_secs.filter(|seconds| *seconds > 0).unwrap_or(self.hello.keepalive_secs);
+        Ok(Link {
+            reader,
+            writer,
+            inbox,
+            kept: self.kept(&connack),
+            limits: self.limits(&connack),
+            keepalive: Duration::from_secs(keepalive_secs.into()),
+        })
+    }
+
+    /// What the target says that it cannot do.
+    fn check(&self, connack: &Connack) -> Result<(), TargetFault> {
+        let cannot = |reason, message| Err(TargetFault::new(TargetFaultKind::Misconfigured(reason), message));
+        match connack.qos_max {
+            Some(qos_max) if qos_max < self.qos => {
+                cannot("TARGET_QOS", format!("the target takes QoS {qos_max} at most"))
+            }
+            Some(_) | None if connack.retain_unavailable && self.retain => {
+                cannot("TARGET_RETAIN", "the target takes no retained messages".to_owned())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn kept(&self, connack: &Connack) -> Kept {
+        match self.hello.version {
+            ProtocolVersion::V3 => Kept::Unknown,
+            ProtocolVersion::V4 | ProtocolVersion::V5 if connack.session_present => Kept::Session,
+            ProtocolVersion::V4 | ProtocolVersion::V5 => Kept::Nothing,
+        }
+    }
+
+    fn limits(&self, connack: &Connack) -> Limits {
+        let on_wire_max = match connack.receive_max {
+            Some(receive_max) => ON_WIRE_MAX.min(receive_max.into()),
+            None if self.qos == 2 => ON_WIRE_MAX_QOS_2_UNSAID,
+            None => ON_WIRE_MAX,
+        };
+        let packet_bytes_max = connack.packet_bytes_max.and_then(|bytes| usize::try_from(bytes).ok());
+        // The header of the longest packet has five bytes.
+        Limits { on_wire_max, packet_bytes_max: packet_bytes_max.unwrap_or(wire::REMAINING_MAX + 5) }
+    }
+}
+
+impl Link {
+    /// Ends the connection and leaves the session. A target that is gone needs no goodbye, and is not waited for.
+    pub(super) async fn goodbye(mut self) {
+        let mut farewell = BytesMut::new();
+        wire::goodbye(&mut farewell);
+        let said = async {
+            self.writer.write_all(&farewell).await?;
+            self.writer.shutdown().await
+        };
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, said).await;
+    }
+}
+
+pub(super) fn down(message: impl Into<Arc<str>>) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Down, message)
+}
+
+pub(super) fn broken(error: &std::io::Error) -> TargetFault {
+    TargetFault::new(connect_kind(error), chain(error))
+}
+
+pub(super) fn unreadable(error: &wire::WireError) -> TargetFault {
+    down(chain(error))
+}
+
+/// The parts of `mqtt://host:port`.
+struct Server {
+    host: String,
+    port: Option<u16>,
+    is_tls: bool,
+}
+
+impl Server {
+    fn parse(server: &str) -> Option<Self> {
+        let (scheme, rest) = server.split_once("://")?;
+        let is_tls = scheme.eq_ignore_ascii_case("mqtts");
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let (host, port) = match authority.rsplit_once(':') {
+            // The last group of an address without a port.
+            Some((_, after)) if after.ends_with(']') => (authority, None),
+            Some((host, port)) => (host, Some(port.parse().ok()?)),
+            None => (authority, None),
+        };
+        // A session belongs to one broker; user information has fields of its own.
+        (!host.is_empty() && !host.contains([',', '@'])).then(|| Self { host: host.to_owned(), port, is_tls })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_have_a_host_and_perhaps_a_port() {
+        for (text, expect) in [
+            ("mqtt://a.b", Some(("a.b", None, false))),
+            ("MQTTS://a:1/", Some(("a", Some(1), true))),
+            ("mqtt://[::1]", Some(("[::1]", None, false))),
+            ("mqtt://[::1]:1884", Some(("[::1]", Some(1_884), false))),
+            ("mqtt://a:0x1", None),
+            ("mqtt://:1883", None),
+            ("mqtt://a,b:1883", None),
+            ("mqtt://user@a", None),
+            ("a:1883", None),
+        ] {
+            let server = Server::parse(text);
+            let parts = server.as_ref().map(|server| (server.host.as_str(), server.port, server.is_tls));
+            assert_eq!(parts, expect, "{text}");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! What is on its way to the target: decides what is sent next, and what each answer means for which record. No I/O and
+//! no clock.
+//!
+//! ```text
+//!   runs ──fill──► on the wire ──answer──► outcome of the record ──► the run is answered when all have theirs
+//!                   │      ▲
+//!                 lost     └─fill── again, in the old order and under the old packet id
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::num::NonZeroU16;
+
+use bytes::BytesMut;
+use tokio::sync::oneshot;
+
+use super::answers;
+use super::message::Publish;
+use super::wire::{self, Answer, FAILURE};
+use crate::sink::{Outcome, RecordFault, TargetFault, TargetFaultKind};
+
+/// Bytes that wait for the socket: enough for many small packets in one write, little to keep in memory. One packet may
+/// go over it.
+const OUT_BYTES_MAX: usize = 64 << 10;
+/// Packet ids that were given up while the target may still hold them. They are not used again in this session.
+const ABANDONED_MAX: usize = 1_000;
+
+/// Bytes for the socket of one connection.
+#[derive(Default)]
+pub(super) struct Outbox {
+    pub(super) bytes: BytesMut,
+    /// Bytes that were moved out of here to the socket.
+    pub(super) taken: u64,
+    /// Those of them that the operating system has: of TLS the last ones may still be under way to it.
+    pub(super) handed_over: u64,
+}
+
+impl Outbox {
+    fn end(&self) -> u64 {
+        self.taken + self.bytes.len() as u64
+    }
+}
+
+/// The records of one call of `deliver`, in their order.
+pub(super) struct Run {
+    pub(super) publishes: Vec<Publish>,
+    pub(super) done: oneshot::Sender<Vec<Outcome>>,
+}
+
+/// What this connection allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Messages of QoS 1 and 2 that the target takes before it has answered one.
+    pub(super) on_wire_max: usize,
+    pub(super) packet_bytes_max: usize,
+}
+
+/// What became of what was sent on a connection that is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The target has the session: it remembers packet ids.
+    Session,
+    Nothing,
+    /// MQTT 3.1 does not say.
+    Unknown,
+}
+
+pub(super) struct Window {
+    max_retries: u64,
+    limits: Limits,
+    runs: HashMap<RunId, OpenRun>,
+    next_run: RunId,
+    /// The run that is being sent.
+    current: Option<Current>,
+    in_flight: BTreeMap<Serial, Flight>,
+    next_serial: Serial,
+    by_packet_id: HashMap<NonZeroU16, Serial>,
+    next_packet_id: NonZeroU16,
+    abandoned: HashSet<NonZeroU16>,
+    /// To be sent on this connection before anything new.
+    again: VecDeque<Serial>,
+    /// With QoS 0: what is delivered when the socket has taken it.
+    handed: VecDeque<Serial>,
+    on_wire: usize,
+    /// A message that is suspected is on the wire, so nothing else is.
+    is_alone: bool,
+}
+
+type RunId = u64;
+/// Order of first sending.
+type Serial = u64;
+
+struct OpenRun {
+    outcomes: Vec<Option<Outcome>>,
+    left: usize,
+    done: oneshot::Sender<Vec<Outcome>>,
+}
+
+struct Current {
+    run: RunId,
+    rest: std::iter::Enumerate<std::vec::IntoIter<Publish>>,
+}
+
+struct Flight {
+    publish: Publish,
+    run: RunId,
+    place: usize,
+    packet_id: Option<NonZeroU16>,
+    /// The target has it (PUBREC): what is left is to release it.
+    is_taken: bool,
+    is_on_wire: bool,
+    /// The target may have seen it before.
+    is_duplicate: bool,
+    /// Connections that were lost with it on the wire.
+    losses: u64,
+    /// Where it ends in the bytes of this connection.
+    end: u64,
+}
+
+impl Window {
+    pub(super) fn new(max_retries: u64, limits: Limits) -> Self {
+        Self {
+            max_retries,
+            limits,
+            runs: HashMap::new(),
+            next_run: 0,
+            current: None,
+            in_flight: BTreeMap::new(),
+            next_serial: 0,
+            by_packet_id: HashMap::new(),
+            next_packet_id: NonZeroU16::MIN,
+            abandoned: HashSet::new(),
+            again: VecDeque::new(),
+            handed: VecDeque::new(),
+            on_wire: 0,
+            is_alone: false,
+        }
+    }
+
+    /// Nobody waits for anything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    pub(super) fn wants_run(&self) -> bool {
+        self.current.is_none() && self.again.is_empty() && self.has_room()
+    }
+
+    /// Only when it [wants](Self::wants_run) one, or is idle.
+    pub(super) fn take(&mut self, run: Run) {
+        let Run { publishes, done } = run;
+        let id = self.next_run;
+        self.next_run += 1;
+        self.runs.insert(id, OpenRun { outcomes: vec![None; publishes.len()], left: publishes.len(), done });
+        self.current = Some(Current { run: id, rest: publishes.into_iter().enumerate() });
+    }
+
+    /// Writes what may be sent now.
+    pub(super) fn fill(&mut self, out: &mut Outbox) {
+        while out.bytes.len() < OUT_BYTES_MAX && self.has_room() {
+            let more = if self.again.is_empty() { self.send_next(out) } else { self.send_again(out) };
+            if !more {
+                break;
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.on_wire < self.limits.on_wire_max && !self.is_alone
+    }
+
+    /// `false`: there is nothing, or it has to wait.
+    fn send_again(&mut self, out: &mut Outbox) -> bool {
+        let Some(serial) = self.again.front().copied() else { return false };
+        let Some(flight) = self.in_flight.get_mut(&serial) else {
+            self.again.pop_front();
+            return true;
+        };
+        // Its last chance: if the connection is lost once more, this one alone was the cause.
+        let is_suspect = flight.losses > 0 && flight.losses >= self.max_retries;
+        if is_suspect && (self.on_wire > 0 || !self.handed.is_empty()) {
+            return false;
+        }
+        self.again.pop_front();
+        if flight.publish.bytes() > self.limits.packet_bytes_max {
+            let outcome = too_large(&flight.publish, self.limits);
+            self.end(serial, outcome);
+            return true;
+        }
+        match flight.packet_id {
+            Some(packet_id) if flight.is_taken => wire::release(packet_id, &mut out.bytes),
+            packet_id => flight.publish.write(packet_id, flight.is_duplicate, &mut out.bytes),
+        }
+        flight.end = out.end();
+        flight.is_on_wire = true;
+        self.is_alone = is_suspect;
+        match flight.packet_id {
+            Some(_) => self.on_wire += 1,
+            None => self.handed.push_back(serial),
+        }
+        true
+    }
+
+    fn send_next(&mut self, out: &mut Outbox) -> bool {
+        let Some(current) = &mut self.current else { return false };
+        let run = current.run;
+        // Nobody waits for the rest any more.
+        if self.runs.get(&run).is_none_or(|open| open.done.is_closed()) {
+            self.current = None;
+            // What was sent of it still counts until the target has answered.
+            self.runs.remove(&run);
+            return true;
+        }
+        let Some((place, publish)) = current.rest.next() else {
+            self.current = None;
+            return true;
+        };
+        if current.rest.len() == 0 {
+            self.current = None;
+        }
+        if publish.bytes() > self.limits.packet_bytes_max {
+            let outcome = too_large(&publish, self.limits);
+            self.settle(run, place, outcome);
+            return true;
+        }
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let packet_id = publish.has_packet_id().then(|| self.free_packet_id());
+        publish.write(packet_id, false, &mut out.bytes);
+        match packet_id {
+            Some(packet_id) => {
+                self.by_packet_id.insert(packet_id, serial);
+                self.on_wire += 1;
+            }
+            None => self.handed.push_back(serial),
+        }
+        let flight = Flight {
+            publish,
+            run,
+            place,
+            packet_id,
+            is_taken: false,
+            is_on_wire: true,
+            is_duplicate: false,
+            losses: 0,
+            end: out.end(),
+        };
+        self.in_flight.insert(serial, flight);
+        true
+    }
+
+    /// There always is one: at most `on_wire_max` and the abandoned ones are taken. Each is used as late as possible.
+    fn free_packet_id(&mut self) -> NonZeroU16 {
+        loop {
+            let packet_id = self.next_packet_id;
+            self.next_packet_id = packet_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
+            if !self.by_packet_id.contains_key(&packet_id) && !self.abandoned.contains(&packet_id) {
+                return packet_id;
+            }
+        }
+    }
+
+    /// The socket has taken something: with QoS 0 that is the delivery.
+    pub(super) fn handed_over(&mut self, out: &Outbox) {
+        while let Some(serial) = self.handed.front().copied() {
+            if self.in_flight.get(&serial).is_some_and(|flight| flight.end > out.handed_over) {
+                return;
+            }
+            self.handed.pop_front();
+            self.end(serial, Outcome::Delivered);
+        }
+    }
+
+    /// The oldest message that the target has seen whole, and has not answered.
+    pub(super) fn oldest_unanswered(&self, out: &Outbox) -> Option<Serial> {
+        let (serial, flight) = self.in_flight.first_key_value()?;
+        (flight.is_on_wire && flight.packet_id.is_some() && flight.end <= out.handed_over).then_some(*serial)
+    }
+
+    /// PUBACK.
+    pub(super) fn acknowledged(&mut self, answer: &Answer) -> bool {
+        self.answered(answer, answers::outcome(answer))
+    }
+
+    /// PUBREC. Whatever the target holds is released, also what this session does not know of.
+    pub(super) fn taken(&mut self, answer: &Answer, out: &mut Outbox) -> bool {
+        if answer.reason >= FAILURE {
+            return self.answered(answer, answers::outcome(answer));
+        }
+        wire::release(answer.packet_id, &mut out.bytes);
+        let Some(flight) = self.asked(answer) else { return false };
+        flight.is_taken = true;
+        flight.end = out.end();
+        true
+    }
+
+    /// PUBCOMP. A packet id that the target does not know any more was released before.
+    pub(super) fn completed(&mut self, answer: &Answer) -> bool {
+        self.abandoned.remove(&answer.packet_id);
+        self.asked(answer).is_some_and(|flight| flight.is_taken) && self.answered(answer, Outcome::Delivered)
+    }
+
+    fn asked(&mut self, answer: &Answer) -> Option<&mut Flight> {
+        let serial = self.by_packet_id.get(&answer.packet_id)?;
+        self.in_flight.get_mut(serial).filter(|flight| flight.is_on_wire)
+    }
+
+    /// `false`: it answers nothing that was asked.
+    fn answered(&mut self, answer: &Answer, outcome: Outcome) -> bool {
+        if self.asked(answer).is_none() {
+            return false;
+        }
+        if let Some(serial) = self.by_packet_id.get(&answer.packet_id).copied() {
+            self.end(serial, outcome);
+        }
+        true
+    }
+
+    /// The connection is lost. `true` when something was given up because of it: it was not in vain then.
+    pub(super) fn lost(&mut self, fault: &TargetFault) -> bool {
+        let was_alone = self.is_alone;
+        let mut given_up = Vec::new();
+        for (serial, flight) in &mut self.in_flight {
+            let was_on_wire = std::mem::take(&mut flight.is_on_wire);
+            flight.losses += u64::from(was_on_wire);
+            let has_waiter = self.runs.get(&flight.run).is_some_and(|run| !run.done.is_closed());
+            if !has_waiter || (was_on_wire && flight.losses > self.max_retries) {
+                given_up.push(*serial);
+            }
+        }
+        for serial in &given_up {
+            let Some(flight) = self.in_flight.get(serial) else { continue };
+            let outcome = if was_alone { given_up_alone(flight, fault) } else { Outcome::TargetFault(fault.clone()) };
+            // The target may have taken it under this packet id.
+            self.abandoned.extend(flight.packet_id);
+            self.end(*serial, outcome);
+        }
+        self.again = self.in_flight.keys().copied().collect();
+        self.handed.clear();
+        self.on_wire = 0;
+        self.is_alone = false;
+        !given_up.is_empty()
+    }
+
+    pub(super) fn resume(&mut self, kept: Kept, limits: Limits) {
+        self.limits = limits;
+        for flight in self.in_flight.values_mut() {
+            flight.is_duplicate = match kept {
+                Kept::Session | Kept::Unknown => flight.packet_id.is_some() && flight.losses > 0,
+                Kept::Nothing => false,
+            };
+            // Who releases what the target has forgotten loses it; who publishes it again repeats it at worst.
+            flight.is_taken = flight.is_taken && kept == Kept::Session;
+        }
+        if kept == Kept::Nothing {
+            self.abandoned.clear();
+        }
+    }
+
+    /// So many packet ids are lost that the session should be begun anew.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.abandoned.len() > ABANDONED_MAX
+    }
+
+    /// Everything that has no outcome yet gets this one.
+    pub(super) fn end_all(&mut self, outcome: &Outcome) {
+        self.current = None;
+        self.in_flight.clear();
+        for (_, run) in self.runs.drain() {
+            let outcomes = run.outcomes.into_iter().map(|known| known.unwrap_or_else(|| outcome.clone())).collect();
+            // Who no longer waits was dropped half-way.
+            let _ = run.done.send(outcomes);
+        }
+    }
+
+    fn end(&mut self, serial: Serial, outcome: Outcome) {
+        let Some(flight) = self.in_flight.remove(&serial) else { return };
+        if let Some(packet_id) = flight.packet_id {
+            self.by_packet_id.remove(&packet_id);
+            if flight.is_on_wire {
+                self.on_wire -= 1;
+            }
+        }
+        if self.on_wire == 0 {
+            self.is_alone = false;
+        }
+        self.settle(flight.run, flight.place, outcome);
+    }
+
+    fn settle(&mut self, run: RunId, place: usize, outcome: Outcome) {
+        if let Outcome::TargetFault(fault) = &outcome {
+            self.hold_rest(run, fault);
+        }
+        let Some(open) = self.runs.get_mut(&run) else { return };
+        if open.outcomes[place].replace(outcome).is_none() {
+            open.left -= 1;
+        }
+        self.answer_if_settled(run);
+    }
+
+    /// A record that has to be sent again holds what was not yet sent behind it, so that it is not overtaken.
+    fn hold_rest(&mut self, run: RunId, fault: &TargetFault) {
+        let Some(current) = self.current.take_if(|current| current.run == run) else { return };
+        let Some(open) = self.runs.get_mut(&run) else { return };
+        for (place, _) in current.rest {
+            if open.outcomes[place].replace(Outcome::TargetFault(fault.clone())).is_none() {
+                open.left -= 1;
+            }
+        }
+    }
+
+    fn answer_if_settled(&mut self, run: RunId) {
+        if self.runs.get(&run).is_some_and(|open| open.left == 0)
+            && let Some(open) = self.runs.remove(&run)
+        {
+            // Who no longer waits was dropped half-way.
+            let _ = open.done.send(open.outcomes.into_iter().flatten().collect());
+        }
+    }
+}
+
+fn too_large(publish: &Publish, limits: Limits) -> Outcome {
+    let message =
+        format!("a packet of {} bytes; the target takes {} at most", publish.bytes(), limits.packet_bytes_max);
+    Outcome::RecordFault(RecordFault::offline("packet_too_large", message))
+}
+
+/// Nothing else was on the wire, time and again.
+fn given_up_alone(flight: &Flight, fault: &TargetFault) -> Outcome {
+    if flight.publish.is_disputed {
+        let message = format!("control characters in a topic or property, and then: {}", fault.message);
+        return Outcome::RecordFault(RecordFault::refused("connection_closed", message));
+    }
+    let message = format!("with this message alone on the wire: {}", fault.message);
+    Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message))
+}
+
+#[cfg(test)]
+mod tests;
