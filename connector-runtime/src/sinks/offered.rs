@@ -37,6 +37,8 @@ const OFFERED: &[Offered] = &[
 #[derive(Clone, Debug)]
 pub(crate) struct SinkContext {
     pub(crate) connector: ConnectorName,
+    /// Of the assignment under which the task runs.
+    pub(crate) epoch: Epoch,
     pub(crate) fences: SecretFences,
     pub(crate) file_roots: Arc<[PathBuf]>,
     pub(crate) data_dir: PathBuf,
@@ -65,6 +67,7 @@ impl CompiledSinks {
     pub(crate) fn new(options: &RuntimeOptions) -> Self {
         let context = SinkContext {
             connector: ConnectorName::default(),
+            epoch: Epoch::default(),
             fences: options.fences.clone(),
             file_roots: options.file_roots.clone().into(),
             data_dir: options.data_dir.clone(),
@@ -82,9 +85,9 @@ impl CompiledSinks {
 }
 
 impl SinkMaker for CompiledSinks {
-    fn sink_for(&self, connector: &Connector, _epoch: Epoch) -> TaskSink {
+    fn sink_for(&self, connector: &Connector, epoch: Epoch) -> TaskSink {
         let spec = &connector.spec;
-        let context = SinkContext { connector: spec.name.clone(), ..self.context.clone() };
+        let context = SinkContext { connector: spec.name.clone(), epoch, ..self.context.clone() };
         let entry = match registry::kind(&spec.kind) {
             Ok(entry) => entry,
             Err(error) => return TaskSink::unavailable(error.to_string()),

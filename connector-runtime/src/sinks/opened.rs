@@ -30,6 +30,7 @@ impl TestNode {
             deny_networks.iter().map(|network| network.parse().expect("is a network")).collect();
         let context = SinkContext {
             connector: ConnectorName::default(),
+            epoch: Epoch::default(),
             fences: fences.clone(),
             file_roots: file_roots.into(),
             data_dir,
