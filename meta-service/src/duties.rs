@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use crate::peers::{Hello, Stage};
 use crate::raft::RaftNode;
 use crate::shared::Shared;
-use crate::state::{ClusterState, Command, CommandBody, Disk};
+use crate::state::{ClusterState, Command, CommandBody, Disk, Node, NodeState};
 use crate::status::RaftStatus;
 
 const ROUND_EVERY: Duration = Duration::from_millis(200);
 /// A learner this close behind the leader, twice in a row, has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 100;
 const CAUGHT_UP_ROUNDS: u32 = 2;
-/// `DISK_WENT_BACK` needs no more than this.
+/// How much a log may grow unnoted, beyond the registration of its process.
 const NOTE_SYNCED_EVERY: Duration = Duration::from_secs(60);
 
 /// Tells the leader's part when this node is elected and deposed.
@@ -175,16 +175,21 @@ impl Duties {
     }
 
     async fn note_synced(&mut self, node: &RaftNode, status: &RaftStatus, state: &ClusterState) {
-        if self.noted_at.is_some_and(|noted| noted.elapsed() < NOTE_SYNCED_EVERY) {
+        let all = self.noted_at.is_none_or(|noted| noted.elapsed() >= NOTE_SYNCED_EVERY);
+        if !all && !state.nodes.values().any(|node| is_unmarked(node)) {
             return;
         }
-        self.noted_at = Some(Instant::now());
         let committed = status.committed.unwrap_or_default();
         let own = (status.raft_id, node.synced());
         let matched = status.matched.iter().map(|(id, matched)| (*id, *matched));
         let reports = self.shared.leader.reports();
         let told = reports.nodes.iter().map(|(id, report)| (*id, report.catalogue_index)).collect();
-        let synced = news(matched.filter(|(id, _)| *id != status.raft_id).chain([own]), &told, committed, state);
+        let mut synced = news(matched.filter(|(id, _)| *id != status.raft_id).chain([own]), &told, committed, state);
+        if all {
+            self.noted_at = Some(Instant::now());
+        } else {
+            synced.retain(|(id, index)| is_first_mark(*id, *index, state));
+        }
         if !synced.is_empty() {
             self.propose(node, CommandBody::NoteSyncedLogs { synced }, "synced logs are not noted").await;
         }
@@ -201,7 +206,8 @@ impl Duties {
 
 /// An admitted disk that Raft does not know yet.
 fn unadmitted(state: &ClusterState, status: &RaftStatus) -> Option<(RaftId, Disk)> {
-    let node = state.nodes.values().find(|node| !status.is_member(node.raft_id))?;
+    let mut nodes = state.nodes.values().filter(|node| !node.rpc_address.is_empty());
+    let node = nodes.find(|node| !status.is_member(node.raft_id))?;
     let disk = Disk { disk_id: node.disk_id, name: node.name.clone(), rpc_address: node.rpc_address.clone() };
     Some((node.raft_id, disk))
 }
@@ -222,6 +228,16 @@ fn new_voters(voters: &[RaftId], ready: &[RaftId], target: u32, state: &ClusterS
         chosen.push(next);
     }
     chosen
+}
+
+/// No mark is as new as the registration of its process. Until there is one, an older copy of the disk would still be
+/// believed.
+fn is_unmarked(node: &Node) -> bool {
+    node.state == NodeState::Up && node.log_synced.0 < node.node_epoch.0
+}
+
+fn is_first_mark(raft_id: RaftId, index: LogIndex, state: &ClusterState) -> bool {
+    state.nodes.get(&raft_id).is_some_and(|node| is_unmarked(node) && index.0 >= node.node_epoch.0)
 }
 
 /// The marks that rose by more than the entry that noted them last.
@@ -245,6 +261,7 @@ fn news(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::fixtures::TestLog;
 
     fn ids(ids: &[u64]) -> Vec<RaftId> {
         ids.iter().copied().map(RaftId).collect()
@@ -264,6 +281,20 @@ mod tests {
         let told = BTreeMap::from([(RaftId(1), LogIndex(7))]);
         let marks = news(synced.into_iter(), &told, LogIndex(8), &state);
         assert_eq!(marks, [(RaftId(1), LogIndex(7))]);
+    }
+
+    #[test]
+    fn a_registration_is_marked_once_its_disk_has_it() {
+        let mut log = TestLog::with_nodes(2);
+        let node_epoch = log.register(2, 201);
+        let is_first = |log: &TestLog, index: u64| is_first_mark(RaftId(2), LogIndex(index), &log.state);
+        assert!(is_unmarked(&log.state.nodes[&RaftId(2)]));
+        assert!(!is_first(&log, node_epoch.0 - 1) && is_first(&log, node_epoch.0));
+        log.commit(CommandBody::NoteSyncedLogs { synced: vec![(RaftId(2), LogIndex(node_epoch.0))] });
+        assert!(!is_unmarked(&log.state.nodes[&RaftId(2)]));
+        assert!(!is_first(&log, node_epoch.0 + 5), "the rest has time");
+        log.fence(1);
+        assert!(!is_unmarked(&log.state.nodes[&RaftId(1)]), "nobody speaks for this disk now");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 pub mod api;
 pub mod binary;
 pub mod cluster;
+pub mod flood;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

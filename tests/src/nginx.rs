@@ -4,6 +4,8 @@
 //! ```text
 //!   sluice ──POST──▶ front (logs the body) ──proxy_pass──▶ back (answers 200)
 //!                      /accept → 200   /refuse → 400   /down → 503
+//!                      /judge → 422 when the body says "poison", else 200
+//!                      /slow → 200, whose last bytes come a second later: delivered, and not yet heard of
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,8 @@ use crate::scratch::Scratch;
 use crate::{ports, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// More than the headers of an answer, which count too.
+const SLOW_BYTES_PER_SECOND: usize = 512;
 
 pub struct Nginx {
     process: Process,
@@ -31,11 +35,15 @@ pub struct Nginx {
 /// One request as nginx logged it.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// When it was answered, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
     pub method: String,
     pub path: String,
     pub status: u16,
     pub content_type: String,
     pub idempotency_key: String,
+    /// `Sluice-Epoch`; 0 without one.
+    pub epoch: u64,
     pub authorization: String,
     pub body: String,
 }
@@ -68,6 +76,32 @@ impl Nginx {
         format!("http://127.0.0.1:{}/down", self.port)
     }
 
+    /// Any path of this server. Paths below those of the module's picture do the same, so that each connector can have
+    /// one of its own: `/judge/a`.
+    pub fn url_of(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The requests to one path that were answered so far.
+    pub fn requests_to(&self, path: &str) -> Result<Vec<Request>> {
+        Ok(self.requests()?.into_iter().filter(|request| request.path == path).collect())
+    }
+
+    /// What arrived at one path and was answered with 200.
+    pub fn arrived_at(&self, path: &str) -> Result<Arrived> {
+        let mut arrived = Arrived::default();
+        for request in self.requests_to(path)?.iter().filter(|request| request.status == 200) {
+            records::of_body(&request.body, &mut arrived)?;
+        }
+        Ok(arrived)
+    }
+
+    /// How many requests to `/slow` were accepted, answered to their end or not.
+    pub fn slow_requests(&self) -> Result<usize> {
+        let text = std::fs::read_to_string(self.scratch.path().join("slow.log")).context("read slow.log")?;
+        Ok(records::complete_lines(&text).count())
+    }
+
     pub fn requests(&self) -> Result<Vec<Request>> {
         let text = std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))?;
         records::complete_lines(&text).map(parse_line).collect()
@@ -75,13 +109,7 @@ impl Nginx {
 
     /// What arrived at [`Self::url`] and was answered with 200.
     pub fn arrived(&self) -> Result<Arrived> {
-        let mut arrived = Arrived::default();
-        for request in self.requests()? {
-            if request.status == 200 && request.path == "/accept" {
-                records::of_body(&request.body, &mut arrived)?;
-            }
-        }
-        Ok(arrived)
+        self.arrived_at("/accept")
     }
 
     /// The target goes away, as by a power cut.
@@ -125,6 +153,8 @@ fn program() -> PathBuf {
 
 fn configuration(folder: &Path, front: u16, back: u16) -> String {
     let folder = folder.display();
+    // With its headers more than one second's worth, less than two.
+    let slow_answer = "x".repeat(SLOW_BYTES_PER_SECOND);
     // One process and a body buffer larger than any request: `$request_body` holds only what is in memory.
     format!(
         r#"daemon off;
@@ -133,9 +163,11 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
 events {{ worker_connections 1024; }}
 http {{
-  log_format requests escape=json '{{"method":"$request_method","path":"$uri","status":$status,'
+  log_format requests escape=json '{{"at":"$msec","method":"$request_method","path":"$uri","status":$status,'
     '"content_type":"$http_content_type","idempotency_key":"$http_idempotency_key",'
-    '"authorization":"$http_authorization","body":"$request_body"}}';
+    '"epoch":"$http_sluice_epoch","authorization":"$http_authorization","body":"$request_body"}}';
+  log_format paths '$uri';
+  map $request_body $poison {{ default ""; "~poison" "1"; }}
   access_log off;
   client_body_temp_path {folder}/body;
   proxy_temp_path {folder}/proxy;
@@ -147,13 +179,18 @@ http {{
   server {{
     listen 127.0.0.1:{front};
     access_log {folder}/requests.log requests;
-    location / {{ proxy_pass http://127.0.0.1:{back}; proxy_set_header Content-Type $http_content_type; }}
+    proxy_set_header Content-Type $http_content_type;
+    proxy_set_header Poison $poison;
+    location / {{ proxy_pass http://127.0.0.1:{back}; }}
+    location /slow {{ proxy_pass http://127.0.0.1:{back}; limit_rate {SLOW_BYTES_PER_SECOND}; }}
   }}
   server {{
     listen 127.0.0.1:{back};
     location /accept {{ return 200; }}
     location /refuse {{ return 400 "this record cannot be read\n"; }}
     location /down {{ return 503; }}
+    location /judge {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
+    location /slow {{ access_log {folder}/slow.log paths; return 200 "{slow_answer}"; }}
   }}
 }}
 "#
@@ -163,12 +200,16 @@ http {{
 fn parse_line(line: &str) -> Result<Request> {
     let value: Value = serde_json::from_str(line).with_context(|| format!("access log line: {line}"))?;
     let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    // Seconds with three digits behind the point.
+    let at_ms = text("at").replace('.', "").parse().context("no time")?;
     Ok(Request {
+        at_ms,
         method: text("method"),
         path: text("path"),
         status: u16::try_from(value["status"].as_u64().context("no status")?)?,
         content_type: text("content_type"),
         idempotency_key: text("idempotency_key"),
+        epoch: text("epoch").parse().unwrap_or_default(),
         authorization: text("authorization"),
         body: text("body"),
     })

@@ -71,6 +71,11 @@ impl Node {
         self.folder.join("sluice.toml")
     }
 
+    /// The folder that the process runs in, with its configuration, its data and its log.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn log_path(&self) -> PathBuf {
         self.folder.join("sluice.log")
     }
@@ -151,6 +156,12 @@ impl Node {
         process.signal(Signal::TERM)?;
         let status = process.exited(limit).await.with_context(|| process.log_tail())?;
         Ok((status, began.elapsed()))
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let mut process = self.process.take().with_context(|| format!("{} does not run", self.name))?;
+        process.exited(limit).await.with_context(|| process.log_tail())
     }
 
     /// Fails when the process is not there or its log tells of a panic.

@@ -236,6 +236,11 @@ impl Agent {
         };
         match reply.body {
             ReplyBody::Registered { node_epoch } => {
+                // Before anything can be appended: the listener waits for a lease, and that for this registration.
+                if let Err(error) = self.queues.begin_registration(node_epoch).await {
+                    tracing::warn!(%error, "registered, but the queues cannot begin yet");
+                    return Ok(NO_LEADER_RETRY);
+                }
                 tracing::info!(%node_epoch, "registered");
                 self.node_epoch.send_replace(Some(node_epoch));
                 Ok(Duration::ZERO)

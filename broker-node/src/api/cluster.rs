@@ -98,6 +98,7 @@ fn node_row(view: &View, raft: &RaftView, node: &Node) -> Value {
         "rpc_address": node.rpc_address,
         "disk_id": node.disk_id,
         "node_epoch": node.node_epoch,
+        "log_synced": node.log_synced,
         "since": time_text(node.since_ms),
         "tasks": tasks_of(&view.state, node),
         "queue_records": known(seen.map(|seen| json!(seen.load.queue_records))),

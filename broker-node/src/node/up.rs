@@ -10,7 +10,7 @@ use api_types::{LogIndex, NodeEpoch, RaftId};
 use connector_runtime::metrics::RuntimeMetrics;
 use connector_runtime::sinks;
 use connector_runtime::supervisor::{RuntimeOptions, Supervisor};
-use meta_service::state::{ClusterState, NodeRegistration, NodeState};
+use meta_service::state::{ClusterState, Node, NodeRegistration, NodeState};
 use meta_service::{Handle, Identity};
 use tokio::net::lookup_host;
 use tokio::sync::watch;
@@ -238,7 +238,8 @@ fn cluster_link(ground: &Ground, identity: Identity) -> ClusterLink {
 }
 
 fn other_nodes(state: &ClusterState, me: RaftId) -> Vec<Peer> {
-    let others = state.nodes.values().filter(|node| node.raft_id != me && node.state != NodeState::Left);
+    let there = |node: &&Arc<Node>| node.state != NodeState::Left && !node.rpc_address.is_empty();
+    let others = state.nodes.values().filter(there).filter(|node| node.raft_id != me);
     others.map(|node| Peer { name: node.name.clone(), address: node.rpc_address.clone() }).collect()
 }
 

@@ -131,7 +131,7 @@ impl Committer {
     }
 
     /// Sequences for all of a group. Outside of the state's lock, for it waits for the disk: only this thread changes
-    /// the blocks. A new identity holds for the whole group it comes in.
+    /// the blocks. A new identity, and a new beginning, hold for the whole group they come in.
     fn reserve(&self, ops: &[Op], records: u64) -> Result<Blocks, StoreError> {
         let shared = &self.shared;
         let mut blocks = lock(&shared.state).blocks.clone();
@@ -139,6 +139,10 @@ impl Committer {
             if let Op::Call(Call::Adopt { raft_id }, _) = op {
                 shared.reserve_block(&mut blocks, *raft_id, true)?;
                 shared.set_raft_id(*raft_id);
+            }
+            if let Op::Call(Call::BeginAt { first }, _) = op {
+                blocks.skip_to(first.0);
+                shared.reserve_block(&mut blocks, shared.raft_id(), true)?;
             }
         }
         while blocks.left() < records {

@@ -45,7 +45,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
-use api_types::{Epoch, Incarnation, RaftId};
+use api_types::{Epoch, Incarnation, NodeEpoch, RaftId};
 use meta_service::state::ClusterState;
 use prometheus::Histogram;
 use tokio::sync::{Notify, oneshot};
@@ -232,6 +232,12 @@ impl Queues {
             return Ok(());
         }
         self.shared.call(Call::Adopt { raft_id }).await.map(|_| ())
+    }
+
+    /// This process has registered with the cluster: from here on sequences come from this registration's range. To be
+    /// awaited before the first append, so that no copy of this disk repeats one.
+    pub async fn begin_registration(&self, node_epoch: NodeEpoch) -> Result<(), CallError> {
+        self.shared.call(Call::BeginAt { first: reserve::first_of(node_epoch) }).await.map(|_| ())
     }
 
     /// Whether appends are taken: false from a failed write until the store was opened again.

@@ -114,6 +114,10 @@ pub(super) enum Call {
     Adopt {
         raft_id: RaftId,
     },
+    /// Begins a block at this sequence, or above it.
+    BeginAt {
+        first: Sequence,
+    },
 }
 
 pub(super) struct Seal {

@@ -3,16 +3,30 @@
 //! Sequences belong to the node, not to a queue: a message gets one for all its connectors. They are reserved in
 //! blocks of 2^20, and a block is on disk twice – in the store and in a small file beside it – before its first
 //! sequence is used. Every start begins a fresh block, so no sequence is used twice, whatever the store lost.
+//!
+//! A copy of the disk does not know how far the original went on. So every registration with the cluster has a range
+//! of its own, which begins where its number says: what a restored copy gives out lies above all that was given out
+//! under earlier registrations.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use api_types::{RaftId, Sequence};
+use api_types::{NodeEpoch, RaftId, Sequence};
 
 pub(super) const BLOCK_SEQUENCES: u64 = 1 << 20;
 const FILE_NAME: &str = "sequences-reserved";
+/// Sequences of one registration, as a power of two: eight days at 100,000 messages a second. Who goes on longer runs
+/// into the next registration's range, which only matters if that is a copy's.
+const REGISTRATION_BITS: u32 = 36;
+/// Targets count with signed numbers of 64 bits. Registrations are log indexes; there will not be so many.
+const REGISTRATION_MAX: u64 = (1 << (63 - REGISTRATION_BITS)) - 1;
+
+/// Where the sequences of a registration begin, unless earlier ones got further.
+pub(super) fn first_of(node_epoch: NodeEpoch) -> Sequence {
+    Sequence(node_epoch.0.min(REGISTRATION_MAX) << REGISTRATION_BITS)
+}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Blocks {
@@ -139,6 +153,24 @@ mod tests {
         assert_eq!(blocks.allocate(), Sequence(2 * BLOCK_SEQUENCES));
         assert_eq!(blocks.run(Sequence(5)), (RaftId(1), Sequence(2 * BLOCK_SEQUENCES)));
         assert_eq!(blocks.raft_id(Sequence(2 * BLOCK_SEQUENCES)), RaftId(1007));
+    }
+
+    #[test]
+    fn a_copy_of_a_disk_gives_out_nothing_that_the_original_did() {
+        let mut original = Blocks::default();
+        original.skip_to(first_of(NodeEpoch(57)).0);
+        original.reserved(original.following(), RaftId(1042), true);
+        let mut copy = original.clone();
+        for _ in 0..10_000 {
+            original.reserved(original.following(), RaftId(1042), false);
+        }
+        copy.skip_to(first_of(NodeEpoch(58)).0);
+        copy.reserved(copy.following(), RaftId(1042), true);
+        assert!(copy.allocate() >= original.following());
+        // The original itself never goes back.
+        original.skip_to(first_of(NodeEpoch(57)).0);
+        assert_eq!(original.following(), Sequence((57 << 36) + 10_001 * BLOCK_SEQUENCES));
+        assert_eq!(first_of(NodeEpoch(u64::MAX)).0 >> 63, 0);
     }
 
     #[test]

@@ -161,6 +161,7 @@ impl Inner {
         let mut nodes: BTreeSet<RaftId> = (self.peers.view)()
             .nodes
             .values()
+            // Another disk has its address: whatever its queues held, they are reached nowhere.
             .filter(|node| !node.rpc_address.is_empty())
             .map(|node| node.raft_id)
             .collect();

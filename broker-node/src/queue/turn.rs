@@ -175,8 +175,8 @@ impl Turn<'_> {
                 self.drop_letter(number)?;
                 Ok(Ok(Answer::Done))
             }
-            // Its block was reserved before the group began.
-            Call::Adopt { raft_id: _ } => Ok(Ok(Answer::Done)),
+            // Their blocks were reserved before the group began.
+            Call::Adopt { raft_id: _ } | Call::BeginAt { first: _ } => Ok(Ok(Answer::Done)),
         }
     }
 

@@ -41,6 +41,8 @@ pub(crate) struct SinkContext {
     pub(crate) cluster: ClusterId,
     pub(crate) connector: ConnectorName,
     pub(crate) incarnation: Incarnation,
+    /// Of the assignment under which the task runs.
+    pub(crate) epoch: Epoch,
     pub(crate) fences: SecretFences,
     pub(crate) file_roots: Arc<[PathBuf]>,
     pub(crate) data_dir: PathBuf,
@@ -71,6 +73,7 @@ impl CompiledSinks {
             cluster: options.cluster,
             connector: ConnectorName::default(),
             incarnation: Incarnation::default(),
+            epoch: Epoch::default(),
             fences: options.fences.clone(),
             file_roots: options.file_roots.clone().into(),
             data_dir: options.data_dir.clone(),
@@ -88,10 +91,14 @@ impl CompiledSinks {
 }
 
 impl SinkMaker for CompiledSinks {
-    fn sink_for(&self, connector: &Connector, _epoch: Epoch) -> TaskSink {
+    fn sink_for(&self, connector: &Connector, epoch: Epoch) -> TaskSink {
         let spec = &connector.spec;
-        let context =
-            SinkContext { connector: spec.name.clone(), incarnation: connector.incarnation, ..self.context.clone() };
+        let context = SinkContext {
+            connector: spec.name.clone(),
+            incarnation: connector.incarnation,
+            epoch,
+            ..self.context.clone()
+        };
         let entry = match registry::kind(&spec.kind) {
             Ok(entry) => entry,
             Err(error) => return TaskSink::unavailable(error.to_string()),

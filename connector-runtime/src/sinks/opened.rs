@@ -34,6 +34,7 @@ impl TestNode {
             cluster: ClusterId(7),
             connector: ConnectorName::default(),
             incarnation: Incarnation::default(),
+            epoch: Epoch::default(),
             fences: fences.clone(),
             file_roots: file_roots.into(),
             data_dir,

@@ -168,7 +168,10 @@ pub enum Refusal {
     UnknownDisk,
     #[error("the raft id is in use by another disk")]
     IdInUse,
-    #[error("the disk's log went back from {expected} to {found}: a restored or cloned volume")]
+    #[error(
+        "DISK_WENT_BACK: the log of this disk ends at {found} but had been synced up to {expected}: a restored or cloned \
+         volume; it must not come back under its id, but may join as a new disk"
+    )]
     DiskWentBack { expected: LogIndex, found: LogIndex },
     #[error("another process of this disk still holds a lease")]
     LeaseHeld,

@@ -55,7 +55,7 @@ pub struct Node {
     pub raft_id: RaftId,
     pub disk_id: DiskId,
     pub name: NodeName,
-    /// Node RPC address, `host:port`.
+    /// Node RPC address, `host:port`; empty once another disk has it.
     pub rpc_address: String,
     /// HTTP API address, `host:port`.
     pub api_address: String,

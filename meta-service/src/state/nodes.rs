@@ -41,6 +41,7 @@ impl ClusterState {
             let raft_id = known.raft_id;
             if known.state == NodeState::Admitted && known.rpc_address != disk.rpc_address {
                 *known = Arc::new(Node::admitted(raft_id, disk, entry.time_ms));
+                self.take_address(raft_id, &disk.rpc_address);
             }
             let index = LogIndex(raft_id.0.saturating_sub(ADMITTED_ID_BASE));
             return Ok(Reply { index, body: ReplyBody::Admitted { raft_id } });
@@ -50,6 +51,7 @@ impl ClusterState {
             return Err(Refusal::IdInUse);
         }
         self.nodes.insert(raft_id, Arc::new(Node::admitted(raft_id, disk, entry.time_ms)));
+        self.take_address(raft_id, &disk.rpc_address);
         Ok(entry.reply(ReplyBody::Admitted { raft_id }))
     }
 
@@ -72,6 +74,7 @@ impl ClusterState {
         let node_epoch = NodeEpoch(entry.index.0);
         self.free_tasks_of(entry, new.raft_id, &format!("{} started again", new.name));
         self.nodes.insert(new.raft_id, Arc::new(Node::registered(new, node_epoch, entry.time_ms, node.log_synced)));
+        self.take_address(new.raft_id, &new.rpc_address);
         Ok(entry.reply(ReplyBody::Registered { node_epoch }))
     }
 
@@ -114,6 +117,15 @@ impl ClusterState {
             }
         }
         entry.reply(ReplyBody::Done)
+    }
+
+    /// An address leads to one disk. The one that had it before – lost, and its node came back with an empty one – is
+    /// reached nowhere now: asked there under its id, the new disk would count for both.
+    fn take_address(&mut self, raft_id: RaftId, rpc_address: &str) {
+        let others = self.nodes.values_mut().filter(|node| node.raft_id != raft_id && node.rpc_address == rpc_address);
+        for other in others {
+            *other = Arc::new(Node { rpc_address: String::new(), ..(**other).clone() });
+        }
     }
 
     fn set_node_state(&mut self, entry: Entry, node: &Node, state: NodeState) {

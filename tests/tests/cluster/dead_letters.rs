@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use api_types::dead_letter::DeadLetterRecord;
 use serde_json::json;
-use tests::cluster::{Cluster, webhook_connector};
+use tests::cluster::{Cluster, ClusterOptions, webhook_connector};
 use tests::mosquitto::Subscriber;
 use tests::nginx::Nginx;
 use tests::publisher::{self, PublisherOptions};
@@ -62,6 +62,37 @@ async fn refused_records_become_dead_letters_that_every_node_publishes() -> Resu
         Ok(())
     })
     .await?;
+    nginx.finish();
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn two_connectors_that_dead_letter_into_each_other_stop() -> Result<()> {
+    let mut cluster = Cluster::with(ClusterOptions { nodes: 1, ..Default::default() }).await?;
+    let nginx = Nginx::start().await?;
+    for (name, topic, letters) in [("to_b", "loop/a", "loop/b"), ("to_a", "loop/b", "loop/a")] {
+        let mut connector = webhook_connector(name, topic, &nginx.refusing_url());
+        connector["failure_strategy"] = json!({ "strategy": "dead_message_queue", "topic_name": letters,
+                                                "retry_total_times": 1, "wait_time_ms": 10 });
+        cluster.create_running(0, &connector).await?;
+    }
+    let count = LETTERS as u64;
+    let options = PublisherOptions::new("looper", "loop/a", &cluster.mqtt_ports(), count);
+    publisher::publish(options, LIMIT).await?;
+
+    // Each record becomes a letter of one, and ends at the other.
+    let discarded = wait::until(LIMIT, "the letters end", || async {
+        let ledger = cluster.api(0).ledger("to_a").await?;
+        ensure!(ledger.discarded == count, "{ledger:?}");
+        Ok(ledger)
+    })
+    .await?;
+    ensure!((discarded.queued, discarded.dead_lettered, discarded.sent) == (count, 0, 0), "{discarded:?}");
+    let labels = ["connector=\"to_a\"", "reason=\"dead_letter_loop\""];
+    let counted = cluster.api(0).metric("sluice_connector_discarded_total", &labels).await?;
+    ensure!(counted == count as f64, "{counted} counted");
+    let first = cluster.drained(0, "to_b", LIMIT).await?;
+    ensure!((first.queued, first.dead_lettered, first.discarded) == (count, count, 0), "{first:?}");
     nginx.finish();
     cluster.finish().await
 }

@@ -8,18 +8,24 @@ mod bad_requests;
 mod cli;
 mod create;
 mod dead_letters;
+mod dedup;
 mod delete;
 mod demo;
 mod full;
 mod garbage;
 mod kills;
+mod memory;
 mod metrics;
 mod mqtt;
 mod mqtt_bridge;
+mod pause;
+mod qos2;
 mod restart;
 mod secret;
 mod seed;
 mod stop;
+mod strategies;
+mod target_down;
 
 use std::time::Duration;
 

@@ -215,6 +215,24 @@ async fn two_fetches_of_one_position_get_one_batch() {
 }
 
 #[tokio::test]
+async fn every_registration_has_sequences_of_its_own() {
+    let mut bench = Bench::new();
+    let mut last = Sequence(0);
+    for (node_epoch, message) in [(NodeEpoch(5), "a"), (NodeEpoch(5), "b"), (NodeEpoch(9), "c")] {
+        bench.queues.begin_registration(node_epoch).await.expect("begins");
+        bench.append(&all_to_one(), "t", &[message]).await;
+        let position = bench.open().await;
+        let batch = bench.batch(position, 100).await;
+        let next = batch.records[0].id.sequence;
+        assert_eq!(payloads(&batch.records), [message]);
+        assert!(next > last && next.0 >= node_epoch.0 << 36, "{next} after {last}");
+        bench.commit(position, batch.to, Vec::new()).await.expect("commits");
+        last = next;
+        bench = bench.crash();
+    }
+}
+
+#[tokio::test]
 async fn a_new_identity_begins_a_block_and_no_batch_spans_two() {
     let bench = Bench::new();
     bench.append(&all_to_one(), "t", &["a", "b"]).await;

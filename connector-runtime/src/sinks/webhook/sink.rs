@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use api_types::Record;
+use api_types::{Epoch, Record};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,6 +28,8 @@ pub(crate) const OFFERED: Offered =
     Offered { kind: "webhook", open: |resolved, context| Box::pin(open(resolved, context)) };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Grows with every hand-over of the connector: a receiver that remembers the highest one knows a latecomer.
+const SLUICE_EPOCH: HeaderName = HeaderName::from_static("sluice-epoch");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
@@ -46,7 +48,7 @@ struct WebhookSink {
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
     let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
-    let headers = headers(&config)?;
+    let headers = headers(&config, context.epoch)?;
     let names_content_type = headers.contains_key(CONTENT_TYPE);
     let format = BodyFormat::new(&config).map_err(|error| unusable(&error))?;
     let keys = [&config.hmac_secret, &config.hmac_secret_previous];
@@ -66,7 +68,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 }
 
 /// The headers that every request has.
-fn headers(config: &Config) -> Result<HeaderMap, TargetFault> {
+fn headers(config: &Config, epoch: Epoch) -> Result<HeaderMap, TargetFault> {
     let mut headers = HeaderMap::new();
     let secret = |text: &str| -> Result<HeaderValue, TargetFault> {
         let mut value = HeaderValue::from_str(text).map_err(|error| unusable(&error))?;
@@ -89,6 +91,7 @@ fn headers(config: &Config) -> Result<HeaderMap, TargetFault> {
     if let Some(authorization) = authorization {
         headers.insert(AUTHORIZATION, secret(&authorization)?);
     }
+    headers.insert(SLUICE_EPOCH, HeaderValue::from(epoch.0));
     Ok(headers)
 }
 

@@ -349,6 +349,20 @@ fn a_disk_is_admitted_once() {
 }
 
 #[test]
+fn an_address_leads_to_the_disk_that_was_there_last() {
+    let mut log = TestLog::with_nodes(2);
+    let address = |log: &TestLog, id: RaftId| log.state.nodes[&id].rpc_address.clone();
+    let empty = Disk { disk_id: DiskId(99), ..disk(2) };
+    let admitted = log.commit(CommandBody::AdmitDisk { disk: empty }).body;
+    let ReplyBody::Admitted { raft_id } = admitted else { panic!("{admitted:?}") };
+    assert_eq!((address(&log, RaftId(2)), address(&log, raft_id)), (String::new(), disk(2).rpc_address));
+    assert_eq!(address(&log, RaftId(1)), disk(1).rpc_address, "nobody else's");
+    // The lost disk is found again, and put back.
+    log.register(2, 201);
+    assert_eq!((address(&log, RaftId(2)), address(&log, raft_id)), (disk(2).rpc_address, String::new()));
+}
+
+#[test]
 fn an_admission_never_takes_an_id_in_use() {
     let mut log = TestLog { term: 1, ..TestLog::default() };
     let cluster_id = api_types::ClusterId(1);

@@ -120,7 +120,7 @@ fn kind(outcome: &Outcome) -> TargetFaultKind {
 #[tokio::test]
 async fn a_batch_is_one_request_and_always_an_array() {
     let server = Server::python(&[]);
-    let sink = open(json!({"url": server.url("/ok"), "headers": {"X-Site": "north"}})).await;
+    let sink = open(json!({"url": server.url("/ok"), "headers": {"X-Site": "north", "Sluice-Epoch": "1"}})).await;
     let records = [record(1, "{\"t\":1}"), record(2, "text"), record(3, b"\xff".to_vec())];
     assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 3]);
     assert_eq!(deliver(&*sink, &records[..1]).await, vec![Outcome::Delivered]);
@@ -135,6 +135,7 @@ async fn a_batch_is_one_request_and_always_an_array() {
         (&headers["content-type"], &headers["x-site"], &headers["idempotency-key"]),
         (&json!("application/json"), &json!("north"), &json!("1-7-1-4"))
     );
+    assert_eq!(headers["sluice-epoch"], "7", "the task's, whatever the user's headers say");
     assert!(headers.get("webhook-signature").is_none());
     let body: Value = serde_json::from_str(requests[1]["body"].as_str().expect("text")).expect("is JSON");
     assert_eq!(body.as_array().map(Vec::len), Some(1), "one record is an array too");
