@@ -23,4 +23,5 @@ pub mod prometheus;
 pub mod publisher;
 pub mod records;
 pub mod scratch;
+pub mod small_disk;
 pub mod wait;

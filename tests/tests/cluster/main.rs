@@ -10,6 +10,7 @@ mod create;
 mod dead_letters;
 mod delete;
 mod demo;
+mod disk_full;
 mod full;
 mod garbage;
 mod kills;
