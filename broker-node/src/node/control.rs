@@ -67,8 +67,7 @@ impl Control {
 
     fn queue_disk(&self) -> Part {
         match self.rooms.get() {
-            Some(rooms) if rooms.queues.writable() => Ok(()),
-            Some(_) => Err("the queue store is being opened again after a failed write".to_owned()),
+            Some(rooms) => rooms.queues.writable().map_err(|reason| reason.to_string()),
             None => Err("the queue store is not open yet".to_owned()),
         }
     }

@@ -36,6 +36,7 @@ impl Ingest for QueueIngest {
 
 fn failure(error: TicketError) -> TicketFailure {
     match error {
+        TicketError::DiskFull => TicketFailure::DiskFull,
         TicketError::Failed => TicketFailure::Failed,
         TicketError::Closed => TicketFailure::Closed,
     }

@@ -35,6 +35,8 @@ const WAL_BYTES_MAX: u64 = 256 << 20;
 /// A recycled WAL file saves the journal write of a growing one.
 const WAL_FILES_RECYCLED: usize = 4;
 const LOG_FILE_BYTES_MAX: usize = 4 << 20;
+/// Free space below which a write or an opening may fail for want of it: a table of each memtable, and a log.
+pub(super) const ROOM_BYTES: u64 = 5 * RECORDS_BUFFER_BYTES as u64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

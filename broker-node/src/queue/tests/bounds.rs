@@ -145,6 +145,7 @@ async fn below_the_disk_reserve_only_commits_are_written() {
     let position = bench.open().await;
     assert_eq!(bench.submit(&all_to_one(), vec![message("t", "3")]).err(), Some(SubmitRefusal::DiskFull));
     assert!(bench.queues.stats().disk_low);
+    assert_eq!(bench.queues.writable(), Err(NotWritable::DiskFull { free_bytes: 1 << 20, reserve_bytes: 5 << 30 }));
     let first = bench.batch(position, 10).await;
     bench.commit(position, first.to, Vec::new()).await.expect("commits");
     assert_eq!(bench.ledger().sent, 2);
@@ -158,6 +159,7 @@ async fn below_the_disk_reserve_what_may_be_dropped_goes_first() {
     let dropping = catalogue([bounded(target(ONE, "#"), 1 << 30, WhenFull::DropOldest)]);
     bench.append(&dropping, "t", &["1", "2"]).await;
     bench.disk.set_free(1 << 20);
+    assert_eq!(bench.queues.writable(), Ok(()));
     bench.append(&dropping, "t", &["3"]).await;
     assert_eq!(bench.ledger(), Ledger { queued: 3, dropped: 2, pending: 1, ..Ledger::default() });
 }
