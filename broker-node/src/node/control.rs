@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use api_types::status::TaskReport;
@@ -38,6 +38,8 @@ pub struct Control {
     pub rpc: RpcClient,
     pub lease: Arc<LeaseKeeper>,
     pub rooms: OnceLock<Rooms>,
+    /// What the opening of the queues waits for.
+    pub opening: Mutex<Option<String>>,
     pub stopping: AtomicBool,
     /// `mqtt.ingest_without_lease = accept`.
     pub ingest_without_lease: bool,
@@ -68,7 +70,10 @@ impl Control {
     fn queue_disk(&self) -> Part {
         match self.rooms.get() {
             Some(rooms) => rooms.queues.writable().map_err(|reason| reason.to_string()),
-            None => Err("the queue store is not open yet".to_owned()),
+            None => {
+                let opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+                Err(opening.clone().unwrap_or_else(|| "the queue store is not open yet".to_owned()))
+            }
         }
     }
 }

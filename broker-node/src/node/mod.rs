@@ -9,6 +9,7 @@ mod control;
 mod data_dir;
 mod ingest;
 mod late;
+mod opening;
 mod scrape;
 mod servers;
 mod stop;
@@ -16,7 +17,7 @@ mod up;
 
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use connector_runtime::secrets::SecretFences;
@@ -82,7 +83,7 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
     let handle = ground.meta.handle();
     let mut stop = StopSignals::new()?;
     let identity = tokio::select! {
-        identity = handle.wait_identity() => identity,
+        identity = handle.wait_started() => identity,
         reason = handle.wait_fatal() => return Ok(fatal(&reason)),
         () = stop.first() => {
             ground.close().await;
@@ -90,7 +91,21 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
         }
     };
     tracing::info!(cluster_id = %identity.cluster_id, raft_id = %identity.raft_id, "this disk belongs to the cluster");
-    let mut up = Up::build(&ground, identity).await?;
+    let give_up = async {
+        tokio::select! {
+            reason = handle.wait_fatal() => Some(reason),
+            () = stop.first() => None,
+        }
+    };
+    let queues = match opening::open_queues(&ground, identity.raft_id, give_up).await? {
+        Ok(queues) => queues,
+        Err(Some(reason)) => return Ok(fatal(&reason)),
+        Err(None) => {
+            ground.close().await;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let mut up = Up::build(&ground, identity, queues)?;
     let ended = tokio::select! {
         reason = handle.wait_fatal() => Some(Ok(fatal(&reason))),
         () = stop.first() => None,
@@ -208,6 +223,7 @@ fn control(config: &Config, handle: Handle, rpc: RpcClient, lease: Arc<LeaseKeep
         rpc,
         lease,
         rooms: OnceLock::new(),
+        opening: Mutex::default(),
         stopping: AtomicBool::new(false),
         ingest_without_lease: config.mqtt.ingest_without_lease.0 == IngestWithoutLease::Accept,
     }

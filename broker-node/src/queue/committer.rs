@@ -410,4 +410,3 @@ impl Shared {
 fn dead(state: &State, queues: impl IntoIterator<Item = Incarnation>) -> Vec<(Incarnation, Option<Dead>)> {
     queues.into_iter().map(|incarnation| (incarnation, state.queues.get(&incarnation).map(Queue::dead))).collect()
 }
-

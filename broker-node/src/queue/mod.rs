@@ -149,6 +149,13 @@ pub enum QueueError {
     Directory(#[source] std::io::Error),
     #[error("the queue store cannot be opened")]
     Store(#[from] StoreError),
+    /// An opening writes the log anew as tables.
+    #[error("the queue store cannot be opened with {free_bytes} bytes free")]
+    NoRoom {
+        free_bytes: u64,
+        #[source]
+        source: StoreError,
+    },
     #[error("a thread of the queues cannot be started")]
     Thread(#[source] std::io::Error),
 }
@@ -156,7 +163,9 @@ pub enum QueueError {
 /// Why appends are not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotWritable {
-    #[error("below queue.disk_reserve: {free_bytes} bytes free, {reserve_bytes} reserved, and no record may be dropped")]
+    #[error(
+        "below queue.disk_reserve: {free_bytes} bytes free, {reserve_bytes} reserved, and no record may be dropped"
+    )]
     DiskFull { free_bytes: u64, reserve_bytes: u64 },
     #[error("the queue store is being opened again after a failed write; {free_bytes} bytes free")]
     Failed { free_bytes: u64 },
@@ -201,11 +210,18 @@ impl Queues {
             warn!("queue.fsync is off: messages acknowledged shortly before the machine stops will be lost");
         }
         let shared = Arc::new(Shared::new(options));
-        {
-            let loaded = shared.open_store()?;
-            loaded.install(&mut lock(&shared.state));
-        }
+        let opened = shared.open_store();
         shared.sample_disk();
+        {
+            let mut state = lock(&shared.state);
+            match opened {
+                Ok(loaded) => loaded.install(&mut state),
+                Err(source @ (StoreError::Engine { .. } | StoreError::Disk(_))) if shared.lacks_room(&state) => {
+                    return Err(QueueError::NoRoom { free_bytes: state.disk.free_bytes, source });
+                }
+                Err(source) => return Err(source.into()),
+            }
+        }
         let (reclaim, wanted) = mpsc::sync_channel(reclaim::WAITING_MAX);
         let reclaimed = shared.clone();
         std::thread::Builder::new()
