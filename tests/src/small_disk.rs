@@ -97,6 +97,13 @@ impl SmallDisk {
         }
     }
 
+    /// Takes so much of the ballast away.
+    pub fn release(&self, bytes: u64) -> Result<()> {
+        let ballast = self.ballast()?;
+        let length = ballast.metadata()?.len();
+        ballast.set_len(length.checked_sub(bytes).context("less ballast than that")?).context("ballast")
+    }
+
     /// Takes all ballast away.
     pub fn relieve(&self) -> Result<()> {
         std::fs::remove_file(self.root.join(BALLAST)).context("ballast")
@@ -142,6 +149,8 @@ mod tests {
         assert!(write(900 << 10) && !write(2 << 20));
         disk.fill().unwrap();
         assert_eq!(disk.free_bytes().unwrap(), 0);
+        disk.release(1 << 20).unwrap();
+        assert_eq!(disk.free_bytes().unwrap(), 1 << 20);
         disk.relieve().unwrap();
         assert!(disk.free_bytes().unwrap() > 2 << 20);
         assert!(write(2 << 20));

@@ -79,7 +79,8 @@ async fn a_change_of_the_voters_that_a_dead_leader_began_is_finished() {
         nodes.push(site.start().await);
     }
     let changing = |node: &TestNode| node.status().voters_change;
-    eventually("both followers have the change", || (0..3).filter(|at| *at != old).all(|at| changing(&nodes[at]))).await;
+    eventually("both followers have the change", || (0..3).filter(|at| *at != old).all(|at| changing(&nodes[at])))
+        .await;
     nodes.remove(old).kill().await;
     assert!(nodes[..2].iter().all(changing), "finished by the one that began it");
     for follower in &followers {

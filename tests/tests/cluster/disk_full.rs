@@ -20,6 +20,8 @@ const RESERVE_BYTES: u64 = 64 << 20;
 const REFUSED_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 /// The free space is looked at so often.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// With so much free the metadata is opened.
+const META_ROOM_BYTES: u64 = 65 << 20;
 /// `EX_IOERR`.
 const EXIT_META_WRITE: i32 = 74;
 
@@ -160,8 +162,18 @@ async fn a_disk_filled_to_the_last_byte_loses_nothing_acknowledged() -> Result<(
     })
     .await?;
     ensure!(cluster.api(0).get("/health/live").await?.status == 200, "not alive");
-    cluster.nodes[0].check_sound()?;
 
+    // Room for the metadata, and hardly more.
+    cluster.nodes[0].disk()?.release(META_ROOM_BYTES)?;
+    wait::until(LIMIT, "the metadata is opened", || async {
+        let answer = cluster.api(0).get("/health/ready").await?;
+        let part = |name: &str| answer.body["data"]["parts"][name].as_str().unwrap_or_default();
+        let opened = !part("replica").contains("waiting for room");
+        ensure!(opened && (answer.status == 200 || part("queue_disk").contains("bytes free")), "{}", answer.body);
+        Ok(())
+    })
+    .await?;
+    cluster.nodes[0].check_sound()?;
     cluster.nodes[0].disk()?.relieve()?;
     cluster.nodes[0].ready().await?;
     nginx.restart().await?;
@@ -194,9 +206,9 @@ async fn a_full_queue_stops_only_those_who_publish_to_it_and_only_if_it_blocks()
         cluster.api(0).metric("sluice_queue_dropped_total", &["connector=\"stopped\"", "reason=\"full\""]).await?;
     ensure!(dropped > 0.0, "the stopped connector is not full");
 
-    let tight: Vec<Publisher> =
-        (0..3).map(|index| Publisher::start(PublisherOptions::new(&format!("tight-{index}"), "tight/a", &[port], 1000)))
-            .collect();
+    let tight: Vec<Publisher> = (0..3)
+        .map(|index| Publisher::start(PublisherOptions::new(&format!("tight-{index}"), "tight/a", &[port], 1000)))
+        .collect();
     wait::until(LIMIT, "the blocking queue refuses and is named", || async {
         let refused = cluster.api(0).metric("sluice_mqtt_publish_refused_total", &["reason=\"queue_full\""]).await?;
         let detail = cluster.api(0).detail("blocks").await?;
@@ -269,7 +281,8 @@ async fn speed(options: PublisherOptions) -> Result<Duration> {
 async fn end_by_raft_write(cluster: &mut Cluster) -> Result<Option<i32>> {
     let api = cluster.api(0).clone();
     // Whether this is answered, and how, depends on how far it comes.
-    let create = tokio::spawn(async move { api.create(&webhook_connector("late", "late", "http://127.0.0.1:9/")).await });
+    let create =
+        tokio::spawn(async move { api.create(&webhook_connector("late", "late", "http://127.0.0.1:9/")).await });
     let status = cluster.nodes[0].ended(LIMIT).await.context("the node goes on with a full disk")?;
     create.abort();
     Ok(status.code())
