@@ -54,7 +54,7 @@ impl Control {
         match self.rooms.get() {
             Some(rooms) if rooms.mqtt.is_listening() => Ok(()),
             Some(_) => Err("mqtt does not listen: it opens with the first lease".to_owned()),
-            None => Err("mqtt does not listen: the node has no identity yet".to_owned()),
+            None => Err("mqtt does not listen: the queues are not open yet".to_owned()),
         }
     }
 
