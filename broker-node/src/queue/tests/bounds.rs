@@ -290,7 +290,7 @@ async fn passed_records_leave_the_disk() {
     }
     bench.commit(position, from, Vec::new()).await.expect("commits");
     let shared = &bench.queues.shared;
-    shared.store.compact(None).expect("compacts");
+    shared.store.compact().expect("compacts");
     let mut left = 0;
     let visit = |_, _: &[u8]| {
         left += 1;
@@ -301,6 +301,27 @@ async fn passed_records_leave_the_disk() {
     // The file now begins at the position: it must not go with the range below it.
     shared.store.delete_files(ONE, from).expect("deletes");
     assert_eq!(payloads(&bench.batch(from, 100).await.records).len(), 20);
+}
+
+#[tokio::test]
+async fn space_is_given_back_without_writing_anew_what_is_alive() {
+    let bench = Bench::new();
+    let payload = "x".repeat(10_000);
+    bench.append(&all_to_one(), "t", &[payload.as_str(); 20]).await;
+    let store = &bench.queues.shared.store;
+    store.compact_queue(ONE).expect("nothing is dead");
+    assert_eq!(store.file_bytes().expect("a number"), 0, "written to a table");
+    let position = bench.open().await;
+    let first = bench.batch(position, 10).await;
+    bench.commit(position, first.to, Vec::new()).await.expect("commits");
+    store.compact_queue(ONE).expect("compacts");
+    let mut left = 0;
+    let visit = |_, _: &[u8]| {
+        left += 1;
+        Ok(ControlFlow::Continue(()))
+    };
+    store.scan(ONE, Sequence(0), Sequence(u64::MAX), visit).expect("scans");
+    assert_eq!(left, 10);
 }
 
 #[tokio::test]
@@ -327,7 +348,7 @@ async fn without_fsync_passed_records_stay_until_their_commit_is_synced() {
     let bench = Bench::with(|options| options.fsync = Fsync::Off);
     let shared = &bench.queues.shared;
     let stored = || {
-        shared.store.compact(None).expect("compacts");
+        shared.store.compact().expect("compacts");
         let mut stored = 0;
         let visit = |_, _: &[u8]| {
             stored += 1;
