@@ -62,13 +62,14 @@ impl Handle {
         self.shared.seat.disk().identity()
     }
 
-    pub async fn wait_identity(&self) -> Identity {
-        let mut disk = self.shared.seat.watch_disk();
+    /// Who this disk is, once Raft runs on it: before that there may be no room on it for anything.
+    pub async fn wait_started(&self) -> Identity {
+        let mut node = self.shared.seat.watch_node();
         loop {
-            if let Some(identity) = disk.borrow_and_update().identity() {
-                return identity;
+            if let Some(node) = node.borrow_and_update().as_ref() {
+                return node.identity();
             }
-            if disk.changed().await.is_err() {
+            if node.changed().await.is_err() {
                 // The service has ended; there will be none.
                 std::future::pending::<()>().await;
             }

@@ -24,10 +24,6 @@ impl Seat {
         *self.disk.borrow()
     }
 
-    pub(crate) fn watch_disk(&self) -> watch::Receiver<DiskIdentity> {
-        self.disk.subscribe()
-    }
-
     pub(crate) fn set_disk(&self, disk: DiskIdentity) {
         self.disk.send_replace(disk);
     }

@@ -26,4 +26,5 @@ pub mod publisher;
 pub mod reader;
 pub mod records;
 pub mod scratch;
+pub mod small_disk;
 pub mod wait;

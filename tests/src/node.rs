@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::api::ApiClient;
 use crate::process::Process;
+use crate::small_disk::SmallDisk;
 use crate::{binary, ports, process, wait};
 
 /// A cluster forms, and a killed node is back, within this.
@@ -39,6 +40,8 @@ pub struct Node {
     process: Option<Process>,
     api: ApiClient,
     set: Vec<String>,
+    /// In the place of the data directory; goes after the process.
+    disk: Option<SmallDisk>,
 }
 
 impl Node {
@@ -56,7 +59,19 @@ impl Node {
             process: None,
             api: ApiClient::new(api_port)?,
             set: Vec::new(),
+            disk: None,
         })
+    }
+
+    /// Gives the node, before its first start, a disk of its own for its data.
+    pub fn mount_disk(&mut self, bytes: u64) -> Result<()> {
+        ensure!(self.process.is_none() && self.disk.is_none(), "{} has a disk already", self.name);
+        self.disk = Some(SmallDisk::mount(&self.data_dir(), bytes)?);
+        Ok(())
+    }
+
+    pub fn disk(&self) -> Result<&SmallDisk> {
+        self.disk.as_ref().with_context(|| format!("{} has no disk of its own", self.name))
     }
 
     pub fn rpc_address(&self) -> String {
@@ -101,7 +116,8 @@ impl Node {
     /// Starts the process; readiness is another question.
     pub fn start(&mut self) -> Result<()> {
         ensure!(!self.is_running(), "{} already runs", self.name);
-        let mut command = Command::new(binary::sluice()?);
+        let program = binary::sluice()?;
+        let mut command = self.disk.as_ref().map_or_else(|| Command::new(&program), |disk| disk.enter(&program));
         command.arg("server").arg("--config").arg(self.config_path()).current_dir(&self.folder);
         for set in &self.set {
             command.arg("--set").arg(set);

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rand::Rng;
+use rand::distr::Alphanumeric;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -30,6 +32,8 @@ pub struct PublisherOptions {
     /// `None` = as fast as the acknowledgements come.
     pub per_second: Option<u64>,
     pub window: u16,
+    /// Characters of noise in every payload, to make it large.
+    pub padding: usize,
     pub login: Option<Login>,
 }
 
@@ -43,6 +47,7 @@ impl PublisherOptions {
             count,
             per_second: None,
             window: 100,
+            padding: 0,
             login: None,
         }
     }
@@ -193,7 +198,11 @@ impl Run {
             let Some(number) = self.to_send.pop_front() else { return Ok(()) };
             self.submitted.push_back(number);
             self.allowance = self.allowance.saturating_sub(1);
-            let payload = serde_json::json!({ "message": self.message(number) }).to_string();
+            let mut payload = serde_json::json!({ "message": self.message(number) });
+            if self.options.padding > 0 {
+                payload["padding"] = noise(self.options.padding).into();
+            }
+            let payload = payload.to_string();
             session.publish(&self.options.topic, payload.into_bytes())?;
         }
         Ok(())
@@ -259,4 +268,9 @@ impl Run {
         let nothing_under_way = self.submitted.is_empty() && self.in_flight.is_empty();
         nothing_under_way && (self.to_send.is_empty() || self.stopped())
     }
+}
+
+/// Letters and digits that no compression makes small.
+fn noise(length: usize) -> String {
+    rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
 }

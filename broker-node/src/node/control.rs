@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use api_types::status::TaskReport;
@@ -38,6 +38,8 @@ pub struct Control {
     pub rpc: RpcClient,
     pub lease: Arc<LeaseKeeper>,
     pub rooms: OnceLock<Rooms>,
+    /// What the opening of the queues waits for.
+    pub opening: Mutex<Option<String>>,
     pub stopping: AtomicBool,
     /// `mqtt.ingest_without_lease = accept`.
     pub ingest_without_lease: bool,
@@ -52,7 +54,7 @@ impl Control {
         match self.rooms.get() {
             Some(rooms) if rooms.mqtt.is_listening() => Ok(()),
             Some(_) => Err("mqtt does not listen: it opens with the first lease".to_owned()),
-            None => Err("mqtt does not listen: the node has no identity yet".to_owned()),
+            None => Err("mqtt does not listen: the queues are not open yet".to_owned()),
         }
     }
 
@@ -67,9 +69,11 @@ impl Control {
 
     fn queue_disk(&self) -> Part {
         match self.rooms.get() {
-            Some(rooms) if rooms.queues.writable() => Ok(()),
-            Some(_) => Err("the queue store is being opened again after a failed write".to_owned()),
-            None => Err("the queue store is not open yet".to_owned()),
+            Some(rooms) => rooms.queues.writable().map_err(|reason| reason.to_string()),
+            None => {
+                let opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+                Err(opening.clone().unwrap_or_else(|| "the queue store is not open yet".to_owned()))
+            }
         }
     }
 }

@@ -36,6 +36,7 @@ impl Ingest for QueueIngest {
 
 fn failure(error: TicketError) -> TicketFailure {
     match error {
+        TicketError::DiskFull => TicketFailure::DiskFull,
         TicketError::Failed => TicketFailure::Failed,
         TicketError::Closed => TicketFailure::Closed,
     }
@@ -53,5 +54,55 @@ impl LetterPublisher for Letters {
     async fn publish(&self, letter: Message) -> Result<(), PublishError> {
         self.lease.gained().await;
         self.mqtt.publish_internal(letter).await.map_err(PublishError::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::mqtt::{Auth, Limits, MqttMetrics, MqttOptions, WithoutLease};
+
+    #[derive(Default)]
+    struct Counting {
+        submitted: AtomicUsize,
+    }
+
+    impl Ingest for Counting {
+        fn submit(&self, messages: Vec<Message>) -> Result<Ticket, Refusal> {
+            self.submitted.fetch_add(messages.len(), Ordering::SeqCst);
+            Ok(std::future::ready(Ok(())).boxed())
+        }
+
+        fn wanted(&self, _topic: &str) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dead_letters_wait_for_the_lease_before_they_are_published() {
+        let limits = Limits {
+            window: NonZeroU16::MIN,
+            packet_bytes_max: 1 << 20,
+            connections_max: 1,
+            inflight_bytes_max: 1 << 20,
+            without_lease: WithoutLease::Accept,
+        };
+        let options = MqttOptions { auth: Auth::new(None, true), limits, cluster: None };
+        let (ingest, lease) = (Arc::new(Counting::default()), Lease::new(false));
+        let metrics = MqttMetrics::new(&prometheus::Registry::new()).expect("fresh registry");
+        let mqtt = Arc::new(MqttServer::start(options, ingest.clone(), lease.clone(), metrics));
+        let letters = Letters { mqtt, lease: lease.clone() };
+
+        let mut letter = std::pin::pin!(letters.publish(Message::default()));
+        // The clock stands still for everybody but those who wait for it: an hour passes only once nothing else can.
+        let hour = std::time::Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, &mut letter).await.is_err(), "published without a lease");
+        assert_eq!(ingest.submitted.load(Ordering::SeqCst), 0);
+        lease.set(true);
+        assert!(letter.await.is_ok());
+        assert_eq!(ingest.submitted.load(Ordering::SeqCst), 1);
     }
 }

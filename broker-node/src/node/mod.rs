@@ -9,6 +9,7 @@ mod control;
 mod data_dir;
 mod ingest;
 mod late;
+mod opening;
 mod scrape;
 mod servers;
 mod stop;
@@ -16,7 +17,7 @@ mod up;
 
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use connector_runtime::secrets::SecretFences;
@@ -34,6 +35,7 @@ use crate::config::{Config, IngestWithoutLease};
 use crate::error_chain::error_chain;
 use crate::health::Watchdog;
 use crate::metrics::Metrics;
+use crate::queue::Queues;
 use control::Control;
 use data_dir::{DataDir, DataDirError};
 use late::LateRoutes;
@@ -84,7 +86,7 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
     let handle = ground.meta.handle();
     let mut stop = StopSignals::new()?;
     let identity = tokio::select! {
-        identity = handle.wait_identity() => identity,
+        identity = handle.wait_started() => identity,
         reason = handle.wait_fatal() => {
             let code = fatal(&reason);
             ground.close_soon(None).await;
@@ -96,10 +98,32 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
         }
     };
     tracing::info!(cluster_id = %identity.cluster_id, raft_id = %identity.raft_id, "this disk belongs to the cluster");
-    let mut up = match Up::build(&ground, identity).await {
-        Ok(up) => up,
+    let give_up = async {
+        tokio::select! {
+            reason = handle.wait_fatal() => Some(reason),
+            () = stop.first() => None,
+        }
+    };
+    let queues = match opening::open_queues(&ground, identity.raft_id, give_up).await {
+        Ok(Ok(queues)) => queues,
+        Ok(Err(Some(reason))) => {
+            let code = fatal(&reason);
+            ground.close_soon(None).await;
+            return Ok(code);
+        }
+        Ok(Err(None)) => {
+            ground.close().await;
+            return Ok(ExitCode::SUCCESS);
+        }
         Err(error) => {
             ground.close_soon(None).await;
+            return Err(error);
+        }
+    };
+    let mut up = match Up::build(&ground, identity, queues.clone()) {
+        Ok(up) => up,
+        Err(error) => {
+            ground.close_soon(Some(&queues)).await;
             return Err(error);
         }
     };
@@ -111,7 +135,7 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
     };
     if let Some(ended) = ended {
         up.agent_cancel.cancel();
-        ground.close_soon(Some(&up.rooms)).await;
+        ground.close_soon(Some(&queues)).await;
         return ended;
     }
     stop.exit_on_second();
@@ -204,11 +228,11 @@ impl Ground {
 
     /// The end after a failure, which must not hang in what failed. The databases are closed all the same: RocksDB's
     /// threads would run into the end of the process, and its abort would hide the exit code.
-    async fn close_soon(self, rooms: Option<&Rooms>) {
+    async fn close_soon(self, queues: Option<&Queues>) {
         self.lease.end();
         let closing = async {
-            if let Some(rooms) = rooms {
-                rooms.queues.close().await;
+            if let Some(queues) = queues {
+                queues.close().await;
             }
             self.close().await;
         };
@@ -237,6 +261,7 @@ fn control(config: &Config, handle: Handle, rpc: RpcClient, lease: Arc<LeaseKeep
         rpc,
         lease,
         rooms: OnceLock::new(),
+        opening: Mutex::default(),
         stopping: AtomicBool::new(false),
         ingest_without_lease: config.mqtt.ingest_without_lease.0 == IngestWithoutLease::Accept,
     }

@@ -10,8 +10,8 @@ use api_types::{LogIndex, NodeEpoch, RaftId};
 use connector_runtime::metrics::RuntimeMetrics;
 use connector_runtime::sinks;
 use connector_runtime::supervisor::{RuntimeOptions, Supervisor};
+use meta_service::Identity;
 use meta_service::state::{ClusterState, Node, NodeRegistration, NodeState};
-use meta_service::{Handle, Identity};
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -24,9 +24,9 @@ use crate::agent::{Agent, AgentError};
 use crate::api::ask;
 use crate::catalogue::SharedCatalogue;
 use crate::cli;
-use crate::config::{Config, IngestWithoutLease, QueueFsync, QueueWhenFull};
+use crate::config::{Config, IngestWithoutLease};
 use crate::mqtt::{Auth, ClusterLink, Limits, MqttMetrics, MqttOptions, MqttServer, PasswordFile, Peer, WithoutLease};
-use crate::queue::{DiskReserve, Fsync, QueueDefaults, QueueOptions, Queues};
+use crate::queue::Queues;
 
 /// How often the list of other nodes is made anew for the subscriptions, at most.
 const PEERS_SETTLE: Duration = Duration::from_millis(50);
@@ -43,10 +43,8 @@ pub struct Up {
 }
 
 impl Up {
-    pub async fn build(ground: &Ground, identity: Identity) -> Result<Self, NodeError> {
+    pub fn build(ground: &Ground, identity: Identity, queues: Queues) -> Result<Self, NodeError> {
         let config = &ground.config;
-        let handle = ground.handle();
-        let queues = open_queues(ground, &handle, identity.raft_id).await?;
         let catalogue = SharedCatalogue::new(queues.defaults().clone());
         let runtime_metrics = RuntimeMetrics::new(config.metrics.connector_histograms)?;
         runtime_metrics.register(&ground.metrics.registry)?;
@@ -126,39 +124,6 @@ pub async fn listen_with_first_lease(ground: &Ground, rooms: &Rooms) -> Result<(
         rooms.mqtt.listen(address).await.map_err(io)?;
     }
     Ok(())
-}
-
-async fn open_queues(ground: &Ground, handle: &Handle, raft_id: RaftId) -> Result<Queues, NodeError> {
-    let queue = &ground.config.queue;
-    let replica = handle.clone();
-    let mut options = QueueOptions::new(
-        ground.config.node.data_dir.join("queue"),
-        raft_id,
-        Arc::new(move || replica.state()),
-        ground.metrics.queue_sync_seconds.clone(),
-    );
-    options.defaults = QueueDefaults {
-        bytes_max: queue.bytes_max.0,
-        age_max_ms: queue.age_max.map(millis),
-        when_full: queue.when_full.as_ref().map(|when_full| match when_full.0 {
-            QueueWhenFull::Block => api_types::connector::WhenFull::Block,
-            QueueWhenFull::DropOldest => api_types::connector::WhenFull::DropOldest,
-        }),
-    };
-    options.total_bytes_max = queue.total_bytes_max.map(|size| size.0);
-    if let Some(reserve) = queue.disk_reserve {
-        options.disk_reserve = DiskReserve { bytes: reserve.0, percent: 0 };
-    }
-    options.dead_letter_bytes_max = queue.dead_letter_bytes_max.0;
-    options.dead_letter_age_max_ms = millis(queue.dead_letter_age_max);
-    options.fsync = match queue.fsync.0 {
-        QueueFsync::Group => Fsync::Group,
-        QueueFsync::Off => Fsync::Off,
-    };
-    options.submit_bytes_max = ground.config.mqtt.inflight_bytes_max.0;
-    let opened = tokio::task::spawn_blocking(move || Queues::open(options)).await;
-    let panicked = |error| NodeError::Io { doing: "the queues cannot be opened", source: std::io::Error::other(error) };
-    Ok(opened.map_err(panicked)??)
 }
 
 fn registration(config: &Config, identity: Identity) -> NodeRegistration {
@@ -241,8 +206,4 @@ fn other_nodes(state: &ClusterState, me: RaftId) -> Vec<Peer> {
     let there = |node: &&Arc<Node>| node.state != NodeState::Left && !node.rpc_address.is_empty();
     let others = state.nodes.values().filter(there).filter(|node| node.raft_id != me);
     others.map(|node| Peer { name: node.name.clone(), address: node.rpc_address.clone() }).collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

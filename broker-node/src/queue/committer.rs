@@ -105,7 +105,7 @@ impl Committer {
                 Self::apply(&shared, &mut state, &mut group, &mut waiting)
             });
             if applied.is_err() {
-                waiting.for_each(|op| refuse(&mut state, op));
+                shared.refuse(&mut state, waiting);
             }
             applied
         };
@@ -116,11 +116,16 @@ impl Committer {
                 Ok(())
             }
             Err(error) => {
-                lock(&shared.state).phase = Phase::Failed;
+                shared.sample_disk();
+                let failure = {
+                    let mut state = lock(&shared.state);
+                    state.phase = Phase::Failed;
+                    shared.failure(&state)
+                };
                 let message = error.to_string();
                 // Whoever does not wait for an answer any more does not need one; so below.
                 for ticket in group.tickets {
-                    let _ = ticket.send(Err(TicketError::Failed));
+                    let _ = ticket.send(Err(failure));
                 }
                 for (answer, _) in group.answers {
                     let _ = answer.send(Err(CallError::Failed(message.clone())));
@@ -330,6 +335,7 @@ impl Committer {
         let mut pause = REOPEN_FIRST;
         loop {
             self.shared.store.close();
+            self.shared.sample_disk();
             match self.try_open() {
                 Ok(()) => break,
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "queue store not opened"),
@@ -338,10 +344,7 @@ impl Committer {
             while let Some(patience) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
                 match self.shared.inbox.take(patience) {
                     Taken::Closed => return false,
-                    Taken::Ops(ops) => {
-                        let mut state = lock(&self.shared.state);
-                        ops.into_iter().for_each(|op| refuse(&mut state, op));
-                    }
+                    Taken::Ops(ops) => self.shared.refuse(&mut lock(&self.shared.state), ops),
                 }
             }
             pause = (pause * 2).min(REOPEN_MAX);
@@ -386,20 +389,28 @@ impl Shared {
         self.store.set_dead(loaded.queues.iter().map(|(incarnation, queue)| (*incarnation, Some(queue.dead()))));
         Ok(loaded)
     }
+
+    /// What those are told whose messages met a store that failed.
+    fn failure(&self, state: &State) -> TicketError {
+        if self.lacks_room(state) { TicketError::DiskFull } else { TicketError::Failed }
+    }
+
+    fn refuse(&self, state: &mut State, ops: impl IntoIterator<Item = Op>) {
+        let failure = self.failure(state);
+        for op in ops {
+            match op {
+                Op::Append(append) => {
+                    state.release(&append.reserved);
+                    let _ = append.done.send(Err(failure));
+                }
+                Op::Call(_, answer) => {
+                    let _ = answer.send(Err(CallError::Failed("the store is being opened".to_owned())));
+                }
+            }
+        }
+    }
 }
 
 fn dead(state: &State, queues: impl IntoIterator<Item = Incarnation>) -> Vec<(Incarnation, Option<Dead>)> {
     queues.into_iter().map(|incarnation| (incarnation, state.queues.get(&incarnation).map(Queue::dead))).collect()
-}
-
-fn refuse(state: &mut State, op: Op) {
-    match op {
-        Op::Append(append) => {
-            state.release(&append.reserved);
-            let _ = append.done.send(Err(TicketError::Failed));
-        }
-        Op::Call(_, answer) => {
-            let _ = answer.send(Err(CallError::Failed("the store is being opened".to_owned())));
-        }
-    }
 }

@@ -149,8 +149,28 @@ pub enum QueueError {
     Directory(#[source] std::io::Error),
     #[error("the queue store cannot be opened")]
     Store(#[from] StoreError),
+    /// An opening writes the log anew as tables.
+    #[error("the queue store cannot be opened with {free_bytes} bytes free")]
+    NoRoom {
+        free_bytes: u64,
+        #[source]
+        source: StoreError,
+    },
     #[error("a thread of the queues cannot be started")]
     Thread(#[source] std::io::Error),
+}
+
+/// Why appends are not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotWritable {
+    #[error(
+        "below queue.disk_reserve: {free_bytes} bytes free, {reserve_bytes} reserved, and no record may be dropped"
+    )]
+    DiskFull { free_bytes: u64, reserve_bytes: u64 },
+    #[error("the queue store is being opened again after a failed write; {free_bytes} bytes free")]
+    Failed { free_bytes: u64 },
+    #[error("the queue store is closed")]
+    Closed,
 }
 
 /// The queues of this node; a cheap clone.
@@ -190,11 +210,18 @@ impl Queues {
             warn!("queue.fsync is off: messages acknowledged shortly before the machine stops will be lost");
         }
         let shared = Arc::new(Shared::new(options));
-        {
-            let loaded = shared.open_store()?;
-            loaded.install(&mut lock(&shared.state));
-        }
+        let opened = shared.open_store();
         shared.sample_disk();
+        {
+            let mut state = lock(&shared.state);
+            match opened {
+                Ok(loaded) => loaded.install(&mut state),
+                Err(source @ (StoreError::Engine { .. } | StoreError::Disk(_))) if shared.lacks_room(&state) => {
+                    return Err(QueueError::NoRoom { free_bytes: state.disk.free_bytes, source });
+                }
+                Err(source) => return Err(source.into()),
+            }
+        }
         let (reclaim, wanted) = mpsc::sync_channel(reclaim::WAITING_MAX);
         let reclaimed = shared.clone();
         std::thread::Builder::new()
@@ -240,9 +267,18 @@ impl Queues {
         self.shared.call(Call::BeginAt { first: reserve::first_of(node_epoch) }).await.map(|_| ())
     }
 
-    /// Whether appends are taken: false from a failed write until the store was opened again.
-    pub fn writable(&self) -> bool {
-        lock(&self.shared.state).phase == Phase::Open
+    /// Whether appends are taken.
+    pub fn writable(&self) -> Result<(), NotWritable> {
+        let state = lock(&self.shared.state);
+        let free_bytes = state.disk.free_bytes;
+        match state.phase {
+            Phase::Open if self.shared.disk_is_full(&state, 1) => {
+                Err(NotWritable::DiskFull { free_bytes, reserve_bytes: self.shared.disk_floor(&state) })
+            }
+            Phase::Open => Ok(()),
+            Phase::Failed => Err(NotWritable::Failed { free_bytes }),
+            Phase::Closed => Err(NotWritable::Closed),
+        }
     }
 
     pub fn defaults(&self) -> &QueueDefaults {
@@ -317,10 +353,25 @@ impl Shared {
     /// Bytes that must go before `incoming` may come, by the disk's reserve. While freed space is on its way back,
     /// only what comes must go: else each group would drop the deficit anew.
     fn disk_deficit(&self, state: &State, incoming: u64) -> u64 {
-        let reserve = self.settings.disk_reserve;
-        let floor = reserve.bytes.max(state.disk.total_bytes / 100 * u64::from(reserve.percent));
-        let deficit = (floor + incoming).saturating_sub(state.disk.free_bytes);
+        let deficit = (self.disk_floor(state) + incoming).saturating_sub(state.disk.free_bytes);
         if deficit > 0 && self.squeezing.load(Ordering::SeqCst) > 0 { incoming.min(deficit) } else { deficit }
+    }
+
+    fn disk_floor(&self, state: &State) -> u64 {
+        let reserve = self.settings.disk_reserve;
+        reserve.bytes.max(state.disk.total_bytes / 100 * u64::from(reserve.percent))
+    }
+
+    /// Whether `incoming` is refused for the disk's reserve. Of an older deficit the space may be on its way back; for
+    /// what comes, room must be made now.
+    fn disk_is_full(&self, state: &State, incoming: u64) -> bool {
+        let deficit = self.disk_deficit(state, incoming);
+        deficit > 0 && state.droppable_bytes() < deficit.min(incoming)
+    }
+
+    /// Whether a write that failed did so for want of room, as far as the disk tells.
+    fn lacks_room(&self, state: &State) -> bool {
+        state.disk.free_bytes < self.disk_floor(state).max(store::ROOM_BYTES)
     }
 
     /// Nobody waits for the answer; a store that fails is told on by the committer.

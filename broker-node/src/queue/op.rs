@@ -16,6 +16,9 @@ const GROUP_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
+    /// The write failed for want of room; nothing of the submission may be acknowledged.
+    #[error("the disk of the queues is full")]
+    DiskFull,
     /// The write failed; nothing of the submission may be acknowledged.
     #[error("the queue store did not take the write")]
     Failed,

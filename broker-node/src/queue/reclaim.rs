@@ -29,11 +29,11 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<Reclaim>) {
         let result = match reclaim {
             Reclaim::Files(incarnation, below) => shared.store.delete_files(incarnation, below),
             Reclaim::Queue(incarnation) => {
-                let result = shared.store.compact(Some(incarnation));
+                let result = shared.store.compact_queue(incarnation);
                 shared.squeezing.fetch_sub(1, Ordering::SeqCst);
                 result
             }
-            Reclaim::Everything => shared.store.compact(None),
+            Reclaim::Everything => shared.store.compact(),
         };
         match result {
             // The store is being opened again: the next tick asks anew.

@@ -155,6 +155,10 @@ impl State {
             .filter(|(_, bytes)| *bytes > 0)
     }
 
+    pub fn droppable_bytes(&self) -> u64 {
+        self.droppable().map(|(_, bytes)| bytes).sum()
+    }
+
     /// The highest epoch that this node has seen for a connector, here or in its replica.
     pub fn floor(&self, incarnation: Incarnation, replica: Epoch) -> Epoch {
         self.queues.get(&incarnation).map_or(replica, |queue| queue.row.epoch.max(replica))

@@ -35,6 +35,8 @@ const WAL_BYTES_MAX: u64 = 256 << 20;
 /// A recycled WAL file saves the journal write of a growing one.
 const WAL_FILES_RECYCLED: usize = 4;
 const LOG_FILE_BYTES_MAX: usize = 4 << 20;
+/// Free space below which a write or an opening may fail for want of it: a table of each memtable, and a log.
+pub(super) const ROOM_BYTES: u64 = 5 * RECORDS_BUFFER_BYTES as u64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -258,14 +260,31 @@ impl Store {
         })
     }
 
-    /// Runs the compaction filter over a queue, or over everything.
-    pub fn compact(&self, incarnation: Option<Incarnation>) -> Result<(), StoreError> {
+    /// Runs the compaction filter over what is dead of a queue, or over all of a queue that is gone.
+    ///
+    /// What is alive is left where it is: on a disk without room, rewriting it would take more than it gives, and a
+    /// flush of what is only in memory, which begins a new log beside the old one, too.
+    pub fn compact_queue(&self, incarnation: Incarnation) -> Result<(), StoreError> {
+        let dead = self.dead.read().unwrap_or_else(PoisonError::into_inner).get(&incarnation).copied();
+        // What is behind the hole is unsealed.
+        let end = dead.map_or(Sequence(u64::MAX), |dead| dead.below.max(dead.hole.1));
+        if let Some(dead) = dead {
+            // That needs no room at all.
+            self.delete_files(incarnation, dead.below)?;
+        }
+        let Some(last) = end.0.checked_sub(1) else { return Ok(()) };
         self.with(|db| {
-            let from = incarnation.map(|incarnation| record_key(incarnation, Sequence(0)));
-            let to = incarnation.map(|incarnation| record_key(incarnation, Sequence(u64::MAX)));
-            db.compact_range_cf(family(db, RECORDS)?, from, to);
-            if incarnation.is_none() {
-                db.compact_range_cf(family(db, LETTERS)?, None::<&[u8]>, None::<&[u8]>);
+            let (from, to) = (record_key(incarnation, Sequence(0)), record_key(incarnation, Sequence(last)));
+            db.compact_range_cf(family(db, RECORDS)?, Some(from), Some(to));
+            Ok(())
+        })
+    }
+
+    /// Runs the compaction filter over everything.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        self.with(|db| {
+            for name in [RECORDS, LETTERS] {
+                db.compact_range_cf(family(db, name)?, None::<&[u8]>, None::<&[u8]>);
             }
             Ok(())
         })

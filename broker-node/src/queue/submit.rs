@@ -29,7 +29,7 @@ pub enum SubmitRefusal {
     /// A connector that blocks is at its bound, or the node is and nothing may be dropped.
     #[error("a connector queue is full")]
     QueueFull,
-    /// The disk is at its reserve and nothing may be dropped.
+    /// The disk is at its reserve and nothing may be dropped; or a write failed for want of room.
     #[error("the disk of the queues is full")]
     DiskFull,
     /// A write failed; the store is being opened again.
@@ -141,6 +141,7 @@ fn admit(
 ) -> Result<(), SubmitRefusal> {
     match state.phase {
         Phase::Open => {}
+        Phase::Failed if shared.lacks_room(state) => return Err(SubmitRefusal::DiskFull),
         Phase::Failed => return Err(SubmitRefusal::Failed),
         Phase::Closed => return Err(SubmitRefusal::Closed),
     }
@@ -160,17 +161,8 @@ fn admit(
     let bytes = bytes + state.reserved_bytes;
     let over_total =
         shared.settings.total_bytes_max.map_or(0, |bytes_max| (state.bytes + bytes).saturating_sub(bytes_max));
-    if over_total > 0 && droppable(state) < over_total {
+    if over_total > 0 && state.droppable_bytes() < over_total {
         return Err(SubmitRefusal::QueueFull);
     }
-    let deficit = shared.disk_deficit(state, bytes);
-    // Of an older deficit the space may be on its way back; for what comes, room must be made now.
-    if deficit > 0 && droppable(state) < deficit.min(bytes) {
-        return Err(SubmitRefusal::DiskFull);
-    }
-    Ok(())
-}
-
-fn droppable(state: &State) -> u64 {
-    state.droppable().map(|(_, bytes)| bytes).sum()
+    if shared.disk_is_full(state, bytes) { Err(SubmitRefusal::DiskFull) } else { Ok(()) }
 }

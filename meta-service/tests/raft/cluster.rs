@@ -10,12 +10,16 @@ use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOpt
 use api_types::failure::FailurePolicy;
 use api_types::topic::TopicFilter;
 use api_types::{LogIndex, NodeName};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use meta_service::rpc::{Secrets, authorize};
 use meta_service::state::{ClusterState, CommandBody, Reply, ReplyBody};
 use meta_service::{BootStatus, Handle, MetaOptions, MetaService, ProposeError, RaftStatus, SystemClock, Timings};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 /// Ten times what anything here takes on a calm machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +43,9 @@ pub struct Site {
     pub join: Vec<String>,
     pub secret: &'static str,
     pub snapshot_every: u64,
+    pub target_voters: u32,
+    /// While true, the node answers nobody once it knows of a change of the voters that is under way.
+    pub hold: watch::Sender<bool>,
 }
 
 pub struct TestNode {
@@ -63,6 +70,8 @@ impl Site {
             join: Vec::new(),
             secret: "a secret",
             snapshot_every: 20_000,
+            target_voters: 3,
+            hold: watch::Sender::new(false),
         }
     }
 
@@ -89,14 +98,15 @@ impl Site {
             initial_voters: self.initial_voters.clone(),
             join: self.join.clone(),
             secrets: secrets.clone(),
-            timings: Timings::default(),
+            timings: Timings { target_voters: self.target_voters, ..Timings::default() },
             snapshot_every: self.snapshot_every,
             clock: Arc::new(SystemClock),
         };
-        let (address, gate) = (self.address, secrets.clone());
+        let (address, gate, hold) = (self.address, secrets.clone(), self.hold.subscribe());
         let started = runtime.spawn(async move {
             let service = MetaService::start(options).expect("service starts");
-            let routes = service.routes().layer(axum::middleware::from_fn_with_state(gate, authorize));
+            let routes = service.routes().layer(from_fn_with_state((service.handle(), hold), hold_back));
+            let routes = routes.layer(from_fn_with_state(gate, authorize));
             let listener = TcpListener::bind(address).await.expect("port is free");
             tokio::spawn(axum::serve(listener, routes).into_future());
             service
@@ -121,6 +131,31 @@ impl Site {
             node.kill().await;
         }
     }
+}
+
+/// What was received is done, and nobody hears of it.
+async fn hold_back(
+    State((handle, mut hold)): State<(Handle, watch::Receiver<bool>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let answer = next.run(request).await;
+    if *hold.borrow() && voters_change_shows(&handle).await {
+        // The site outlives its node.
+        let _ = hold.wait_for(|hold| !hold).await;
+    }
+    answer
+}
+
+/// The status follows Raft within moments.
+async fn voters_change_shows(handle: &Handle) -> bool {
+    let shows = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        while !handle.raft_status().is_some_and(|status| status.voters_change) {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(50), shows).await.is_ok()
 }
 
 impl TestNode {

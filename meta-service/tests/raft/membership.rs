@@ -57,6 +57,42 @@ async fn one_voter_grows_to_three() {
     assert_eq!(names(&*third_node.read().await), ["early", "late"]);
 }
 
+/// ```text
+///   3 voters, 2 learners that have caught up ─► the leader begins 3 → 5
+///   both followers store the joint configuration, their answers are held back ─► it is not committed
+///   the leader dies ─► whoever is elected needs both followers' votes, so it has that entry ─► finishes the change
+/// ```
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_voters_that_a_dead_leader_began_is_finished() {
+    let mut sites = three_sites();
+    for site in &mut sites {
+        site.target_voters = 5;
+    }
+    let mut nodes = ready_cluster(&sites).await;
+    let old = leader_of(&nodes).await;
+    let followers: Vec<&Site> = sites.iter().enumerate().filter(|(at, _)| *at != old).map(|(_, site)| site).collect();
+    for follower in &followers {
+        follower.hold.send_replace(true);
+    }
+    let late = ["fourth", "fifth"].map(|name| Site { target_voters: 5, ..Site::joining(name, &sites[old]) });
+    for site in &late {
+        nodes.push(site.start().await);
+    }
+    let changing = |node: &TestNode| node.status().voters_change;
+    eventually("both followers have the change", || (0..3).filter(|at| *at != old).all(|at| changing(&nodes[at])))
+        .await;
+    nodes.remove(old).kill().await;
+    assert!(nodes[..2].iter().all(changing), "finished by the one that began it");
+    for follower in &followers {
+        follower.hold.send_replace(false);
+    }
+    eventually("five voters, and all that live know it", || {
+        nodes.iter().all(|node| node.status().voters.len() == 5 && !changing(node))
+    })
+    .await;
+    nodes[0].create("afterwards").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_its_disk_comes_back_as_another() {
     let sites = three_sites();

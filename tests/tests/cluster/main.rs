@@ -11,6 +11,7 @@ mod dead_letters;
 mod dedup;
 mod delete;
 mod demo;
+mod disk_full;
 mod full;
 mod garbage;
 mod kills;

@@ -145,6 +145,7 @@ async fn below_the_disk_reserve_only_commits_are_written() {
     let position = bench.open().await;
     assert_eq!(bench.submit(&all_to_one(), vec![message("t", "3")]).err(), Some(SubmitRefusal::DiskFull));
     assert!(bench.queues.stats().disk_low);
+    assert_eq!(bench.queues.writable(), Err(NotWritable::DiskFull { free_bytes: 1 << 20, reserve_bytes: 5 << 30 }));
     let first = bench.batch(position, 10).await;
     bench.commit(position, first.to, Vec::new()).await.expect("commits");
     assert_eq!(bench.ledger().sent, 2);
@@ -158,6 +159,7 @@ async fn below_the_disk_reserve_what_may_be_dropped_goes_first() {
     let dropping = catalogue([bounded(target(ONE, "#"), 1 << 30, WhenFull::DropOldest)]);
     bench.append(&dropping, "t", &["1", "2"]).await;
     bench.disk.set_free(1 << 20);
+    assert_eq!(bench.queues.writable(), Ok(()));
     bench.append(&dropping, "t", &["3"]).await;
     assert_eq!(bench.ledger(), Ledger { queued: 3, dropped: 2, pending: 1, ..Ledger::default() });
 }
@@ -288,7 +290,7 @@ async fn passed_records_leave_the_disk() {
     }
     bench.commit(position, from, Vec::new()).await.expect("commits");
     let shared = &bench.queues.shared;
-    shared.store.compact(None).expect("compacts");
+    shared.store.compact().expect("compacts");
     let mut left = 0;
     let visit = |_, _: &[u8]| {
         left += 1;
@@ -299,6 +301,27 @@ async fn passed_records_leave_the_disk() {
     // The file now begins at the position: it must not go with the range below it.
     shared.store.delete_files(ONE, from).expect("deletes");
     assert_eq!(payloads(&bench.batch(from, 100).await.records).len(), 20);
+}
+
+#[tokio::test]
+async fn space_is_given_back_without_writing_anew_what_is_alive() {
+    let bench = Bench::new();
+    let payload = "x".repeat(10_000);
+    bench.append(&all_to_one(), "t", &[payload.as_str(); 20]).await;
+    let store = &bench.queues.shared.store;
+    store.compact_queue(ONE).expect("nothing is dead");
+    assert_eq!(store.file_bytes().expect("a number"), 0, "written to a table");
+    let position = bench.open().await;
+    let first = bench.batch(position, 10).await;
+    bench.commit(position, first.to, Vec::new()).await.expect("commits");
+    store.compact_queue(ONE).expect("compacts");
+    let mut left = 0;
+    let visit = |_, _: &[u8]| {
+        left += 1;
+        Ok(ControlFlow::Continue(()))
+    };
+    store.scan(ONE, Sequence(0), Sequence(u64::MAX), visit).expect("scans");
+    assert_eq!(left, 10);
 }
 
 #[tokio::test]
@@ -325,7 +348,7 @@ async fn without_fsync_passed_records_stay_until_their_commit_is_synced() {
     let bench = Bench::with(|options| options.fsync = Fsync::Off);
     let shared = &bench.queues.shared;
     let stored = || {
-        shared.store.compact(None).expect("compacts");
+        shared.store.compact().expect("compacts");
         let mut stored = 0;
         let visit = |_, _: &[u8]| {
             stored += 1;

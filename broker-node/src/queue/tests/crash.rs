@@ -101,10 +101,10 @@ async fn a_failed_write_acknowledges_nothing_and_is_got_over_without_a_restart()
         bench.submit(&all_to_one(), vec![message("t", "x")]).err() == Some(SubmitRefusal::Failed)
     })
     .await;
-    assert!(!bench.queues.writable());
+    assert!(bench.queues.writable().is_err());
     assert!(matches!(bench.commit(position, position, Vec::new()).await, Err(CallError::Failed(_))));
     bench.disk.set_broken(false);
-    until("it takes writes again", async || bench.queues.writable()).await;
+    until("it takes writes again", async || bench.queues.writable().is_ok()).await;
     assert_eq!(bench.queues.stats().waiting_bytes, 0);
     bench.append(&all_to_one(), "t", &["after"]).await;
     assert_eq!(payloads(&bench.batch(position, 10).await.records), ["before", "after"]);
@@ -123,7 +123,7 @@ async fn a_fetch_that_waits_goes_on_after_a_reopening() {
         let ticket = bench.submit(&all_to_one(), vec![message("t", "lost")]).expect("let in");
         assert_eq!(ticket.await, Err(TicketError::Failed));
         bench.disk.set_broken(false);
-        until("it takes writes again", async || bench.queues.writable()).await;
+        until("it takes writes again", async || bench.queues.writable().is_ok()).await;
         bench.append(&all_to_one(), "t", &["b"]).await;
     };
     let (fetched, ()) = tokio::join!(fetched, others);
@@ -137,17 +137,7 @@ async fn a_fetch_that_waits_goes_on_after_a_reopening() {
 /// On a file system of its own that really runs full; only where this process may mount one.
 #[tokio::test]
 async fn a_disk_that_runs_full_for_real_loses_nothing_acknowledged() {
-    let dir = Arc::new(TempDir::new().expect("a directory"));
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-        .arg(dir.path())
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !mounted {
-        eprintln!("skipped: no permission to mount a tmpfs");
-        return;
-    }
-    let _unmount = Unmount(dir.path().to_owned());
+    let Some((dir, _unmount)) = tmpfs("24m") else { return };
     // Both bounds are off, so that the writes themselves fail.
     let bench = Bench::on(dir.clone(), |options| {
         options.disk_reserve = DiskReserve { bytes: 0, percent: 0 };
@@ -167,9 +157,9 @@ async fn a_disk_that_runs_full_for_real_loses_nothing_acknowledged() {
         }
         assert!(acknowledged < 10_000, "24 MiB never ran full");
     };
-    assert_eq!(refused, TicketError::Failed);
+    assert_eq!(refused, TicketError::DiskFull);
     std::fs::remove_file(&ballast).expect("removed");
-    until("it takes writes again", async || bench.queues.writable()).await;
+    until("it takes writes again", async || bench.queues.writable().is_ok()).await;
     let mut from = bench.open().await;
     let mut next = 0;
     while let Fetched::Batch(batch) = bench.fetch(from, 16).await.expect("fetches") {
@@ -184,6 +174,49 @@ async fn a_disk_that_runs_full_for_real_loses_nothing_acknowledged() {
     assert!(next >= acknowledged, "{next} of {acknowledged} acknowledged records");
     bench.ledger();
     bench.queues.close().await;
+}
+
+/// What was not flushed yet is written anew by an opening.
+#[tokio::test]
+async fn a_disk_without_room_for_an_opening_is_told_and_left_as_it_is() {
+    let Some((dir, _unmount)) = tmpfs("64m") else { return };
+    let bench = Bench::on(dir.clone(), |options| {
+        options.disk_reserve = DiskReserve { bytes: 0, percent: 0 };
+        options.disk = Arc::new(LocalDisk);
+    });
+    let payload: String = (0..60_000).map(|number: u32| char::from(b'!' + (number * 7919 % 89) as u8)).collect();
+    for _ in 0..20 {
+        bench.append(&all_to_one(), "t", &[payload.as_str(); 10]).await;
+    }
+    let ledger = bench.ledger();
+    bench.queues.close().await;
+    let ballast = dir.path().join("ballast");
+    // To the end of the disk.
+    std::fs::write(&ballast, vec![1; 64 << 20]).expect_err("full");
+    for _ in 0..3 {
+        let error = Queues::open(bench.options.clone()).err().expect("no room");
+        assert!(matches!(error, QueueError::NoRoom { free_bytes: ..64_000_000, .. }), "{error:?}");
+    }
+    std::fs::remove_file(&ballast).expect("removed");
+    let queues = Queues::open(bench.options.clone()).expect("opens");
+    assert_eq!(queues.ledger(ONE), Some(ledger));
+    queues.close().await;
+}
+
+/// A small file system of its own; none where this process may not mount one.
+fn tmpfs(size: &str) -> Option<(Arc<TempDir>, Unmount)> {
+    let dir = Arc::new(TempDir::new().expect("a directory"));
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+        .arg(dir.path())
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !mounted {
+        eprintln!("skipped: no permission to mount a tmpfs");
+        return None;
+    }
+    let unmount = Unmount(dir.path().to_owned());
+    Some((dir, unmount))
 }
 
 struct Unmount(PathBuf);
