@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::mqtt_session::Login;
+use crate::records::Arrived;
 use crate::wait;
 
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
@@ -29,6 +30,8 @@ struct Heard {
     subscribed: bool,
     messages: BTreeMap<String, u32>,
     topics: BTreeMap<String, u64>,
+    /// Payloads that are envelopes, read as such.
+    arrived: Arrived,
 }
 
 impl Reader {
@@ -56,6 +59,11 @@ impl Reader {
     /// The publisher's name of each message → how often it arrived.
     pub fn messages(&self) -> BTreeMap<String, u32> {
         lock(&self.heard).messages.clone()
+    }
+
+    /// Of a bridge that publishes envelopes: what they held.
+    pub fn arrived(&self) -> Arrived {
+        lock(&self.heard).arrived.clone()
     }
 
     /// Topic → messages that arrived on it.
@@ -87,12 +95,13 @@ async fn listen(mut events: rumqttc::EventLoop, heard: Arc<Mutex<Heard>>) {
     loop {
         match events.poll().await {
             Ok(Event::Incoming(Packet::Publish(publish))) => {
-                let name = serde_json::from_slice::<serde_json::Value>(&publish.payload)
-                    .ok()
-                    .and_then(|payload| payload["message"].as_str().map(str::to_owned))
-                    .unwrap_or_else(|| String::from_utf8_lossy(&publish.payload).into_owned());
+                let payload = serde_json::from_slice::<serde_json::Value>(&publish.payload).unwrap_or_default();
+                let name = payload["message"].as_str().map(str::to_owned);
+                let name = name.unwrap_or_else(|| String::from_utf8_lossy(&publish.payload).into_owned());
                 let mut heard = lock(&heard);
                 *heard.messages.entry(name).or_default() += 1;
+                // What carries no id is no envelope, and counts by its name alone.
+                let _ = heard.arrived.add(payload);
                 *heard.topics.entry(publish.topic).or_default() += 1;
             }
             Ok(Event::Incoming(Packet::SubAck(_))) => lock(&heard).subscribed = true,

@@ -1,16 +1,16 @@
-//! SIGKILL for everybody in turn, then for all at once, under load: nothing acknowledged is lost.
+//! SIGKILL for everybody in turn, then for all at once, under load, with a target of every kind: nothing acknowledged is
+//! lost.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::cluster::{Cluster, webhook_connector};
-use tests::nginx::Nginx;
+use tests::cluster::Cluster;
 use tests::publisher::{self, Publisher, PublisherOptions};
-use tests::records::{self, Arrived};
+use tests::records::Arrived;
 use tests::wait;
 
-use crate::{LIMIT, all_arrived};
+use crate::LIMIT;
+use crate::targets::Target;
 
 /// Per publisher: 60 seconds of publishing, through all rounds.
 const MESSAGES: u64 = 12_000;
@@ -18,40 +18,58 @@ const PER_SECOND: u64 = 200;
 const FAILOVER: Duration = Duration::from_secs(5);
 /// Everything that was held back arrives within this.
 const CATCH_UP: Duration = Duration::from_secs(180);
+/// The one whose owner is killed; the others run on the same nodes.
+const FIRST: &str = "kill_file";
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_through_kills() -> Result<()> {
     let mut cluster = Cluster::start().await?;
-    let nginx = Nginx::start().await?;
-    let (file, path) = cluster.file_connector("kill_file", "kill/#");
-    cluster.create_running(0, &file).await?;
-    cluster.create_running(1, &webhook_connector("kill_webhook", "kill/#", &nginx.url())).await?;
-
-    let calm = calm_phase(&cluster, "before", &path, &nginx).await?;
-    ensure!(calm.redelivered() == 0, "{} duplicates before any kill", calm.redelivered());
+    let targets = Target::all(&cluster, "kill", "kill/#").await?;
+    for (index, target) in targets.iter().enumerate() {
+        cluster.create_running(index % cluster.nodes.len(), &target.connector).await?;
+    }
+    calm_phase(&cluster, "before", &targets).await?;
+    for target in &targets {
+        let redelivered = target.arrived().await?.redelivered();
+        ensure!(redelivered == 0, "{}: {redelivered} duplicates before any kill", target.name());
+    }
 
     let publishers = start_publishers(&cluster);
-    kill_one_after_the_other(&mut cluster, &publishers).await?;
+    kill_one_after_the_other(&mut cluster, &publishers, &targets).await?;
     kill_all(&mut cluster).await?;
     let published = publisher::finish_all(publishers, CATCH_UP).await?;
     ensure!(published.acknowledged.len() as u64 == 3 * MESSAGES, "{}", published.acknowledged.len());
 
-    for (connector, arrived) in [
-        ("kill_file", all_arrived("file", CATCH_UP, published.acknowledged.keys(), || records::of_file(&path)).await?),
-        ("kill_webhook", all_arrived("webhook", CATCH_UP, published.acknowledged.keys(), || nginx.arrived()).await?),
-    ] {
+    for target in &targets {
+        let arrived = all_arrived(target, published.acknowledged.keys()).await?;
         println!(
-            "{connector}: {} acknowledged, {} sent again by publishers, {} records, {} redelivered",
+            "{}: {} acknowledged, {} sent again by publishers, {} records, {} redelivered",
+            target.name(),
             published.acknowledged.len(),
             published.sent_again,
             arrived.records.len(),
             arrived.redelivered()
         );
+        ensure!(!target.keeps_each_once() || arrived.redelivered() == 0, "{} holds a record twice", target.name());
     }
-    calm_phase(&cluster, "after", &path, &nginx).await?;
-    check_ledgers(&cluster, &path, &nginx).await?;
-    nginx.finish();
+    calm_phase(&cluster, "after", &targets).await?;
+    check_ledgers(&cluster, &targets).await?;
+    targets.into_iter().for_each(Target::finish);
     cluster.finish().await
+}
+
+/// Waits until every one of `acknowledged` has arrived.
+async fn all_arrived<'a>(
+    target: &Target,
+    acknowledged: impl IntoIterator<Item = &'a String> + Clone,
+) -> Result<Arrived> {
+    wait::until(CATCH_UP, &format!("everything acknowledged arrives at {}", target.name()), || async {
+        let arrived = target.arrived().await?;
+        let missing = arrived.missing(acknowledged.clone());
+        ensure!(missing.is_empty(), "{} are missing, such as {:?}", missing.len(), missing.first());
+        Ok(arrived)
+    })
+    .await
 }
 
 /// Three publishers that begin at different nodes and go on at the next when theirs dies.
@@ -67,23 +85,26 @@ fn start_publishers(cluster: &Cluster) -> Vec<Publisher> {
 }
 
 /// Publishes while nobody dies: what it sends arrives exactly once.
-async fn calm_phase(cluster: &Cluster, name: &str, path: &Path, nginx: &Nginx) -> Result<Arrived> {
+async fn calm_phase(cluster: &Cluster, name: &str, targets: &[Target]) -> Result<()> {
     let options = PublisherOptions::new(&format!("calm-{name}"), "kill/calm", &cluster.mqtt_ports(), 500);
     let published = publisher::publish(options, LIMIT).await?;
-    let file = all_arrived("file", CATCH_UP, published.acknowledged.keys(), || records::of_file(path)).await?;
-    let webhook = all_arrived("webhook", CATCH_UP, published.acknowledged.keys(), || nginx.arrived()).await?;
-    for arrived in [&file, &webhook] {
+    for target in targets {
+        let arrived = all_arrived(target, published.acknowledged.keys()).await?;
         let twice = published.acknowledged.keys().find(|message| arrived.messages[*message] != 1);
-        ensure!(twice.is_none(), "{name}: {twice:?} arrived more than once although nobody died");
+        ensure!(twice.is_none(), "{name}: {twice:?} arrived at {} twice although nobody died", target.name());
     }
-    Ok(file)
+    Ok(())
 }
 
-async fn kill_one_after_the_other(cluster: &mut Cluster, publishers: &[Publisher]) -> Result<()> {
+async fn kill_one_after_the_other(
+    cluster: &mut Cluster,
+    publishers: &[Publisher],
+    targets: &[Target],
+) -> Result<()> {
     for role in ["owner", "leader", "follower"] {
         progress(publishers, 300).await?;
         let leader = cluster.leader().await?;
-        let owner = cluster.owner("kill_file").await?;
+        let owner = cluster.owner(FIRST).await?;
         let victim = match role {
             "owner" => owner,
             "leader" => leader,
@@ -91,10 +112,10 @@ async fn kill_one_after_the_other(cluster: &mut Cluster, publishers: &[Publisher
         };
         let asked = cluster.other_than(&[victim])?;
         cluster.nodes[victim].kill()?;
-        for connector in ["kill_file", "kill_webhook"] {
-            let what = format!("{connector} runs elsewhere after its {role} node was killed");
+        for target in targets {
+            let what = format!("{} runs elsewhere after its {role} node was killed", target.name());
             let moved = wait::measured(FAILOVER, &what, || async {
-                let now = cluster.owner_seen_by(asked, connector).await?;
+                let now = cluster.owner_seen_by(asked, target.name()).await?;
                 ensure!(now != victim, "still on {}", cluster.nodes[now].name);
                 Ok(())
             });
@@ -129,15 +150,15 @@ async fn progress(publishers: &[Publisher], more: u64) -> Result<()> {
 }
 
 /// The ledger balances, and counts exactly the records that arrived.
-async fn check_ledgers(cluster: &Cluster, path: &Path, nginx: &Nginx) -> Result<()> {
+async fn check_ledgers(cluster: &Cluster, targets: &[Target]) -> Result<()> {
     for node in 0..cluster.nodes.len() {
-        for connector in ["kill_file", "kill_webhook"] {
-            let ledger = cluster.drained(node, connector, CATCH_UP).await?;
-            let arrived = if connector == "kill_file" { records::of_file(path)? } else { nginx.arrived()? };
+        for target in targets {
+            let ledger = cluster.drained(node, target.name(), CATCH_UP).await?;
+            let arrived = target.arrived().await?.records.len() as u64;
             ensure!(
-                ledger.sent == ledger.queued && ledger.queued == arrived.records.len() as u64,
-                "{connector}: {ledger:?}, {} records arrived",
-                arrived.records.len()
+                ledger.sent == ledger.queued && ledger.queued == arrived,
+                "{}: {ledger:?}, {arrived} records arrived",
+                target.name()
             );
         }
     }

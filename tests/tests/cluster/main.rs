@@ -25,6 +25,7 @@ mod restart;
 mod secret;
 mod seed;
 mod stop;
+mod targets;
 mod strategies;
 mod target_down;
 
