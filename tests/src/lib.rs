@@ -4,6 +4,7 @@
 //! ```text
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
+//!                                                           │                         ──▶ Postgres  ─▶ rows
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -12,12 +13,14 @@
 
 pub mod api;
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nginx;
 pub mod node;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod publisher;

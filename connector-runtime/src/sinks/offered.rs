@@ -29,6 +29,8 @@ pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, 
 const OFFERED: &[Offered] = &[
     #[cfg(feature = "file")]
     super::file::sink::OFFERED,
+    #[cfg(feature = "postgres")]
+    super::postgres::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];

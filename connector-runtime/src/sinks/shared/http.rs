@@ -1,8 +1,6 @@
 //! HTTP towards a target: a client that goes where it may and nowhere else, and what an answer means.
 
-use std::error::Error;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +9,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
+use super::cause::{connect_kind, find};
+use super::dial::{self, DialError};
 use super::network::Network;
 use super::retry_after::retry_after;
 use super::tls;
@@ -46,9 +46,9 @@ pub(crate) fn target(
     let host = url.host_str().unwrap_or_default().to_owned();
     // An address in the URL never goes through the resolver.
     if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>()
-        && is_denied(address, &deny_networks)
+        && dial::is_denied(address, &deny_networks)
     {
-        return Err(denied_fault(&host));
+        return Err(DialError::Denied(host).fault());
     }
     let is_tls = url.scheme() == "https";
     let mut tls = if is_tls {
@@ -141,35 +141,10 @@ pub(crate) fn request_fault(error: reqwest::Error, timeout: Duration) -> TargetF
         return TargetFault::new(TargetFaultKind::Down, format!("no answer within {} ms", timeout.as_millis()));
     }
     let error = error.without_url();
-    if let Some(denied) = find::<Denied>(&error) {
-        return denied_fault(&denied.0);
+    if let Some(error @ DialError::Denied(_)) = find::<DialError>(&error) {
+        return error.fault();
     }
-    let kind = match find::<rustls::Error>(&error) {
-        Some(rustls::Error::InvalidCertificate(_)) => TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"),
-        Some(_) | None => TargetFaultKind::Down,
-    };
-    TargetFault::new(kind, chain(&error))
-}
-
-fn denied_fault(host: &str) -> TargetFault {
-    let message = format!("{host} lies in a network of connectors.deny_networks");
-    TargetFault::new(TargetFaultKind::Misconfigured("TARGET_DENIED"), message)
-}
-
-/// The first error of this type among an error and its sources; I/O errors hide theirs.
-fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = inner.and_then(|inner| find::<E>(inner)) {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    TargetFault::new(connect_kind(&error), chain(&error))
 }
 
 /// Looks at the addresses that are really connected to, so that no name can lead to a denied one.
@@ -179,37 +154,16 @@ struct GuardedResolver {
     alias: Option<(String, String)>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0} lies in a denied network")]
-struct Denied(String);
-
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let deny_networks = Arc::clone(&self.deny_networks);
         let host = match &self.alias {
-            Some((alias, host)) if alias.eq_ignore_ascii_case(name.as_str()) => {
-                host.trim_matches(['[', ']']).to_owned()
-            }
+            Some((alias, host)) if alias.eq_ignore_ascii_case(name.as_str()) => host.clone(),
             Some(_) | None => name.as_str().to_owned(),
         };
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let allowed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| !is_denied(address.ip(), &deny_networks)).collect();
-            if allowed.is_empty() {
-                return Err(Box::new(Denied(host)) as Box<dyn Error + Send + Sync>);
-            }
+            let allowed = dial::resolve(&host, 0, &deny_networks).await?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
-}
-
-fn is_denied(address: IpAddr, deny_networks: &[Network]) -> bool {
-    // The unspecified address connects to this machine.
-    let address = match address {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        IpAddr::V4(_) | IpAddr::V6(_) => address,
-    };
-    deny_networks.iter().any(|network| network.contains(address))
 }

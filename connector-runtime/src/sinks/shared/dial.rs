@@ -1,0 +1,80 @@
+//! Where a connection may go: names are looked up here, and addresses in denied networks are left out.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::net::TcpStream;
+
+use super::network::Network;
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sinks::offered::chain;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("{host} cannot be looked up")]
+    Lookup {
+        host: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{0} lies in a network of connectors.deny_networks")]
+    Denied(String),
+    #[error("cannot connect to {address}")]
+    Connect {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl DialError {
+    pub(crate) fn fault(&self) -> TargetFault {
+        let kind = match self {
+            Self::Denied(_) => TargetFaultKind::Misconfigured("TARGET_DENIED"),
+            Self::Lookup { .. } | Self::Connect { .. } => TargetFaultKind::Down,
+        };
+        TargetFault::new(kind, chain(self))
+    }
+}
+
+/// The addresses of `host` that may be connected to; never empty. An IPv6 address may stand in brackets.
+///
+/// Whoever connects must connect to one of these and not look the name up again, so that no name can lead to a denied
+/// address.
+pub(crate) async fn resolve(host: &str, port: u16, deny_networks: &[Network]) -> Result<Vec<SocketAddr>, DialError> {
+    let bare = host.trim_matches(['[', ']']);
+    let lookup = |source| DialError::Lookup { host: bare.to_owned(), source };
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare, port)).await.map_err(lookup)?.collect();
+    if found.is_empty() {
+        return Err(lookup(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    }
+    let allowed: Vec<SocketAddr> =
+        found.into_iter().filter(|address| !is_denied(address.ip(), deny_networks)).collect();
+    if allowed.is_empty() { Err(DialError::Denied(bare.to_owned())) } else { Ok(allowed) }
+}
+
+/// To the first address that answers. Bounded by the caller.
+pub(crate) async fn connect(host: &str, port: u16, deny_networks: &[Network]) -> Result<TcpStream, DialError> {
+    let mut last = None;
+    for address in resolve(host, port, deny_networks).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Small packets must not wait for the acknowledgements of those before.
+                stream.set_nodelay(true).map_err(|source| DialError::Connect { address, source })?;
+                return Ok(stream);
+            }
+            Err(source) => last = Some(DialError::Connect { address, source }),
+        }
+    }
+    Err(last.unwrap_or_else(|| DialError::Denied(host.to_owned())))
+}
+
+pub(crate) fn is_denied(address: IpAddr, deny_networks: &[Network]) -> bool {
+    // The unspecified address connects to this machine.
+    let address = match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpAddr::V4(_) | IpAddr::V6(_) => address,
+    };
+    deny_networks.iter().any(|network| network.contains(address))
+}
