@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -228,18 +229,21 @@ fn copy_fresh_cluster(folder: &Path) -> Result<()> {
     let programs = programs()?;
     let kept = cache()?.join(format!("postgres-{}", fingerprint(&programs)));
     let data = folder.join("data");
-    if !kept.exists() {
-        make_cluster(&programs, folder, &data)?;
-        let half = cache()?.join(format!("postgres-{}", std::process::id()));
-        copy(&data, &half)?;
-        // Another test may have been faster.
-        if std::fs::rename(&half, &kept).is_err() {
-            std::fs::remove_dir_all(&half)?;
-        }
-        return Ok(());
+    let _one_of_this_process = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.exists() {
+        return copy(&kept, &data);
     }
-    copy(&kept, &data)
+    make_cluster(&programs, folder, &data)?;
+    let half = cache()?.join(format!("postgres-half-{}", std::process::id()));
+    copy(&data, &half)?;
+    // Another test program may have been faster.
+    if std::fs::rename(&half, &kept).is_err() {
+        std::fs::remove_dir_all(&half)?;
+    }
+    Ok(())
 }
+
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// Changes with the version and with what this file makes of it.
 fn fingerprint(programs: &Path) -> String {

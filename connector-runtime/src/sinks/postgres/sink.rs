@@ -3,7 +3,7 @@
 //! ```text
 //! batch ──► pool: a connection, with its plan ──► write: one transaction ──► outcomes
 //!                                                        │
-//!                       a fault that is not harmless: the connection is gone, the next one looks at the table anew
+//!                      a fault that is not harmless: the connections are gone, the next one looks at the table anew
 //! ```
 
 use std::time::Duration;
@@ -121,12 +121,15 @@ impl PostgresSink {
             Ok(Err(failure)) => {
                 if failure.harmless {
                     connection.keep();
+                } else {
+                    self.pool.drop_idle();
                 }
                 outcomes(batch, failure)
             }
             Err(_) => {
                 let token = connection.client.cancel_token();
                 drop(connection);
+                self.pool.drop_idle();
                 self.pool.connector().call_off(token).await;
                 let message = format!("no answer within {} s", TRANSACTION_WITHIN.as_secs());
                 batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))

@@ -105,6 +105,15 @@ impl<C: Connect> Pool<C> {
         &self.shared.connector
     }
 
+    /// What one connection found out – the target was away, or is not what it was – is true for the others too.
+    pub(crate) fn drop_idle(&self) {
+        let mut state = self.shared.lock();
+        state.size -= state.idle.len();
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        drop(idle);
+    }
+
     /// Drops what is idle; what is in use goes with its lease.
     pub(crate) fn abort(&self) {
         drop(self.shut());

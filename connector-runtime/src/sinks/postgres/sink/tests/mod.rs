@@ -77,6 +77,16 @@ async fn connections_become(server: &Postgres, expect: usize) {
     become_so.await.expect("connections");
 }
 
+/// Inserting a row into the table takes so many seconds from now on.
+async fn each_row_takes(server: &Postgres, seconds: &str) {
+    let function = format!("BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END");
+    let trigger = format!(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ {function} $$;
+         CREATE TRIGGER slow BEFORE INSERT ON mqtt_messages FOR EACH ROW EXECUTE FUNCTION slow()"
+    );
+    server.sql_of_role(&trigger).await.expect("makes the trigger");
+}
+
 /// Waits until the server has a statement of ours that waits.
 async fn a_statement_waits(server: &Postgres) {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sluice/rows' \
