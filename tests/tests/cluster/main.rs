@@ -15,6 +15,7 @@ mod garbage;
 mod kills;
 mod metrics;
 mod mqtt;
+mod postgres;
 mod restart;
 mod secret;
 mod seed;
