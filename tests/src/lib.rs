@@ -4,6 +4,7 @@
 //! ```text
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
+//!                                                           │                         ──▶ Postgres  ─▶ rows
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod api;
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod flood;
 pub mod mosquitto;
@@ -20,6 +22,7 @@ pub mod nats;
 pub mod nginx;
 pub mod node;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod publisher;

@@ -35,10 +35,7 @@ impl Process {
 
     /// As [`Self::spawn`], but not as root: with the rights of `nobody`, to whom `folder` is given.
     pub fn spawn_unprivileged(name: &str, command: &mut Command, log: &Path, folder: &Path) -> Result<Self> {
-        if rustix::process::getuid().is_root() {
-            give_to_nobody(folder)?;
-            command.uid(NOBODY).gid(NOBODY).env("HOME", folder);
-        }
+        without_root(command, folder)?;
         Self::spawn(name, command, log)
     }
 
@@ -53,6 +50,12 @@ impl Process {
     /// SIGKILL, and the process is gone when this returns.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.child.kill().with_context(|| format!("kill {}", self.name))?;
+        self.child.wait().with_context(|| format!("wait for {}", self.name))
+    }
+
+    /// Ends it by a signal that it takes for a request, and waits.
+    pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.signal(signal)?;
         self.child.wait().with_context(|| format!("wait for {}", self.name))
     }
 
@@ -139,6 +142,15 @@ pub fn tail(path: &Path, lines: usize) -> String {
 
 fn append_to(path: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Root gives the folder to `nobody` and runs the command as such; everybody else runs it as they are.
+pub fn without_root(command: &mut Command, folder: &Path) -> Result<()> {
+    if rustix::process::getuid().is_root() {
+        give_to_nobody(folder)?;
+        command.uid(NOBODY).gid(NOBODY).env("HOME", folder);
+    }
+    Ok(())
 }
 
 fn give_to_nobody(folder: &Path) -> Result<()> {

@@ -39,7 +39,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
     entry("mysql",         "MySQL",          "Relational database",  OrderClass::Queue, &mysql::config::SCHEMA)
         .with_ddl(mysql::config::DDL),
     entry("postgres",      "PostgreSQL",     "Relational database",  OrderClass::Queue, &postgres::config::SCHEMA)
-        .with_ddl(postgres::config::DDL),
+        .with_ddl(postgres::config::DDL)
+        .offered(cfg!(feature = "postgres")),
     entry("mongodb",       "MongoDB",        "NoSQL database",       OrderClass::None,  &mongodb::config::SCHEMA),
     entry("clickhouse",    "ClickHouse",     "Analytical database",  OrderClass::None,  &clickhouse::config::SCHEMA)
         .with_ddl(clickhouse::config::DDL),

@@ -31,6 +31,8 @@ const OFFERED: &[Offered] = &[
     super::file::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
+    #[cfg(feature = "postgres")]
+    super::postgres::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];

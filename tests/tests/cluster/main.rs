@@ -21,6 +21,7 @@ mod mqtt;
 mod mqtt_bridge;
 mod pause;
 mod qos2;
+mod postgres;
 mod restart;
 mod secret;
 mod seed;

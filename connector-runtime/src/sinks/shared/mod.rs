@@ -1,8 +1,12 @@
-//! What families of sinks share: where they may connect to, TLS towards targets, HTTP.
+//! What families of sinks share: where they may connect to, connections that are kept open, TLS towards targets, HTTP.
 
 pub(crate) mod cause;
 pub(crate) mod dial;
 pub(crate) mod http;
 pub mod network;
+#[cfg(feature = "postgres")]
+pub(crate) mod outgoing;
+#[cfg(feature = "postgres")]
+pub(crate) mod pool;
 pub(crate) mod retry_after;
 pub(crate) mod tls;

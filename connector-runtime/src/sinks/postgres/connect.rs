@@ -1,0 +1,137 @@
+//! A connection to PostgreSQL, with the plan by which it writes.
+//!
+//! `tokio-postgres` speaks over any stream, so the socket and TLS are ours: the address is the one that was checked
+//! against `connectors.deny_networks`, the name in the certificate is the user's, and after an abort the socket is silent.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{CancelToken, Client, NoTls};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::target_fault;
+use super::plan::{Plan, Wanted};
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sinks::offered::chain;
+use crate::sinks::shared::cause::connect_kind;
+use crate::sinks::shared::dial;
+use crate::sinks::shared::network::Network;
+use crate::sinks::shared::outgoing::Outgoing;
+use crate::sinks::shared::pool::Connect;
+
+/// Length 8, code 1234.5679: "may I speak TLS?"
+const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const TLS_GRANTED: u8 = b'S';
+const TLS_REFUSED: u8 = b'N';
+/// A statement that was given up is called off at the server, if that can be done this fast.
+const CALL_OFF_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) struct Connector {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) deny_networks: Arc<[Network]>,
+    pub(super) aborted: CancellationToken,
+    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(super) login: tokio_postgres::Config,
+    pub(super) wanted: Wanted,
+}
+
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) plan: Plan,
+    driver: Driver,
+}
+
+/// The task that moves the bytes. Dropped, the socket closes without another word.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Connect for Connector {
+    type Connection = Connection;
+
+    async fn connect(&self) -> Result<Connection, TargetFault> {
+        let stream = self.stream().await?;
+        let connected = self.login.connect_raw(stream, NoTls).await;
+        let (client, connection) = connected.map_err(|error| target_fault(&error))?;
+        let driver = Driver(tokio::spawn(async move {
+            // Whoever waits for an answer gets the error.
+            let _ = connection.await;
+        }));
+        let plan = self.wanted.plan(&client).await?;
+        Ok(Connection { client, plan, driver })
+    }
+
+    fn is_open(connection: &Connection) -> bool {
+        !connection.client.is_closed()
+    }
+
+    async fn close(connection: Connection) {
+        let Connection { client, plan, mut driver } = connection;
+        // The driver says goodbye once nobody can ask anything any more.
+        drop((client, plan));
+        let _ = (&mut driver.0).await;
+    }
+}
+
+impl Connector {
+    /// The session's own encryption, if any, is on; the library is told of none.
+    async fn stream(&self) -> Result<Box<dyn Stream>, TargetFault> {
+        let broken = |error: io::Error| TargetFault::new(connect_kind(&error), chain(&error));
+        let socket = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
+        let mut stream = Outgoing::new(socket, self.aborted.clone()).map_err(broken)?;
+        let Some((config, name)) = &self.tls else { return Ok(Box::new(stream)) };
+        stream.write_all(&TLS_REQUEST).await.map_err(broken)?;
+        match stream.read_u8().await.map_err(broken)? {
+            TLS_GRANTED => {}
+            TLS_REFUSED => {
+                let kind = TargetFaultKind::Misconfigured("TARGET_WITHOUT_TLS");
+                return Err(TargetFault::new(kind, "the server does not speak TLS"));
+            }
+            answer => {
+                let message = format!("the server answered the request for TLS with byte {answer}");
+                return Err(TargetFault::new(TargetFaultKind::Down, message));
+            }
+        }
+        let connector = TlsConnector::from(Arc::clone(config));
+        Ok(Box::new(connector.connect(name.clone(), stream).await.map_err(broken)?))
+    }
+
+    /// Ends what the server still does for a connection that is given up; otherwise a statement that waits for a lock
+    /// stays there, and each attempt adds one.
+    pub(super) async fn call_off(&self, token: CancelToken) {
+        let call_off = async {
+            if let Ok(stream) = self.stream().await {
+                // It is over for us either way.
+                let _ = token.cancel_query_raw(stream, NoTls).await;
+            }
+        };
+        let _ = tokio::time::timeout(CALL_OFF_WITHIN, call_off).await;
+    }
+}
+
+pub(super) fn login(username: &str, password: &str, database: &str, connector: &str) -> tokio_postgres::Config {
+    let mut login = tokio_postgres::Config::new();
+    login
+        .user(username)
+        .password(password)
+        .dbname(database)
+        .application_name(format!("sluice/{connector}"))
+        .ssl_mode(SslMode::Disable);
+    login
+}

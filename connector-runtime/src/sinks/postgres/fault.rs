@@ -1,0 +1,160 @@
+//! What an error of PostgreSQL means, by its SQLSTATE.
+//!
+//! | SQLSTATE | whose | what |
+//! |---|---|---|
+//! | 22, 23, 21000 | the record's | data and constraints; 21000: rows of one statement that meet |
+//! | 22P03 | the target's, down | our own form of a value does not fit: its column has changed since it was looked at |
+//! | 28 | the target's | login |
+//! | 3D000, 3F000, 42P01, 42703 | the target's | database, schema, table or column is missing |
+//! | 42501 | the target's | permission |
+//! | other 42 | the target's | the statement does not fit the table |
+//! | 53100 | the target's | disk full |
+//! | everything else, and no answer at all | the target's, down | |
+
+use tokio_postgres::Error;
+use tokio_postgres::error::DbError;
+
+use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
+use crate::sinks::offered::chain;
+use crate::sinks::shared::cause::connect_kind;
+
+/// A detail shows the whole row, which may be large.
+const MESSAGE_CHARS_MAX: usize = 1_024;
+const DOES_NOT_FIT: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_REFUSES_STATEMENT");
+
+#[derive(Clone, Debug)]
+pub(super) enum Judgement {
+    Record(RecordFault),
+    Target(TargetFault),
+}
+
+pub(super) fn judge(error: &Error) -> Judgement {
+    let Some(answer) = error.as_db_error() else {
+        return Judgement::Target(TargetFault::new(connect_kind(error), chain(error)));
+    };
+    match kind(answer.code().code()) {
+        Some(kind) => Judgement::Target(TargetFault::new(kind, words(answer))),
+        None => {
+            let class = format!("sqlstate_{}", answer.code().code().to_ascii_lowercase());
+            Judgement::Record(RecordFault::refused(class, words(answer)))
+        }
+    }
+}
+
+/// Of an error that has nothing to do with a record.
+pub(super) fn target_fault(error: &Error) -> TargetFault {
+    match judge(error) {
+        Judgement::Target(fault) => fault,
+        Judgement::Record(fault) => TargetFault::new(DOES_NOT_FIT, fault.message),
+    }
+}
+
+/// The connection is as good as before, once its transaction was rolled back.
+pub(super) fn is_harmless(error: &Error) -> bool {
+    let code = error.as_db_error().map(|answer| answer.code().code());
+    code.is_some_and(|code| code != INVALID_BINARY && ["21", "22", "23", "40", "53", "55"].contains(&class(code)))
+}
+
+const INVALID_BINARY: &str = "22P03";
+const ROWS_MEET: &str = "21000";
+const DISK_FULL: &str = "53100";
+const NO_PERMISSION: &str = "42501";
+
+/// `None`: the record's own.
+fn kind(code: &str) -> Option<TargetFaultKind> {
+    Some(match code {
+        INVALID_BINARY => TargetFaultKind::Down,
+        ROWS_MEET => return None,
+        DISK_FULL => TargetFaultKind::Full,
+        NO_PERMISSION => TargetFaultKind::Permission,
+        "3D000" | "3F000" | "42P01" | "42703" => TargetFaultKind::Missing,
+        _ => match class(code) {
+            "22" | "23" => return None,
+            "28" => TargetFaultKind::Auth,
+            "42" => DOES_NOT_FIT,
+            _ => TargetFaultKind::Down,
+        },
+    })
+}
+
+fn class(code: &str) -> &str {
+    code.get(..2).unwrap_or_default()
+}
+
+/// The server's own, on one line.
+fn words(answer: &DbError) -> String {
+    let mut text = format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+    for more in [answer.detail(), answer.hint()].into_iter().flatten() {
+        text.push_str("; ");
+        text.push_str(more);
+    }
+    match text.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// The number of the row, from 1, at which a COPY into this table failed. It stands in the error's context, in English
+/// only: `COPY readings, line 17, column payload`.
+pub(super) fn copied_line(error: &Error, table: &str) -> Option<usize> {
+    line_in(error.as_db_error()?.where_()?, table)
+}
+
+fn line_in(context: &str, table: &str) -> Option<usize> {
+    context.lines().find_map(|line| {
+        let rest = line.strip_prefix("COPY ")?.strip_prefix(table)?.strip_prefix(", line ")?;
+        let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..digits].parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_says_whose_fault_it_is() {
+        for code in ["22001", "22021", "22P02", "23502", "23505", "23514", "21000"] {
+            assert_eq!(kind(code), None, "{code}");
+        }
+        for (code, expect) in [
+            ("22P03", TargetFaultKind::Down),
+            ("28P01", TargetFaultKind::Auth),
+            ("28000", TargetFaultKind::Auth),
+            ("3D000", TargetFaultKind::Missing),
+            ("3F000", TargetFaultKind::Missing),
+            ("42P01", TargetFaultKind::Missing),
+            ("42703", TargetFaultKind::Missing),
+            ("42501", TargetFaultKind::Permission),
+            ("42601", DOES_NOT_FIT),
+            ("42P10", DOES_NOT_FIT),
+            ("53100", TargetFaultKind::Full),
+            ("53300", TargetFaultKind::Down),
+            ("40001", TargetFaultKind::Down),
+            ("40P01", TargetFaultKind::Down),
+            ("08006", TargetFaultKind::Down),
+            ("57P01", TargetFaultKind::Down),
+            ("58030", TargetFaultKind::Down),
+            ("XX000", TargetFaultKind::Down),
+            ("P0001", TargetFaultKind::Down),
+            ("", TargetFaultKind::Down),
+        ] {
+            assert_eq!(kind(code), Some(expect), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_row_is_read_from_the_context_of_a_copy() {
+        let check = |context: &str, table: &str, expect: Option<usize>| {
+            assert_eq!(line_in(context, table), expect, "{context}");
+        };
+        check("COPY readings, line 17, column payload", "readings", Some(17));
+        check("COPY readings, line 3", "readings", Some(3));
+        check("COPY readings, line 3: \"1\\t2\"", "readings", Some(3));
+        check("PL/pgSQL function f() line 9 at RAISE\nCOPY readings, line 4", "readings", Some(4));
+        check("COPY a, line 1, line 5", "a, line 1", Some(5));
+        check("COPY other, line 5", "readings", None);
+        check("COPY readings, Zeile 5", "readings", None);
+        check("SQL statement \"SELECT 1\"", "readings", None);
+    }
+}

@@ -1,0 +1,175 @@
+//! How a connection writes: decided once for each connection, from the configuration and from the table as it is.
+//!
+//! | configuration | plan |
+//! |---|---|
+//! | `sql_template`, or no `enable_batch_insert` | `Rows`: a prepared statement for each record |
+//! | `enable_batch_insert` | `Copy`: binary COPY |
+//! | … with `id_column` or `enable_upsert`, into a view, or with a column whose type has no form here | `Arrays`: one INSERT from an array for each column |
+
+use tokio_postgres::{Client, Statement};
+
+use super::config::Config;
+use super::fault::target_fault;
+use super::statement::{Conflict, DEFAULT_COLUMNS, Insert, bare_table, quoted_table};
+use super::value::{Field, RowFormat, Source, Wire};
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::template::TemplateError;
+use crate::template::statement::{Dialect, Parameters, StatementTemplate};
+
+/// What the user wants written.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    Statement(StatementTemplate),
+    Rows { table: String, conflict: Conflict, many_at_once: bool },
+}
+
+pub(super) enum Plan {
+    Rows { statement: Statement, format: RowFormat },
+    Arrays { statement: Statement, format: RowFormat, key: Vec<usize> },
+    Copy { statement: Statement, format: RowFormat, table: TableCheck },
+}
+
+/// A COPY in binary takes eight bytes for a time or for a number alike: after each one, and before its transaction is
+/// committed, the table is compared with what the plan was made for.
+pub(super) struct TableCheck {
+    /// Without its schema, as messages of the server have it.
+    pub(super) bare_name: String,
+    pub(super) quoted_name: String,
+    pub(super) statement: Statement,
+    pub(super) layout: Layout,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// `relkind` of pg_class.
+    kind: String,
+    /// Names and types of the columns, in their order.
+    columns: Vec<(String, u32)>,
+}
+
+const LAYOUT: &str = "\
+    SELECT a.attname::text, a.atttypid, c.relkind::text \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+    WHERE c.oid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped \
+    ORDER BY a.attnum";
+
+impl Wanted {
+    pub(super) fn new(config: &Config) -> Result<Self, TemplateError> {
+        if let Some(template) = &config.sql_template {
+            return StatementTemplate::parse(template, Dialect::Postgres).map(Self::Statement);
+        }
+        let conflict = match (&config.id_column, &config.conflict_columns) {
+            (Some(column), _) => Conflict::Skip { id_column: column.clone() },
+            (None, Some(columns)) if config.enable_upsert => Conflict::Replace { key: columns.0.clone() },
+            (None, Some(_) | None) => Conflict::Refuse,
+        };
+        Ok(Self::Rows { table: config.table.clone(), conflict, many_at_once: config.enable_batch_insert })
+    }
+
+    pub(super) async fn plan(&self, client: &Client) -> Result<Plan, TargetFault> {
+        match self {
+            Self::Statement(template) => plan_of_template(client, template).await,
+            Self::Rows { table, conflict, many_at_once } => {
+                plan_of_table(client, table, conflict, *many_at_once).await
+            }
+        }
+    }
+}
+
+async fn plan_of_template(client: &Client, template: &StatementTemplate) -> Result<Plan, TargetFault> {
+    let statement = client.prepare(&template.sql).await.map_err(|error| target_fault(&error))?;
+    let sources: Vec<Source> = match &template.parameters {
+        Parameters::Seed => DEFAULT_COLUMNS.into_iter().map(|(_, source)| source).collect(),
+        Parameters::Named(placeholders) => placeholders.iter().cloned().map(Source::Named).collect(),
+    };
+    let fields = sources.into_iter().zip(statement.params()).map(|(source, parameter)| Field::new(source, parameter));
+    let format = RowFormat::new(fields.collect());
+    Ok(Plan::Rows { statement, format })
+}
+
+async fn plan_of_table(
+    client: &Client,
+    table: &str,
+    conflict: &Conflict,
+    many_at_once: bool,
+) -> Result<Plan, TargetFault> {
+    let refused = |error: tokio_postgres::Error| target_fault(&error);
+    let quoted_name = quoted_table(table);
+    let layout_statement = client.prepare(LAYOUT).await.map_err(refused)?;
+    let layout = layout(client, &layout_statement, &quoted_name).await.map_err(refused)?;
+    let (names, sources) = columns(table, &layout, conflict)?;
+    let key = places_of_key(conflict, &names)?;
+    let insert = Insert::new(table, names, conflict.clone());
+
+    let row_statement = client.prepare(&insert.of_one_row()).await.map_err(refused)?;
+    // Finds a missing permission and a missing unique index before the first record does.
+    client.batch_execute(&insert.explained()).await.map_err(refused)?;
+    let types = row_statement.params().to_vec();
+    let fields: Vec<Field> = sources.into_iter().zip(&types).map(|(source, column)| Field::new(source, column)).collect();
+    let wires: Vec<(Wire, _)> = fields.iter().map(|field| field.wire).zip(types).collect();
+    let format = RowFormat::new(fields);
+    if !many_at_once {
+        return Ok(Plan::Rows { statement: row_statement, format });
+    }
+    let has_literal = wires.iter().any(|(wire, _)| *wire == Wire::Literal);
+    if *conflict != Conflict::Refuse || has_literal || !layout.takes_copy() {
+        let statement = client.prepare(&insert.of_many_rows(&wires)).await.map_err(refused)?;
+        return Ok(Plan::Arrays { statement, format, key });
+    }
+    let statement = client.prepare(&insert.copy()).await.map_err(refused)?;
+    let table =
+        TableCheck { bare_name: bare_table(table).to_owned(), quoted_name, statement: layout_statement, layout };
+    Ok(Plan::Copy { statement, format, table })
+}
+
+/// The columns that are written, and what they get. A table that is not there gets the statement that says so.
+fn columns(table: &str, layout: &Layout, conflict: &Conflict) -> Result<(Vec<String>, Vec<Source>), TargetFault> {
+    let is_there = |column: &str| layout.columns.is_empty() || layout.columns.iter().any(|(name, _)| name == column);
+    let mut columns: Vec<(String, Source)> = DEFAULT_COLUMNS
+        .into_iter()
+        .filter(|(name, _)| is_there(name))
+        .map(|(name, source)| (name.to_owned(), source))
+        .collect();
+    if columns.is_empty() {
+        let ours = DEFAULT_COLUMNS.map(|(name, _)| name).join(", ");
+        let message = format!("{table} has none of the columns {ours}");
+        return Err(TargetFault::new(TargetFaultKind::Missing, message));
+    }
+    if let Conflict::Skip { id_column } = conflict {
+        columns.retain(|(name, _)| name != id_column);
+        columns.push((id_column.clone(), Source::Id));
+    }
+    Ok(columns.into_iter().unzip())
+}
+
+fn places_of_key(conflict: &Conflict, names: &[String]) -> Result<Vec<usize>, TargetFault> {
+    let key = match conflict {
+        Conflict::Replace { key } => key.as_slice(),
+        Conflict::Refuse | Conflict::Skip { .. } => &[],
+    };
+    let place = |column: &String| {
+        names.iter().position(|name| name == column).ok_or_else(|| {
+            let message = format!("conflict_columns has {column}, which is not among the columns that are written");
+            TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message)
+        })
+    };
+    key.iter().map(place).collect()
+}
+
+pub(super) async fn layout(
+    client: &Client,
+    statement: &Statement,
+    quoted_table: &str,
+) -> Result<Layout, tokio_postgres::Error> {
+    let rows = client.query(statement, &[&quoted_table]).await?;
+    let kind = rows.first().map_or(Ok(String::new()), |row| row.try_get(2))?;
+    let columns: Result<_, _> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
+    Ok(Layout { kind, columns: columns? })
+}
+
+impl Layout {
+    /// Tables and partitioned tables. A view takes INSERT only, a foreign table may.
+    fn takes_copy(&self) -> bool {
+        ["r", "p"].contains(&self.kind.as_str())
+    }
+}

@@ -1,0 +1,162 @@
+//! Writes each batch in one transaction.
+//!
+//! ```text
+//! batch ──► pool: a connection, with its plan ──► write: one transaction ──► outcomes
+//!                                                        │
+//!                      a fault that is not harmless: the connections are gone, the next one looks at the table anew
+//! ```
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::connect::{Connector, login};
+use super::fault::Judgement;
+use super::plan::Wanted;
+use super::write::{Failure, Unfit, write};
+use crate::config::Resolved;
+use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
+use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::shared::pool::{Pool, PoolOptions};
+use crate::sinks::shared::tls;
+
+pub(crate) const OFFERED: Offered =
+    Offered { kind: "postgres", open: |resolved, context| Box::pin(open(resolved, context)) };
+
+/// How long one transaction may take. A table that is locked for longer is down: the statement is called off, and the
+/// pipeline comes back with its own patience.
+const TRANSACTION_WITHIN: Duration = Duration::from_secs(60);
+
+struct PostgresSink {
+    pool: Pool<Connector>,
+    aborted: CancellationToken,
+}
+
+async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
+    let wanted = Wanted::new(&config).map_err(|error| unusable(&error))?;
+    let login = login(&config.username, config.password.reveal(), &config.database, &context.connector.0);
+    let options = pool_options(&config);
+    let aborted = CancellationToken::new();
+    let tls = if config.enable_tls {
+        let (options, host) = (config.tls, config.host.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            Ok::<_, tls::TlsError>((tls::client_config(&options)?, tls::server_name(&options, &host)?))
+        });
+        let read = read.await.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?;
+        let (config, name) = read
+            .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?;
+        Some((config.into(), name))
+    } else {
+        None
+    };
+    let connector = Connector {
+        host: config.host,
+        port: config.port,
+        deny_networks: context.deny_networks.clone(),
+        aborted: aborted.clone(),
+        tls,
+        login,
+        wanted,
+    };
+    let pool = Pool::open(connector, options).await?;
+    Ok(Box::new(PostgresSink { pool, aborted }))
+}
+
+fn pool_options(config: &Config) -> PoolOptions {
+    let unless_off = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
+    PoolOptions {
+        max_size: config.pool_size,
+        min_size: config.min_pool_size,
+        connect_timeout: Duration::from_secs(config.connect_timeout_secs),
+        acquire_timeout: Duration::from_secs(config.acquire_timeout_secs),
+        idle_timeout: unless_off(config.idle_timeout_secs),
+        max_lifetime: unless_off(config.max_lifetime_secs),
+    }
+}
+
+fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
+}
+
+#[async_trait]
+impl Sink for PostgresSink {
+    async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        tokio::select! {
+            biased;
+            () = self.aborted.cancelled() => {
+                let fault = TargetFault::new(TargetFaultKind::Interrupted, "the transaction was aborted");
+                batch.all(&Outcome::TargetFault(fault))
+            }
+            outcomes = self.write(batch) => outcomes,
+        }
+    }
+
+    fn abort(&self) {
+        self.aborted.cancel();
+        self.pool.abort();
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl PostgresSink {
+    async fn write(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        let connection = match self.pool.acquire().await {
+            Ok(connection) => connection,
+            Err(fault) => return batch.all(&Outcome::TargetFault(fault)),
+        };
+        let mut unfit = Unfit::new();
+        let transaction = write(&connection.client, &connection.plan, batch.records, &mut unfit);
+        let written = tokio::time::timeout(TRANSACTION_WITHIN, transaction).await;
+        let mut outcomes = match written {
+            Ok(Ok(())) => {
+                connection.keep();
+                batch.all(&Outcome::Delivered)
+            }
+            Ok(Err(failure)) => {
+                if failure.harmless {
+                    connection.keep();
+                } else {
+                    self.pool.drop_idle();
+                }
+                outcomes(batch, failure)
+            }
+            Err(_) => {
+                let token = connection.client.cancel_token();
+                drop(connection);
+                self.pool.drop_idle();
+                self.pool.connector().call_off(token).await;
+                let message = format!("no answer within {} s", TRANSACTION_WITHIN.as_secs());
+                batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
+            }
+        };
+        for (place, fault) in unfit {
+            if let Some(outcome) = outcomes.get_mut(place) {
+                *outcome = Outcome::RecordFault(fault);
+            }
+        }
+        outcomes
+    }
+}
+
+/// Nothing of the batch was kept.
+fn outcomes(batch: &Batch<'_>, failure: Failure) -> Vec<Outcome> {
+    match failure.judgement {
+        Judgement::Target(fault) => batch.all(&Outcome::TargetFault(fault)),
+        Judgement::Record(fault) => {
+            let mut outcomes = batch.all(&Outcome::Unclear(fault.clone()));
+            if let Some(outcome) = failure.culprit.and_then(|place| outcomes.get_mut(place)) {
+                *outcome = Outcome::RecordFault(fault);
+            }
+            outcomes
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! A target that goes and comes, and a sink that has to stop.
+
+use std::time::Instant;
+
+use api_types::Record;
+use rustix::process::Signal;
+
+use super::*;
+use crate::pipeline::tests::double::{self, MemoryQueue, Setup};
+
+#[tokio::test]
+async fn a_server_that_is_killed_in_the_middle_and_comes_back_has_everything_once() {
+    let mut server = server().await;
+    server.sql_of_role(ID_COLUMN).await.expect("adds the column");
+    const COUNT: u64 = 3_000;
+    let config = server.config(&json!({"id_column": "id", "batch_size": 50, "enable_batch_insert": true}));
+    let sink = node().sink_for("rows", "postgres", config);
+    let queue = MemoryQueue::numbered(COUNT);
+    let task = Setup::default().start_with(&queue, sink.opener, sink.options);
+    double::until("it is in the middle", || queue.position() > 300).await;
+    server.kill().expect("kills");
+    double::until("the target is missed", || task.report().health_reason.as_deref() == Some("TARGET_UNREACHABLE")).await;
+    let at = queue.position() / 10;
+    assert!((30..COUNT).contains(&at), "killed at {at} of {COUNT}");
+    server.start_again().await.expect("starts again");
+    queue.all_committed().await;
+    let found = server.sql("SELECT count(*), count(DISTINCT id), count(DISTINCT payload) FROM mqtt_messages").await;
+    assert_eq!(found.expect("reads"), format!("{COUNT}|{COUNT}|{COUNT}"));
+    let counters = task.report().counters;
+    assert_eq!((counters.send_success_total, counters.discard_total), (COUNT, 0));
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_told_at_once() {
+    let mut server = server().await;
+    let sink = open(&server, &json!({"acquire_timeout_secs": 300, "connect_timeout_secs": 300})).await;
+    server.kill().expect("kills");
+    connections_are_missed(&*sink).await;
+    let started = Instant::now();
+    let outcomes = deliver(&*sink, &[record(1, "x")]).await;
+    assert_eq!(kind(&outcomes[0]), TargetFaultKind::Down);
+    assert!(format!("{outcomes:?}").contains("refused"), "{outcomes:?}");
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    server.finish();
+}
+
+/// The first attempts may still meet the connections that were open.
+async fn connections_are_missed(sink: &dyn Sink) {
+    let missed = wait::until(LIMIT, "the connections are missed", async || {
+        let outcomes = deliver(sink, &[record(1, "x")]).await;
+        ensure!(format!("{outcomes:?}").contains("refused"), "{outcomes:?}");
+        Ok(())
+    });
+    missed.await.expect("missed");
+}
+
+#[tokio::test]
+async fn an_abort_ends_a_transaction_and_nothing_of_it_stays() {
+    let server = server().await;
+    each_row_takes(&server, "0.2").await;
+    for name in ["rows", "copy"] {
+        let sink = open(&server, &mode(name)).await;
+        let records: Vec<Record> = (0..3).map(|number| record(number, "x")).collect();
+        let (outcomes, aborted) = tokio::join!(
+            async {
+                let outcomes = deliver(&*sink, &records).await;
+                (outcomes, Instant::now())
+            },
+            async {
+                a_statement_waits(&server).await;
+                let aborted = Instant::now();
+                sink.abort();
+                aborted
+            }
+        );
+        let (outcomes, ended) = outcomes;
+        assert_eq!(kind(&outcomes[0]), TargetFaultKind::Interrupted, "{name}");
+        println!("measured: {name}: aborted after {:?}", ended - aborted);
+        assert!(ended - aborted < crate::sink::ABORT_WITHIN * 10, "{name}: {:?}", ended - aborted);
+        // The server goes on with its statement, and finds nobody who commits it.
+        connections_become(&server, 0).await;
+        assert_eq!(server.count("mqtt_messages").await.expect("counts"), 0, "{name}");
+        let outcomes = deliver(&*sink, &records).await;
+        assert_eq!(kind(&outcomes[0]), TargetFaultKind::Interrupted, "{name}: an aborted sink stays aborted");
+    }
+    server.finish();
+}
+
+/// Runs `body` while somebody else has the table to himself.
+async fn while_locked<T>(server: &Postgres, body: impl Future<Output = T>) -> T {
+    let is_locked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND wait_event = 'PgSleep'";
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'";
+    let (ended, value) = tokio::join!(server.sql("BEGIN; LOCK TABLE mqtt_messages; SELECT pg_sleep(600)"), async {
+        let locked = wait::until(LIMIT, "the table is locked", async || {
+            ensure!(server.sql(is_locked).await? == "1");
+            Ok(())
+        });
+        locked.await.expect("locks");
+        let value = body.await;
+        server.sql(end).await.expect("ends the lock");
+        value
+    });
+    assert!(ended.is_err(), "the lock was held to its end");
+    value
+}
+
+#[tokio::test]
+async fn a_deliver_that_is_dropped_leaves_no_half_batch() {
+    let server = server().await;
+    let sink = open(&server, &json!({"pool_size": 1})).await;
+    let records = [record(1, "x"), record(2, "y")];
+    while_locked(&server, async {
+        tokio::select! {
+            _ = deliver(&*sink, &records) => panic!("the table is locked"),
+            () = a_statement_waits(&server) => {}
+        }
+    })
+    .await;
+    assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 2]);
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 2);
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_transaction_that_takes_too_long_is_called_off_at_the_server() {
+    let server = server().await;
+    let sink = open(&server, &json!({"min_pool_size": 0})).await;
+    let records = [record(1, "x"), record(2, "y")];
+    while_locked(&server, async {
+        let (outcomes, ()) = tokio::join!(deliver(&*sink, &records), async {
+            a_statement_waits(&server).await;
+            tokio::time::pause();
+            tokio::time::advance(TRANSACTION_WITHIN).await;
+            tokio::time::resume();
+        });
+        let Outcome::TargetFault(fault) = &outcomes[0] else { panic!("{outcomes:?}") };
+        assert_eq!((fault.kind, &*fault.message), (TargetFaultKind::Down, "no answer within 60 s"));
+        connections_become(&server, 0).await;
+    })
+    .await;
+    assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 2]);
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 2);
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_costs_no_more_than_the_time_to_connect() {
+    let server = server().await;
+    let sink = open(&server, &json!({"connect_timeout_secs": 1, "max_lifetime_secs": 1})).await;
+    // Its kernel still takes connections.
+    server.signal_all(Signal::STOP).expect("stops");
+    // The connection that was open is too old now.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    tokio::time::resume();
+    let started = Instant::now();
+    let outcomes = deliver(&*sink, &[record(1, "x")]).await;
+    let Outcome::TargetFault(fault) = &outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!((fault.kind, &*fault.message), (TargetFaultKind::Down, "no connection within 1 s"));
+    assert!((900..20_000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    server.signal_all(Signal::CONT).expect("continues");
+    let again = wait::until(LIMIT, "it is back", async || {
+        let outcomes = deliver(&*sink, &[record(2, "x")]).await;
+        ensure!(outcomes == [Outcome::Delivered], "{outcomes:?}");
+        Ok(())
+    });
+    again.await.expect("is back");
+    server.finish();
+}

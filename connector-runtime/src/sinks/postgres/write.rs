@@ -1,0 +1,295 @@
+//! A batch as one transaction. It is committed only after the server has taken every row, and never after an abort.
+//!
+//! ```text
+//! BEGIN + rows, without waiting in between ──► every row is confirmed ──► COMMIT ──► delivered
+//!                                          └─► one is refused ──► ROLLBACK ──► whose row it was, where that is known
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::error::Error as StdError;
+use std::pin::pin;
+use std::task::Poll;
+
+use api_types::Record;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::{BoxFuture, join};
+use futures::{SinkExt, poll};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Error, Statement};
+
+use super::fault::{Judgement, copied_line, is_harmless, judge};
+use super::plan::{Plan, TableCheck, layout};
+use super::value::{RowFormat, Wire, values};
+use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
+
+/// Statements see what was committed before each of them, whatever the database's default is: nothing here reads.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+/// Statements that are sent before the first is answered. Enough to hide the way there and back.
+const UNANSWERED_MAX: usize = 256;
+/// Rows of a COPY that are sent at once.
+const COPY_CHUNK_BYTES: usize = 256 << 10;
+/// Head of a binary COPY: signature, flags, length of the extension.
+const COPY_HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const COPY_END: i16 = -1;
+
+/// Why nothing of the batch was kept.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) judgement: Judgement,
+    /// The record whose row it was.
+    pub(super) culprit: Option<usize>,
+    /// The connection can be used again.
+    pub(super) harmless: bool,
+}
+
+impl Failure {
+    fn of(error: &Error, culprit: Option<usize>) -> Self {
+        Self { judgement: judge(error), culprit, harmless: is_harmless(error) }
+    }
+}
+
+/// Faults of records that are found without the server, by their place in the batch.
+pub(super) type Unfit = Vec<(usize, RecordFault)>;
+
+/// Writes all records that fit and commits them.
+pub(super) async fn write(
+    client: &Client,
+    plan: &Plan,
+    records: &[&Record],
+    unfit: &mut Unfit,
+) -> Result<(), Failure> {
+    let written = match plan {
+        Plan::Rows { statement, format } => write_rows(client, statement, format, records, unfit).await,
+        Plan::Arrays { statement, format, key } => write_arrays(client, statement, format, key, records, unfit).await,
+        Plan::Copy { statement, format, table } => write_copy(client, statement, format, table, records, unfit).await,
+    };
+    match written {
+        Ok(Begun::No) => Ok(()),
+        Ok(Begun::Yes) => client.batch_execute("COMMIT").await.map_err(|error| Failure::of(&error, None)),
+        Err(mut failure) => {
+            failure.harmless = failure.harmless && client.batch_execute("ROLLBACK").await.is_ok();
+            Err(failure)
+        }
+    }
+}
+
+/// No transaction was begun when no record fits.
+enum Begun {
+    No,
+    Yes,
+}
+
+async fn write_rows(
+    client: &Client,
+    statement: &Statement,
+    format: &RowFormat,
+    records: &[&Record],
+    unfit: &mut Unfit,
+) -> Result<Begun, Failure> {
+    let mut statements = Unanswered::default();
+    let mut begun = Begun::No;
+    let mut buffer = BytesMut::new();
+    for (place, record) in records.iter().enumerate() {
+        if let Err(fault) = format.put(record, &mut buffer) {
+            unfit.push((place, fault));
+            continue;
+        }
+        if matches!(begun, Begun::No) {
+            begun = Begun::Yes;
+            statements.send(None, Box::pin(client.batch_execute(BEGIN))).await?;
+        }
+        let row = values(buffer.split().freeze()).zip(format.fields());
+        let parameters: Vec<Parameter> =
+            row.map(|(value, field)| Parameter { value, literal: field.wire == Wire::Literal }).collect();
+        let execute = async move { client.execute_raw(statement, parameters).await.map(drop) };
+        statements.send(Some(place), Box::pin(execute)).await?;
+    }
+    statements.answered().await?;
+    Ok(begun)
+}
+
+/// Statements that were sent and not yet answered, in the order of the server's answers.
+#[derive(Default)]
+struct Unanswered<'a> {
+    queue: VecDeque<(Option<usize>, BoxFuture<'a, Result<(), Error>>)>,
+}
+
+impl<'a> Unanswered<'a> {
+    async fn send(
+        &mut self,
+        place: Option<usize>,
+        mut statement: BoxFuture<'a, Result<(), Error>>,
+    ) -> Result<(), Failure> {
+        // The first poll sends.
+        match poll!(statement.as_mut()) {
+            Poll::Pending => self.queue.push_back((place, statement)),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                // The connection has ended. What was sent before may say why.
+                self.answered().await?;
+                return Err(Failure::of(&error, place));
+            }
+        }
+        if self.queue.len() > UNANSWERED_MAX { self.next_answer().await } else { Ok(()) }
+    }
+
+    async fn answered(&mut self) -> Result<(), Failure> {
+        while !self.queue.is_empty() {
+            self.next_answer().await?;
+        }
+        Ok(())
+    }
+
+    async fn next_answer(&mut self) -> Result<(), Failure> {
+        match self.queue.pop_front() {
+            Some((place, answer)) => answer.await.map_err(|error| Failure::of(&error, place)),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn write_arrays(
+    client: &Client,
+    statement: &Statement,
+    format: &RowFormat,
+    key: &[usize],
+    records: &[&Record],
+    unfit: &mut Unfit,
+) -> Result<Begun, Failure> {
+    let mut rows: Vec<(usize, Bytes)> = Vec::with_capacity(records.len());
+    let mut buffer = BytesMut::new();
+    for (place, record) in records.iter().enumerate() {
+        match format.put(record, &mut buffer) {
+            Ok(()) => rows.push((place, buffer.split().freeze())),
+            Err(fault) => unfit.push((place, fault)),
+        }
+    }
+    if !key.is_empty() {
+        keep_last_of_each_key(&mut rows, key);
+    }
+    let culprit = match rows.as_slice() {
+        [] => return Ok(Begun::No),
+        [(place, _)] => Some(*place),
+        [_, _, ..] => None,
+    };
+    let arrays = arrays(format, rows.into_iter().map(|(_, row)| row));
+    let (begun, written) = join(client.batch_execute(BEGIN), client.execute_raw(statement, arrays)).await;
+    begun.map_err(|error| Failure::of(&error, None))?;
+    written.map_err(|error| Failure::of(&error, culprit))?;
+    Ok(Begun::Yes)
+}
+
+/// One statement cannot replace a row twice; the last one counts, as it would one by one. Keys that the server takes for
+/// equal although their bytes differ are left: it refuses the statement (SQLSTATE 21000), and in halves it is asked again.
+fn keep_last_of_each_key(rows: &mut Vec<(usize, Bytes)>, key: &[usize]) {
+    let key_of = |row: &Bytes| -> Vec<Bytes> {
+        let values: Vec<Bytes> = values(row.clone()).collect();
+        key.iter().filter_map(|place| values.get(*place).cloned()).collect()
+    };
+    let last: HashMap<Vec<Bytes>, usize> = rows.iter().map(|(place, row)| (key_of(row), *place)).collect();
+    rows.retain(|(place, row)| last.get(&key_of(row)) == Some(place));
+}
+
+fn arrays(format: &RowFormat, rows: impl ExactSizeIterator<Item = Bytes>) -> Vec<Parameter> {
+    let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+    let mut arrays: Vec<BytesMut> = format
+        .fields()
+        .iter()
+        .map(|field| {
+            let mut array = BytesMut::new();
+            // Dimensions, no nulls, type of the elements, their number, the first one's index.
+            array.put_i32(1);
+            array.put_i32(0);
+            array.put_u32(field.wire.element_type().oid());
+            array.put_u32(count);
+            array.put_i32(1);
+            array
+        })
+        .collect();
+    for row in rows {
+        for (array, value) in arrays.iter_mut().zip(values(row)) {
+            array.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+            array.put_slice(&value);
+        }
+    }
+    arrays.into_iter().map(|array| Parameter { value: array.freeze(), literal: false }).collect()
+}
+
+async fn write_copy(
+    client: &Client,
+    statement: &Statement,
+    format: &RowFormat,
+    table: &TableCheck,
+    records: &[&Record],
+    unfit: &mut Unfit,
+) -> Result<Begun, Failure> {
+    let mut places = Vec::with_capacity(records.len());
+    let mut records = records.iter().copied().enumerate();
+    let mut buffer = BytesMut::from(COPY_HEAD);
+    let mut ended = false;
+    let mut next_chunk = |places: &mut Vec<usize>| {
+        while !ended && buffer.len() < COPY_CHUNK_BYTES {
+            match records.next() {
+                Some((place, record)) => match format.put(record, &mut buffer) {
+                    Ok(()) => places.push(place),
+                    Err(fault) => unfit.push((place, fault)),
+                },
+                None => {
+                    buffer.put_i16(COPY_END);
+                    ended = true;
+                }
+            }
+        }
+        (!buffer.is_empty()).then(|| buffer.split().freeze())
+    };
+    let mut chunk = next_chunk(&mut places);
+    if places.is_empty() {
+        return Ok(Begun::No);
+    }
+    let (begun, copying) = join(client.batch_execute(BEGIN), client.copy_in::<_, Bytes>(statement)).await;
+    begun.map_err(|error| Failure::of(&error, None))?;
+    let mut copying = pin!(copying.map_err(|error| Failure::of(&error, None))?);
+    while let Some(bytes) = chunk {
+        if copying.feed(bytes).await.is_err() {
+            // The end says why.
+            break;
+        }
+        chunk = next_chunk(&mut places);
+    }
+    let (copied, found) = join(copying.finish(), layout(client, &table.statement, &table.quoted_name)).await;
+    copied.map_err(|error| {
+        let line = copied_line(&error, &table.bare_name);
+        let culprit = line.and_then(|line| places.get(line.checked_sub(1)?)).copied();
+        Failure::of(&error, culprit)
+    })?;
+    if found.map_err(|error| Failure::of(&error, None))? != table.layout {
+        let message = format!("the columns of {} have changed", table.quoted_name);
+        let judgement = Judgement::Target(TargetFault::new(TargetFaultKind::Down, message));
+        return Err(Failure { judgement, culprit: None, harmless: false });
+    }
+    Ok(Begun::Yes)
+}
+
+/// A value in the form that its parameter has on the wire already.
+#[derive(Debug)]
+struct Parameter {
+    value: Bytes,
+    literal: bool,
+}
+
+impl ToSql for Parameter {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        out.put_slice(&self.value);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        if self.literal { Format::Text } else { Format::Binary }
+    }
+
+    to_sql_checked!();
+}
