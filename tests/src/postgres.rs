@@ -174,19 +174,16 @@ impl Drop for Postgres {
     }
 }
 
-fn spawn(
-    folder: &Path,
-    port: u16,
-    options: &PostgresOptions,
-    certificates: Option<&Certificates>,
-) -> Result<Process> {
+fn spawn(folder: &Path, port: u16, options: &PostgresOptions, certificates: Option<&Certificates>) -> Result<Process> {
     let method = if options.client_certificate { "scram-sha-256 clientcert=verify-full" } else { "scram-sha-256" };
     let hba = folder.join("pg_hba.conf");
-    let rules =
-        format!("host all postgres 127.0.0.1/32 trust\n{} all all 127.0.0.1/32 {method}\n", match certificates {
+    let rules = format!(
+        "host all postgres 127.0.0.1/32 trust\n{} all all 127.0.0.1/32 {method}\n",
+        match certificates {
             Some(_) => "hostssl",
             None => "host",
-        });
+        }
+    );
     std::fs::write(&hba, rules)?;
     let mut command = Command::new(programs()?.join("postgres"));
     command.arg("-D").arg(folder.join("data"));

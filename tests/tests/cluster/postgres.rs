@@ -27,8 +27,7 @@ async fn rows_arrive_exactly_once_and_wait_for_a_killed_server() -> Result<()> {
     postgres.sql_of_role(ID_COLUMN).await?;
     let config = postgres.config(&json!({ "id_column": "id", "enable_batch_insert": true, "batch_size": 500 }));
     let mut connector = postgres_connector("rows", "rows/#", &config);
-    connector["failure_strategy"] =
-        json!({ "strategy": "discard_after_retry", "retry_total_times": 1, "wait_time_ms": 1, "on_target_down": "wait" });
+    connector["failure_strategy"] = json!({ "strategy": "discard_after_retry", "retry_total_times": 1, "wait_time_ms": 1, "on_target_down": "wait" });
     cluster.create_running(0, &connector).await?;
 
     let began = Instant::now();
@@ -114,7 +113,11 @@ fn strategies() -> [(&'static str, Value); 3] {
 async fn a_poison_row_and_a_server_that_is_down_end_as_the_strategy_says() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let mut postgres = Postgres::start().await?;
-    postgres.sql_of_role(&format!("{TABLE}; ALTER TABLE mqtt_messages ADD CONSTRAINT sane CHECK (payload NOT LIKE '%\"{POISON}\"%')")).await?;
+    postgres
+        .sql_of_role(&format!(
+            "{TABLE}; ALTER TABLE mqtt_messages ADD CONSTRAINT sane CHECK (payload NOT LIKE '%\"{POISON}\"%')"
+        ))
+        .await?;
     let (letters, letters_path) = cluster.file_connector("letters", "dead_letter_queue");
     cluster.create_running(0, &letters).await?;
     for (name, strategy) in strategies() {
@@ -170,7 +173,10 @@ async fn ends_while_the_server_is_down(
         ensure!((ledger.sent, ledger.discarded, ledger.dead_lettered) == expect, "{name}: {ledger:?}");
         let detail = cluster.api(2).detail(name).await?;
         let retries = if name == "discard" { 0 } else { RETRIES * (WHILE_DOWN + 1) };
-        ensure!(detail["retry_total"] == retries && detail["health_reason"] == "TARGET_UNREACHABLE", "{name}: {detail}");
+        ensure!(
+            detail["retry_total"] == retries && detail["health_reason"] == "TARGET_UNREACHABLE",
+            "{name}: {detail}"
+        );
     }
     let took = began.elapsed();
     let least = Duration::from_millis(RETRIES * 200);
@@ -190,7 +196,10 @@ async fn ends_while_the_server_is_down(
         let ledger = cluster.drained(1, name, LIMIT).await?;
         let rows = postgres.count(&format!("{name} WHERE topic = 'meters/c'")).await?;
         // The first attempt may still meet a connection that was open before.
-        ensure!(rows + ledger.discarded + ledger.dead_lettered == 5 + WHILE_DOWN + 1, "{name}: {rows} rows, {ledger:?}");
+        ensure!(
+            rows + ledger.discarded + ledger.dead_lettered == 5 + WHILE_DOWN + 1,
+            "{name}: {rows} rows, {ledger:?}"
+        );
         ensure!(name == "discard" || rows == 5, "{name}: {rows} rows");
     }
     Ok(())

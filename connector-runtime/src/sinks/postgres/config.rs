@@ -32,7 +32,7 @@ config_fields! {
         pub username: String = name().required();
         /// Password.
         pub password: Secret = secret().required();
-        /// Table. Its name is quoted as an identifier; `schema.table` names a schema too.
+        /// Table. Its name is quoted as an identifier; `schema.table` names a schema too. `sql_template` names its own.
         pub table: String = name().required();
         /// Most connections.
         pub pool_size: u32 = integer(1, 1_000).default_integer(10);
@@ -48,7 +48,7 @@ config_fields! {
         pub max_lifetime_secs: u64 = integer(0, 7_200).default_integer(1_800);
         /// Most records in one batch, which is one transaction.
         pub batch_size: u64 = integer(1, 10_000).default_integer(100);
-        /// One statement with many rows instead of one statement for each record.
+        /// One `COPY`, or one statement with many rows, instead of one statement for each record.
         pub enable_batch_insert: bool = boolean().default_boolean(false);
         /// `ON CONFLICT … DO UPDATE`: a row with the same key is replaced.
         pub enable_upsert: bool = boolean().default_boolean(false);

@@ -69,9 +69,7 @@ impl Wanted {
     pub(super) async fn plan(&self, client: &Client) -> Result<Plan, TargetFault> {
         match self {
             Self::Statement(template) => plan_of_template(client, template).await,
-            Self::Rows { table, conflict, many_at_once } => {
-                plan_of_table(client, table, conflict, *many_at_once).await
-            }
+            Self::Rows { table, conflict, many_at_once } => plan_of_table(client, table, conflict, *many_at_once).await,
         }
     }
 }
@@ -105,7 +103,8 @@ async fn plan_of_table(
     // Finds a missing permission and a missing unique index before the first record does.
     client.batch_execute(&insert.explained()).await.map_err(refused)?;
     let types = row_statement.params().to_vec();
-    let fields: Vec<Field> = sources.into_iter().zip(&types).map(|(source, column)| Field::new(source, column)).collect();
+    let fields: Vec<Field> =
+        sources.into_iter().zip(&types).map(|(source, column)| Field::new(source, column)).collect();
     let wires: Vec<(Wire, _)> = fields.iter().map(|field| field.wire).zip(types).collect();
     let format = RowFormat::new(fields);
     if !many_at_once {

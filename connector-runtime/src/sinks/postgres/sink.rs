@@ -46,8 +46,8 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
             Ok::<_, tls::TlsError>((tls::client_config(&options)?, tls::server_name(&options, &host)?))
         });
         let read = read.await.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?;
-        let (config, name) = read
-            .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?;
+        let (config, name) =
+            read.map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?;
         Some((config.into(), name))
     } else {
         None

@@ -19,8 +19,12 @@ pub(super) enum Conflict {
     /// The server decides: with a unique index it refuses.
     Refuse,
     /// The row is ours, from before.
-    Skip { id_column: String },
-    Replace { key: Vec<String> },
+    Skip {
+        id_column: String,
+    },
+    Replace {
+        key: Vec<String>,
+    },
 }
 
 /// A table, and what is written into it.
@@ -38,13 +42,13 @@ impl Insert {
 
     pub(super) fn of_one_row(&self) -> String {
         let parameters: Vec<String> = (1..=self.columns.len()).map(|number| format!("${number}")).collect();
-        format!("{} VALUES ({}){}", self.into_columns(), parameters.join(", "), self.on_conflict())
+        format!("{} VALUES ({}){}", self.insert_into(), parameters.join(", "), self.on_conflict())
     }
 
     /// Says what the server thinks of the statement, and writes nothing.
     pub(super) fn explained(&self) -> String {
         let nulls = vec!["NULL"; self.columns.len()].join(", ");
-        format!("EXPLAIN {} VALUES ({nulls}){}", self.into_columns(), self.on_conflict())
+        format!("EXPLAIN {} VALUES ({nulls}){}", self.insert_into(), self.on_conflict())
     }
 
     /// One parameter for each column, an array of its values.
@@ -72,7 +76,7 @@ impl Insert {
         }
         format!(
             "{} SELECT {} FROM UNNEST({}) AS r({}){}",
-            self.into_columns(),
+            self.insert_into(),
             values.join(", "),
             arrays.join(", "),
             names.join(", "),
@@ -84,7 +88,7 @@ impl Insert {
         format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.table, quoted_list(&self.columns))
     }
 
-    fn into_columns(&self) -> String {
+    fn insert_into(&self) -> String {
         format!("INSERT INTO {} ({})", self.table, quoted_list(&self.columns))
     }
 
@@ -96,7 +100,8 @@ impl Insert {
                 let others = self.columns.iter().filter(|column| !key.contains(column));
                 let set: Vec<String> = others.map(|column| format!("{0} = EXCLUDED.{0}", quoted(column))).collect();
                 // A row that is nothing but its key is there already.
-                let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
+                let action =
+                    if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
                 format!(" ON CONFLICT ({}) DO {action}", quoted_list(key))
             }
         }
@@ -156,9 +161,7 @@ mod tests {
     fn what_is_not_the_key_is_replaced() {
         let of = |key: &[&str]| insert(Conflict::Replace { key: key.iter().map(|name| (*name).to_owned()).collect() });
         assert!(
-            of(&["topic"])
-                .of_one_row()
-                .ends_with(r#" ON CONFLICT ("topic") DO UPDATE SET "x""y" = EXCLUDED."x""y""#)
+            of(&["topic"]).of_one_row().ends_with(r#" ON CONFLICT ("topic") DO UPDATE SET "x""y" = EXCLUDED."x""y""#)
         );
         assert!(of(&["topic", "x\"y"]).explained().ends_with(r#" ON CONFLICT ("topic", "x""y") DO NOTHING"#));
     }

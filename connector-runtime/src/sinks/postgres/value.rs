@@ -193,18 +193,24 @@ impl Field {
     fn number(&self, record: &Record) -> u64 {
         match self.source {
             Source::Named(Placeholder::TimestampSeconds) => record.message.timestamp_ms / 1_000,
-            Source::Id | Source::ClientId | Source::Topic | Source::TimestampMs | Source::Payload | Source::Named(_) => {
-                record.message.timestamp_ms
-            }
+            Source::Id
+            | Source::ClientId
+            | Source::Topic
+            | Source::TimestampMs
+            | Source::Payload
+            | Source::Named(_) => record.message.timestamp_ms,
         }
     }
 
     fn time_ms(&self, record: &Record) -> u64 {
         match self.source {
             Source::Named(Placeholder::TimestampSeconds) => record.message.timestamp_ms / 1_000 * 1_000,
-            Source::Id | Source::ClientId | Source::Topic | Source::TimestampMs | Source::Payload | Source::Named(_) => {
-                record.message.timestamp_ms
-            }
+            Source::Id
+            | Source::ClientId
+            | Source::Topic
+            | Source::TimestampMs
+            | Source::Payload
+            | Source::Named(_) => record.message.timestamp_ms,
         }
     }
 }

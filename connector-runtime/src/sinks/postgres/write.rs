@@ -52,12 +52,7 @@ impl Failure {
 pub(super) type Unfit = Vec<(usize, RecordFault)>;
 
 /// Writes all records that fit and commits them.
-pub(super) async fn write(
-    client: &Client,
-    plan: &Plan,
-    records: &[&Record],
-    unfit: &mut Unfit,
-) -> Result<(), Failure> {
+pub(super) async fn write(client: &Client, plan: &Plan, records: &[&Record], unfit: &mut Unfit) -> Result<(), Failure> {
     let written = match plan {
         Plan::Rows { statement, format } => write_rows(client, statement, format, records, unfit).await,
         Plan::Arrays { statement, format, key } => write_arrays(client, statement, format, key, records, unfit).await,
@@ -108,18 +103,16 @@ async fn write_rows(
     Ok(begun)
 }
 
+type Answer<'a> = BoxFuture<'a, Result<(), Error>>;
+
 /// Statements that were sent and not yet answered, in the order of the server's answers.
 #[derive(Default)]
 struct Unanswered<'a> {
-    queue: VecDeque<(Option<usize>, BoxFuture<'a, Result<(), Error>>)>,
+    queue: VecDeque<(Option<usize>, Answer<'a>)>,
 }
 
 impl<'a> Unanswered<'a> {
-    async fn send(
-        &mut self,
-        place: Option<usize>,
-        mut statement: BoxFuture<'a, Result<(), Error>>,
-    ) -> Result<(), Failure> {
+    async fn send(&mut self, place: Option<usize>, mut statement: Answer<'a>) -> Result<(), Failure> {
         // The first poll sends.
         match poll!(statement.as_mut()) {
             Poll::Pending => self.queue.push_back((place, statement)),

@@ -188,7 +188,8 @@ impl<C: Connect> Shared<C> {
         let mut pause = KEEPER_PAUSE;
         let keep = async {
             loop {
-                let expired = self.take_expired().into_iter().map(|idle| timeout(CLOSE_WITHIN, C::close(idle.connection)));
+                let expired =
+                    self.take_expired().into_iter().map(|idle| timeout(CLOSE_WITHIN, C::close(idle.connection)));
                 join_all(expired).await;
                 pause = match self.fill().await {
                     Ok(()) => KEEPER_PAUSE,

@@ -189,7 +189,8 @@ async fn tls_verifies_chain_and_name_unless_it_is_told_not_to() {
     server.sql("GRANT INSERT ON mqtt_messages TO sluice").await.expect("grants");
     let ca = server.certificates().expect("has some").ca.clone();
     let other = tempfile::tempdir().expect("temporary folder");
-    let other = ::tests::certificates::Certificates::make(other.path(), "DNS:db.example.org", "x").map(|of| text(&of.ca));
+    let other =
+        ::tests::certificates::Certificates::make(other.path(), "DNS:db.example.org", "x").map(|of| text(&of.ca));
     let other = other.expect("makes certificates");
     let untrusted = Some(TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"));
     let name = "db.example.org";

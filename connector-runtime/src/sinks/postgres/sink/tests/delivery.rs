@@ -96,10 +96,11 @@ async fn bytes_columns_take_any_payload() {
         let sink = open(&server, &mode(name)).await;
         let records: Vec<Record> = (0..36).map(|number| record(number, payload(number))).collect();
         assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 36], "{name}");
-        let found = server.sql("SELECT encode(payload, 'hex') FROM mqtt_messages ORDER BY timestamp").await.expect("reads");
-        let expect = records.iter().map(|record| {
-            record.message.payload.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-        });
+        let found =
+            server.sql("SELECT encode(payload, 'hex') FROM mqtt_messages ORDER BY timestamp").await.expect("reads");
+        let expect = records
+            .iter()
+            .map(|record| record.message.payload.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         assert!(found.split('\n').eq(expect), "{name}: {found}");
     }
     server.finish();
@@ -141,7 +142,11 @@ async fn a_schema_a_view_and_a_partitioned_table_are_tables_too() {
             let mut config = mode(name);
             config["table"] = json!(table);
             let sink = open(&server, &config).await;
-            assert_eq!(deliver(&*sink, &[record(1, "x"), record(2, "y")]).await, vec![Outcome::Delivered; 2], "{table}");
+            assert_eq!(
+                deliver(&*sink, &[record(1, "x"), record(2, "y")]).await,
+                vec![Outcome::Delivered; 2],
+                "{table}"
+            );
         }
         assert_eq!(server.count(stored).await.expect("counts"), 4, "{table}");
     }

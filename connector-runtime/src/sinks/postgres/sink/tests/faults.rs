@@ -46,11 +46,15 @@ async fn one_poison_record_among_a_thousand_is_found_and_its_neighbours_arrive_o
 #[tokio::test]
 async fn the_server_names_the_record_and_says_why() {
     let server = server().await;
-    server.sql_of_role("ALTER TABLE mqtt_messages ADD CONSTRAINT warm CHECK (payload <> 'cold')").await.expect("alters");
+    server
+        .sql_of_role("ALTER TABLE mqtt_messages ADD CONSTRAINT warm CHECK (payload <> 'cold')")
+        .await
+        .expect("alters");
     for name in ["rows", "copy"] {
         let sink = open(&server, &mode(name)).await;
         let unfit = record(1, b"\xff".to_vec());
-        let outcomes = deliver(&*sink, &[unfit, record(2, "x"), record(3, "cold"), record(4, "y"), record(5, "cold")]).await;
+        let outcomes =
+            deliver(&*sink, &[unfit, record(2, "x"), record(3, "cold"), record(4, "y"), record(5, "cold")]).await;
         let Outcome::RecordFault(fault) = &outcomes[2] else { panic!("{name}: {outcomes:?}") };
         assert_eq!((&*fault.class, fault.offline), ("sqlstate_23514", false), "{name}");
         for word in ["warm", "SQLSTATE 23514", "device-3"] {
@@ -79,7 +83,10 @@ async fn a_fault_that_shows_at_the_end_of_the_batch_is_nobodys_by_name() {
         let sink = open(&server, &mode(name)).await;
         let outcomes = deliver(&*sink, &[record(1, "x"), record(2, "nobody"), record(3, "y")]).await;
         for outcome in &outcomes {
-            assert!(matches!(outcome, Outcome::Unclear(fault) if &*fault.class == "sqlstate_23503"), "{name} {outcomes:?}");
+            assert!(
+                matches!(outcome, Outcome::Unclear(fault) if &*fault.class == "sqlstate_23503"),
+                "{name} {outcomes:?}"
+            );
         }
         assert_eq!(server.count("mqtt_messages").await.expect("counts"), 0, "{name}");
     }
@@ -161,7 +168,10 @@ async fn a_table_that_is_made_later_gets_what_has_waited() {
     queue.all_committed().await;
     assert_eq!(server.count("mqtt_messages").await.expect("counts"), 5);
 
-    server.sql("REVOKE ALL ON mqtt_messages FROM sluice; ALTER TABLE mqtt_messages OWNER TO postgres").await.expect("takes");
+    server
+        .sql("REVOKE ALL ON mqtt_messages FROM sluice; ALTER TABLE mqtt_messages OWNER TO postgres")
+        .await
+        .expect("takes");
     queue.append((5..10).map(double::message));
     double::until("it is forbidden", || task.report().health_reason.as_deref() == Some("TARGET_PERMISSION")).await;
     server.sql("GRANT INSERT ON mqtt_messages TO sluice").await.expect("gives");

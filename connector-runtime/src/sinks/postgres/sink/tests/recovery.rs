@@ -19,7 +19,8 @@ async fn a_server_that_is_killed_in_the_middle_and_comes_back_has_everything_onc
     let task = Setup::default().start_with(&queue, sink.opener, sink.options);
     double::until("it is in the middle", || queue.position() > 300).await;
     server.kill().expect("kills");
-    double::until("the target is missed", || task.report().health_reason.as_deref() == Some("TARGET_UNREACHABLE")).await;
+    double::until("the target is missed", || task.report().health_reason.as_deref() == Some("TARGET_UNREACHABLE"))
+        .await;
     let at = queue.position() / 10;
     assert!((30..COUNT).contains(&at), "killed at {at} of {COUNT}");
     server.start_again().await.expect("starts again");

@@ -7,8 +7,10 @@ use super::*;
 async fn the_columns_type_decides_what_is_written() {
     let server = server().await;
     server
-        .sql("CREATE EXTENSION citext; CREATE DOMAIN short AS varchar(40) CHECK (value <> 'bad'); \
-              CREATE TYPE mood AS ENUM ('sad', 'happy'); GRANT ALL ON SCHEMA public TO sluice")
+        .sql(
+            "CREATE EXTENSION citext; CREATE DOMAIN short AS varchar(40) CHECK (value <> 'bad'); \
+              CREATE TYPE mood AS ENUM ('sad', 'happy'); GRANT ALL ON SCHEMA public TO sluice",
+        )
         .await
         .expect("makes types");
     let json = "{\"a\": [1, 2],  \"b\": \"ü\"}";
@@ -132,8 +134,10 @@ async fn both_forms_of_templates_bind_by_type() {
     }
     assert_eq!(outcomes[1], Outcome::Delivered);
     let found = server
-        .sql("SET timezone = 'UTC'; SELECT n, i, b, at, sent, day, j, u, ip, tags, s, encode(raw, 'escape')::jsonb = \
-              (SELECT encode(raw, 'escape')::jsonb FROM r), seconds, who FROM r")
+        .sql(
+            "SET timezone = 'UTC'; SELECT n, i, b, at, sent, day, j, u, ip, tags, s, encode(raw, 'escape')::jsonb = \
+              (SELECT encode(raw, 'escape')::jsonb FROM r), seconds, who FROM r",
+        )
         .await
         .expect("reads");
     assert_eq!(
@@ -142,7 +146,8 @@ async fn both_forms_of_templates_bind_by_type() {
          a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11|::1|{a,b}|one|t|1700000000|me"
     );
 
-    let seed = "INSERT INTO mqtt_messages (client_id, topic, timestamp, payload, data) VALUES ($1, $2, $3, upper($4), $5)";
+    let seed =
+        "INSERT INTO mqtt_messages (client_id, topic, timestamp, payload, data) VALUES ($1, $2, $3, upper($4), $5)";
     for batch_insert in [false, true] {
         let sink = open(&server, &json!({"sql_template": seed, "enable_batch_insert": batch_insert})).await;
         assert_eq!(deliver(&*sink, &[record(1, "a"), record(2, "b")]).await, vec![Outcome::Delivered; 2]);
@@ -162,8 +167,7 @@ async fn both_forms_of_templates_bind_by_type() {
 async fn a_template_value_of_the_wrong_form_is_named() {
     let server = server().await;
     server.sql_of_role("CREATE TABLE r (at timestamptz, n numeric(4,1))").await.expect("makes");
-    let sink =
-        open(&server, &json!({"sql_template": "INSERT INTO r VALUES (${payload.at}, ${payload.n})"})).await;
+    let sink = open(&server, &json!({"sql_template": "INSERT INTO r VALUES (${payload.at}, ${payload.n})"})).await;
     let good = r#"{"at":"2026-01-02T03:04:05Z","n":1}"#;
     for (bad, class) in [
         (r#"{"at":"yesterday noon","n":1}"#, "sqlstate_22007"),

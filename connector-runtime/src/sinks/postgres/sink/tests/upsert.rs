@@ -116,14 +116,19 @@ async fn keys_that_only_the_server_knows_to_be_equal_are_found_in_halves() {
     let server = server().await;
     server.sql("CREATE EXTENSION citext").await.expect("is there");
     server
-        .sql_of_role("ALTER TABLE mqtt_messages ALTER topic TYPE citext; CREATE UNIQUE INDEX latest ON mqtt_messages (topic)")
+        .sql_of_role(
+            "ALTER TABLE mqtt_messages ALTER topic TYPE citext; CREATE UNIQUE INDEX latest ON mqtt_messages (topic)",
+        )
         .await
         .expect("alters");
     let config = json!({"enable_upsert": true, "conflict_columns": "topic", "enable_batch_insert": true});
     let sink = node().sink_for("rows", "postgres", server.config(&config));
-    let queue = MemoryQueue::with(["a", "B", "A", "b", "c"].into_iter().zip(0..).map(|(topic, number)| {
-        api_types::Message { topic: topic.into(), ..double::message(number) }
-    }));
+    let queue = MemoryQueue::with(
+        ["a", "B", "A", "b", "c"]
+            .into_iter()
+            .zip(0..)
+            .map(|(topic, number)| api_types::Message { topic: topic.into(), ..double::message(number) }),
+    );
     let task = Setup::default().start_with(&queue, sink.opener, sink.options);
     queue.all_committed().await;
     assert_eq!(task.report().counters.send_success_total, 5);
