@@ -184,9 +184,11 @@ impl RaftNode {
     }
 
     /// What a registration says of this log: its last index when it was opened, until the cluster has accepted that
-    /// once.
+    /// once. Afterwards what this process has applied: nobody has noted more of it, for that is what its heartbeats
+    /// tell, and it never goes back.
     pub(crate) fn last_log_to_register(&self) -> LogIndex {
-        if self.registered.load(Ordering::Relaxed) { self.synced().max(self.opened_at) } else { self.opened_at }
+        let applied = || self.replica.look(|state| state.applied);
+        if self.registered.load(Ordering::Relaxed) { applied().max(self.opened_at) } else { self.opened_at }
     }
 
     pub(crate) fn registered(&self) {
@@ -198,7 +200,7 @@ impl RaftNode {
         self.recovered.load(Ordering::Relaxed)
     }
 
-    /// Up to where this node's own log is synced.
+    /// Up to where this node's own log is synced, as far as its present leader has heard: it begins anew with each one.
     pub(crate) fn synced(&self) -> LogIndex {
         let flushed = self.raft.watch_log_progress().get().and_then(|point| point.last_log_id);
         LogIndex(flushed.map_or(0, |last| last.index))

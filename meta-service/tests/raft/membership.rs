@@ -1,3 +1,4 @@
+use api_types::heartbeat::{Heartbeat, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
 use meta_service::BootStatus;
 use meta_service::state::{NodeRegistration, NodeState, ReplyBody};
@@ -128,28 +129,49 @@ async fn a_wrong_secret_opens_nothing() {
     assert_eq!(node.handle.identity(), None);
 }
 
+/// What Raft calls synced begins anew with every leader: seen in a node that had stood still for ten seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_registers_again_under_a_new_leader_is_not_taken_for_an_older_disk() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    for nonce in 1..=5 {
+        let leader = leader_of(&nodes).await;
+        let (node, registration) = (&nodes[leader], registration(&sites[leader], nonce));
+        let raft_id = node.status().raft_id;
+        let handle = node.handle.clone();
+        let registered = node.run(async move { handle.register(registration).await.expect("proposed").body }).await;
+        let ReplyBody::Registered { node_epoch } = registered else { panic!("attempt {nonce}: {registered:?}") };
+        let heartbeat = Heartbeat {
+            node: raft_id,
+            node_epoch,
+            number: 1,
+            catalogue_index: node.handle.state().applied,
+            running: Vec::new(),
+            stopped: Vec::new(),
+            load: NodeLoad::default(),
+            stopping: false,
+        };
+        let handle = node.handle.clone();
+        node.run(async move { handle.heartbeat(heartbeat).await.expect("answered") }).await;
+        eventually("its log is noted", || node.handle.state().nodes[&raft_id].log_synced.0 >= node_epoch.0).await;
+
+        let (handle, again) = (node.handle.clone(), self::registration(&sites[leader], 100 + nonce));
+        let again = node.run(async move {
+            assert!(handle.transfer_leadership().await, "nobody else leads");
+            handle.register(again).await.expect("proposed").body
+        });
+        let again = again.await;
+        assert!(matches!(again, ReplyBody::Registered { .. }), "attempt {nonce}: {again:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_goodbye_right_after_the_leadership_was_handed_over_is_heard() {
     let sites = three_sites();
     let nodes = ready_cluster(&sites).await;
     let leader = leader_of(&nodes).await;
-    let (node, site) = (&nodes[leader], &sites[leader]);
+    let (node, registration) = (&nodes[leader], registration(&sites[leader], 1));
     let raft_id = node.status().raft_id;
-    let registration = NodeRegistration {
-        // Filled in by the handle.
-        raft_id: RaftId(0),
-        disk_id: DiskId(0),
-        last_log: LogIndex(0),
-        name: site.name.clone(),
-        rpc_address: site.address.to_string(),
-        api_address: String::new(),
-        mqtt_address: String::new(),
-        zone: String::new(),
-        version: String::new(),
-        kinds: Vec::new(),
-        boot_nonce: 1,
-        lock_proof: true,
-    };
     let handle = node.handle.clone();
     let said = node.run(async move {
         let registered = handle.register(registration).await.expect("proposed");
@@ -165,4 +187,22 @@ async fn a_goodbye_right_after_the_leadership_was_handed_over_is_heard() {
     })
     .await;
     assert_eq!(state, NodeState::Left, "and was not fenced for its silence");
+}
+
+fn registration(site: &Site, boot_nonce: u64) -> NodeRegistration {
+    NodeRegistration {
+        // Filled in by the handle.
+        raft_id: RaftId(0),
+        disk_id: DiskId(0),
+        last_log: LogIndex(0),
+        name: site.name.clone(),
+        rpc_address: site.address.to_string(),
+        api_address: String::new(),
+        mqtt_address: String::new(),
+        zone: String::new(),
+        version: String::new(),
+        kinds: Vec::new(),
+        boot_nonce,
+        lock_proof: true,
+    }
 }
