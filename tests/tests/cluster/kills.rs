@@ -96,11 +96,7 @@ async fn calm_phase(cluster: &Cluster, name: &str, targets: &[Target]) -> Result
     Ok(())
 }
 
-async fn kill_one_after_the_other(
-    cluster: &mut Cluster,
-    publishers: &[Publisher],
-    targets: &[Target],
-) -> Result<()> {
+async fn kill_one_after_the_other(cluster: &mut Cluster, publishers: &[Publisher], targets: &[Target]) -> Result<()> {
     for role in ["owner", "leader", "follower"] {
         progress(publishers, 300).await?;
         let leader = cluster.leader().await?;

@@ -20,15 +20,15 @@ mod metrics;
 mod mqtt;
 mod mqtt_bridge;
 mod pause;
-mod qos2;
 mod postgres;
+mod qos2;
 mod restart;
 mod secret;
 mod seed;
 mod stop;
-mod targets;
 mod strategies;
 mod target_down;
+mod targets;
 
 use std::time::Duration;
 
