@@ -53,7 +53,8 @@ async fn two_brokers_get_everything_once() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let (mosquitto, nats) = (persistent_broker().await?, Nats::start().await?);
     let server = |port: u16| format!("mqtt://127.0.0.1:{port}");
-    let to_mosquitto = bridge("to_mosquitto", "in/#", json!({ "server": server(mosquitto.port()), "topic_prefix": "site/" }));
+    let to_mosquitto =
+        bridge("to_mosquitto", "in/#", json!({ "server": server(mosquitto.port()), "topic_prefix": "site/" }));
     let to_nats = bridge(
         "to_nats",
         "in/#",
@@ -149,7 +150,10 @@ async fn a_broker_that_is_killed_loses_what_it_confirmed_and_nothing_else() -> R
         Ok(missing)
     })
     .await?;
-    println!("measured: {confirmed} confirmed before the SIGKILL, {} of them read, {missing} lost by the broker", heard.len());
+    println!(
+        "measured: {confirmed} confirmed before the SIGKILL, {} of them read, {missing} lost by the broker",
+        heard.len()
+    );
     ensure!(missing > 0, "the broker was to lose something");
     broker.finish();
     cluster.finish().await
