@@ -29,7 +29,7 @@ const ON_WIRE_MAX: usize = 1_000;
 /// Before version 5 a target cannot say how much it takes. Those that are common hold twenty messages of QoS 2 per
 /// client (Mosquitto's and VerneMQ's `max_inflight_messages`), and may drop what is above it.
 const ON_WIRE_MAX_QOS_2_UNSAID: usize = 20;
-/// A few bytes into the buffer of a socket.
+/// One round trip.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 const PREFIX_DEFAULT: &str = "sluice";
 const BRIDGE_CHARS: usize = 11;
@@ -234,13 +234,18 @@ impl Dialer {
 }
 
 impl Link {
-    /// Ends the connection and leaves the session. A target that is gone needs no goodbye, and is not waited for.
+    /// Ends the connection and leaves the session. When the target has closed its end, it will not take the next
+    /// connection for a second one beside this. A target that is gone needs no goodbye, and is not waited for.
     pub(super) async fn goodbye(mut self) {
         let mut farewell = BytesMut::new();
         wire::goodbye(&mut farewell);
         let said = async {
             self.writer.write_all(&farewell).await?;
-            self.writer.shutdown().await
+            self.writer.shutdown().await?;
+            while self.reader.read_buf(&mut self.inbox).await? > 0 {
+                self.inbox.clear();
+            }
+            std::io::Result::Ok(())
         };
         let _ = tokio::time::timeout(GOODBYE_WITHIN, said).await;
     }
