@@ -135,13 +135,26 @@ async fn rejoins(cluster: &Cluster, victim: usize, asked: usize) -> Result<()> {
     .map(drop)
 }
 
-/// After the new owner's first request only what was under way at the old one comes late, and that was under way once.
+/// After the new owner's first request only what was under way at the old one comes late, once, and without a commit:
+/// the new owner delivers it again.
 fn check_latecomers(requests: &[Request], old: u64, new: u64) -> Result<()> {
     let first = requests.iter().position(|request| request.epoch == new).context("no request of the new owner")?;
     let late: Vec<&Request> = requests[first..].iter().filter(|request| request.epoch <= old).collect();
-    println!("webhook: {} requests of the old owner after the first of the new one", late.len());
+    let statuses: Vec<u16> = late.iter().map(|request| request.status).collect();
+    println!("webhook: {} requests of the old owner after the first of the new one, answered {statuses:?}", late.len());
     ensure!(late.len() <= IN_FLIGHT_BATCHES, "{} requests with epoch {old} after {new}", late.len());
     let keys: std::collections::BTreeSet<&str> = late.iter().map(|request| request.idempotency_key.as_str()).collect();
     ensure!(keys.len() == late.len(), "a batch came late twice: {keys:?}");
+    let mut by_new = Arrived::default();
+    let accepted = |request: &&Request| request.status == 200;
+    for request in requests.iter().filter(accepted).filter(|request| request.epoch > old) {
+        records::of_body(&request.body, &mut by_new)?;
+    }
+    let mut by_old = Arrived::default();
+    for request in late.into_iter().filter(accepted) {
+        records::of_body(&request.body, &mut by_old)?;
+    }
+    let committed: Vec<&String> = by_old.records.keys().filter(|id| !by_new.records.contains_key(*id)).collect();
+    ensure!(committed.is_empty(), "the old owner delivered late and committed {committed:?}");
     Ok(())
 }
