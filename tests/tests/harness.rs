@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use tests::mosquitto::{self, Broker, Subscriber};
 use tests::mqtt_session::Version;
 use tests::nginx::Nginx;
+use tests::postgres::Postgres;
 use tests::prometheus::{self, Prometheus};
 use tests::publisher::{self, Publisher, PublisherOptions};
 use tests::{api, wait};
@@ -52,6 +53,22 @@ async fn a_large_body_is_logged_whole() -> Result<()> {
     });
     ensure!(logged.await? == Some(3_000_000));
     nginx.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn postgres_keeps_its_rows_when_it_is_killed() -> Result<()> {
+    let mut postgres = Postgres::start().await?;
+    postgres.sql_of_role("CREATE TABLE t AS SELECT n, 'ü' AS text FROM generate_series(1, 3) n").await?;
+    postgres.kill()?;
+    ensure!(postgres.sql("SELECT 1").await.is_err(), "a killed server answered");
+    postgres.start_again().await?;
+    let rows = postgres.rows("SELECT * FROM t ORDER BY n").await?;
+    ensure!(rows.len() == 3 && rows[2] == serde_json::json!({ "n": 3, "text": "ü" }), "{rows:?}");
+    ensure!(postgres.count("t").await? == 3);
+    let refused = postgres.sql_of_role("DROP DATABASE postgres").await;
+    ensure!(refused.is_err(), "the role may do what it must not");
+    postgres.finish();
     Ok(())
 }
 

@@ -41,6 +41,7 @@ pub(super) struct Connector {
     pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub(super) login: tokio_postgres::Config,
     pub(super) wanted: Wanted,
+    pub(super) connect_timeout: Duration,
 }
 
 pub(super) struct Connection {
@@ -73,7 +74,7 @@ impl Connect for Connector {
             // Whoever waits for an answer gets the error.
             let _ = connection.await;
         }));
-        let plan = self.wanted.plan(&client).await?;
+        let plan = self.plan(&client).await?;
         Ok(Connection { client, plan, driver })
     }
 
@@ -110,6 +111,17 @@ impl Connector {
         }
         let connector = TlsConnector::from(Arc::clone(config));
         Ok(Box::new(connector.connect(name.clone(), stream).await.map_err(broken)?))
+    }
+
+    /// A table that is locked holds up whoever looks at it. The server gives up as we do: a connection that only we
+    /// forget would stay there until the lock goes, and each attempt would add one.
+    async fn plan(&self, client: &Client) -> Result<Plan, TargetFault> {
+        let refused = |error: tokio_postgres::Error| target_fault(&error);
+        let patience = format!("SET statement_timeout = {}", self.connect_timeout.as_millis());
+        client.batch_execute(&patience).await.map_err(refused)?;
+        let plan = self.wanted.plan(client).await?;
+        client.batch_execute("RESET statement_timeout").await.map_err(refused)?;
+        Ok(plan)
     }
 
     /// Ends what the server still does for a connection that is given up; otherwise a statement that waits for a lock

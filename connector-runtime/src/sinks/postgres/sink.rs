@@ -60,6 +60,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         tls,
         login,
         wanted,
+        connect_timeout: options.connect_timeout,
     };
     let pool = Pool::open(connector, options).await?;
     Ok(Box::new(PostgresSink { pool, aborted }))

@@ -146,6 +146,23 @@ async fn a_transaction_that_takes_too_long_is_called_off_at_the_server() {
 }
 
 #[tokio::test]
+async fn connecting_to_a_locked_table_is_given_up_on_both_sides() {
+    let server = server().await;
+    while_locked(&server, async {
+        let fault = refused(&server, &json!({"connect_timeout_secs": 1})).await;
+        assert_eq!(fault.kind, TargetFaultKind::Down, "{fault:?}");
+        connections_become(&server, 0).await;
+    })
+    .await;
+    let sink = open(&server, &json!({"connect_timeout_secs": 1})).await;
+    assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
+    // The limit was for connecting only.
+    each_row_takes(&server, "1.5").await;
+    assert_eq!(deliver(&*sink, &[record(2, "x")]).await, [Outcome::Delivered]);
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_server_that_is_silent_costs_no_more_than_the_time_to_connect() {
     let server = server().await;
     let sink = open(&server, &json!({"connect_timeout_secs": 1, "max_lifetime_secs": 1})).await;
