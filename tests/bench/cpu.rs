@@ -16,18 +16,6 @@ pub fn seconds_of_all(pids: &[u32]) -> Result<f64> {
     pids.iter().map(|pid| seconds(*pid)).sum()
 }
 
-/// A process and everything below it.
-pub fn family(pid: u32) -> Result<Vec<u32>> {
-    let mut members = vec![pid];
-    let mut at = 0;
-    while let Some(parent) = members.get(at).copied() {
-        at += 1;
-        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-        members.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-    }
-    Ok(members)
-}
-
 /// Largest resident memory the process ever had, in bytes.
 pub fn peak_resident_bytes(pid: u32) -> Result<u64> {
     status_bytes(pid, "VmHWM:")
@@ -65,6 +53,5 @@ mod tests {
     fn this_process_has_used_some_memory() {
         let pid = std::process::id();
         assert!(peak_resident_bytes(pid).unwrap() >= resident_bytes(pid).unwrap() / 2);
-        assert!(family(pid).unwrap().contains(&pid));
     }
 }

@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_marks_of_the_part_changes() {
-        let old = "a\n<!-- ingest: begin -->\nold\n<!-- ingest: end -->\nb\n<!-- sink: begin -->\nkept\n<!-- sink: end -->\n";
+        let old =
+            "a\n<!-- ingest: begin -->\nold\n<!-- ingest: end -->\nb\n<!-- sink: begin -->\nkept\n<!-- sink: end -->\n";
         let new = Document(old.to_owned()).replace(Part::Ingest, "new\n").expect("marks");
         assert_eq!(new.0, old.replace("old", "new"));
         assert!(Document("nothing".to_owned()).replace(Part::Ingest, "new").is_err());

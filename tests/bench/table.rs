@@ -26,7 +26,8 @@ impl Table {
         let mut text = format!("**{}**\n\n", self.title);
         let line = |cells: &mut dyn Iterator<Item = String>| format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
         text += &line(&mut self.columns.iter().map(|column| (*column).to_owned()));
-        text += &line(&mut self.columns.iter().enumerate().map(|(at, _)| if at == 0 { "---" } else { "---:" }.to_owned()));
+        text +=
+            &line(&mut self.columns.iter().enumerate().map(|(at, _)| if at == 0 { "---" } else { "---:" }.to_owned()));
         for row in &self.rows {
             text += &line(&mut row.iter().cloned());
         }

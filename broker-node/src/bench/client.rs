@@ -27,7 +27,8 @@ pub struct Client {
 impl Client {
     /// Connected and accepted.
     pub async fn connect(broker: &BrokerArgs, number: usize) -> Result<Self, BenchError> {
-        let stream = TcpStream::connect((broker.host.as_str(), broker.port)).await.map_err(BenchError::io("connect"))?;
+        let stream =
+            TcpStream::connect((broker.host.as_str(), broker.port)).await.map_err(BenchError::io("connect"))?;
         stream.set_nodelay(true).map_err(BenchError::io("set TCP_NODELAY"))?;
         let (input, output) = (Vec::new(), Vec::new());
         let mut client = Self { stream, input, output, in_flight: VecDeque::new(), next_id: 1 };

@@ -15,8 +15,7 @@ const MIDDLE: &[u8] = b",\"number\":";
 const TAIL: &[u8] = b",\"pad\":\"";
 const END: &[u8] = b"\"}";
 /// Of a payload without padding.
-const PAYLOAD_BYTES_MIN: usize =
-    HEAD.len() + STAMP_DIGITS + MIDDLE.len() + NUMBER_DIGITS + TAIL.len() + END.len();
+const PAYLOAD_BYTES_MIN: usize = HEAD.len() + STAMP_DIGITS + MIDDLE.len() + NUMBER_DIGITS + TAIL.len() + END.len();
 
 pub const DISCONNECT: [u8; 2] = [0xe0, 0];
 pub const CONNACK: u8 = 0x20;

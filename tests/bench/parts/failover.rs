@@ -9,11 +9,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ::tests::cluster::Cluster;
+use ::tests::publisher::{Publisher, PublisherOptions};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::cluster::Cluster;
-use tests::publisher::{Publisher, PublisherOptions};
-use tests::wait;
 use tokio::time::interval;
 
 use crate::Effort;
@@ -69,12 +68,9 @@ pub async fn measure(effort: Effort) -> Result<Vec<Table>> {
     }
     let publishers: Vec<Publisher> = (0..3).map(|index| start_publisher(&cluster, index)).collect();
     let mut rows = Vec::new();
-    for (end, role) in [
-        (End::Kill, Role::Owner),
-        (End::Kill, Role::Leader),
-        (End::Kill, Role::Both),
-        (End::Stop, Role::Owner),
-    ] {
+    for (end, role) in
+        [(End::Kill, Role::Owner), (End::Kill, Role::Leader), (End::Kill, Role::Both), (End::Stop, Role::Owner)]
+    {
         let mut rounds = Rounds::default();
         for number in 0..effort.kills {
             let one = Trial { end, role };
@@ -115,7 +111,8 @@ impl Trial {
                 longest_gap(path, began, self.role).await?
             }
             End::Stop => {
-                let (stopped, gap) = tokio::join!(cluster.nodes[victim].terminate(LIMIT), longest_gap(path, began, Role::Leader));
+                let (stopped, gap) =
+                    tokio::join!(cluster.nodes[victim].terminate(LIMIT), longest_gap(path, began, Role::Leader));
                 let (status, _) = stopped?;
                 ensure!(status.success(), "exit status {status}");
                 gap?

@@ -26,8 +26,7 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Self; 6] =
-        [Self::Ingest, Self::EndToEnd, Self::Sink, Self::Metadata, Self::Failover, Self::Idle];
+    pub const ALL: [Self; 6] = [Self::Ingest, Self::EndToEnd, Self::Sink, Self::Metadata, Self::Failover, Self::Idle];
 
     pub async fn measure(self, effort: Effort) -> Result<Vec<Table>> {
         match self {

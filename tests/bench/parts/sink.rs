@@ -7,15 +7,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ::tests::cluster::Cluster;
+use ::tests::wait;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tests::cluster::Cluster;
-use tests::wait;
 use tokio::time::interval;
 
+use crate::peers;
 use crate::peers::connect::Connect;
 use crate::peers::postgres::Postgres;
-use crate::peers;
 use crate::sampled::{median, ratio};
 use crate::table::{Aim, Table, against, number};
 use crate::{Effort, cpu, generator, sluice};
@@ -107,7 +107,10 @@ async fn connect_lines(connect: &Connect, name: &str, rounds: &mut Rounds) -> Re
     let whole = LINES * (BYTES as u64 + 1);
     wait::until(LIMIT, "connect has written all", || {
         let length = length(&path);
-        async move { ensure!(length >= whole, "{length} of {whole} bytes"); Ok(()) }
+        async move {
+            ensure!(length >= whole, "{length} of {whole} bytes");
+            Ok(())
+        }
     })
     .await?;
     let took = began.elapsed();

@@ -27,8 +27,7 @@ pub struct Connect {
 impl Connect {
     pub async fn start() -> Result<Self> {
         let logging = ("org.slf4j", "slf4j-simple", "1.7.36");
-        let tools =
-            jars("kafka", &[(KAFKA, "kafka_2.13", VERSION), (KAFKA, "kafka-tools", VERSION), logging]).await?;
+        let tools = jars("kafka", &[(KAFKA, "kafka_2.13", VERSION), (KAFKA, "kafka-tools", VERSION), logging]).await?;
         let connect =
             jars("connect", &[(KAFKA, "connect-runtime", VERSION), (KAFKA, "connect-file", VERSION), logging]).await?;
         let broker = start_broker(&tools).await?;

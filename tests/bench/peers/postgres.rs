@@ -46,11 +46,6 @@ impl Postgres {
         self.server.port
     }
 
-    /// The server and all that work for it.
-    pub fn pid(&self) -> u32 {
-        self.server.pid()
-    }
-
     pub fn folder(&self) -> &Path {
         self.server.folder()
     }

@@ -8,8 +8,8 @@ use tests::process::{self, Process};
 use tests::scratch::Scratch;
 use tests::wait;
 
-use super::postgres::Postgres;
 use super::go_program;
+use super::postgres::Postgres;
 
 const PACKAGE: &str = "github.com/influxdata/telegraf/cmd/telegraf@latest";
 const TAGS: &str = "custom,inputs.mqtt_consumer,outputs.postgresql,parsers.value";
