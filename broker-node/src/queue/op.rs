@@ -58,7 +58,7 @@ pub(super) struct Append {
 pub(super) struct Entry {
     pub value: Bytes,
     /// Indexes into the submission's targets.
-    pub wanted_by: Vec<u32>,
+    pub wanted_by: Arc<[u32]>,
 }
 
 pub(super) enum Answer {
