@@ -1,4 +1,4 @@
-# The five things people do with a checkout. Everything that is built or downloaded lives under SLUICE_CACHE, which
+# The six things people do with a checkout. Everything that is built or downloaded lives under SLUICE_CACHE, which
 # may be absent, empty or kept from an earlier run.
 
 SHELL := /bin/bash
@@ -13,9 +13,11 @@ CARGO := cargo
 export PATH := $(SLUICE_CACHE)/tools/bin:$(PATH)
 # `make verify DENY=` adds the advisories, whose database is fetched from its repository.
 DENY ?= bans licenses sources
+# `make bench PART=ingest`: one part, or several.
+PART ?=
 DEMO_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup demo test verify fix
+.PHONY: help setup demo test verify fix bench
 
 help:
 	@echo 'make setup          install what the build and the tests need (Debian: apt; elsewhere: says what is missing)'
@@ -23,6 +25,8 @@ help:
 	@echo 'make test           every check and every test, with real servers'
 	@echo 'make verify         format, lints, documentation, dependencies, tidiness; writes nothing'
 	@echo 'make fix            format and apply lint suggestions'
+	@echo 'make bench [PART=…] measure beside other products (30 minutes) and write docs/performance.md;'
+	@echo '                    parts: ingest end-to-end sink metadata failover idle'
 
 setup:
 	@scripts/setup all
@@ -49,3 +53,10 @@ fix:
 	$(CARGO) fmt --all
 	$(CARGO) clippy --locked --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
+
+# The program that is measured is the release build; the runner only waits. Peers that cannot be had are left out.
+bench:
+	@scripts/setup bench
+	$(CARGO) build --locked --release --bin sluice
+	$(CARGO) build --locked --package tests --bin sluice-bench
+	SLUICE_BIN=$(CARGO_TARGET_DIR)/release/sluice $(CARGO_TARGET_DIR)/debug/sluice-bench --write docs/performance.md $(PART)

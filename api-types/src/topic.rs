@@ -157,9 +157,10 @@ impl<T> FilterMap<T> {
 
     /// Calls `found` with every value whose filter matches the topic.
     pub fn matches<'a>(&'a self, topic: &str, mut found: impl FnMut(&'a T)) {
-        let levels: Vec<&str> = topic.split('/').collect();
-        let reserved = topic.starts_with('$');
-        visit(&self.root, &levels, reserved, &mut found);
+        // The usual answer for most nodes and most topics: nobody asked for anything.
+        if !self.is_empty() {
+            visit(&self.root, Some(topic), topic.starts_with('$'), &mut found);
+        }
     }
 }
 
@@ -189,16 +190,18 @@ fn remove_below<T>(node: &mut TrieNode<T>, levels: &[&str], gone: &impl Fn(&T) -
     }
 }
 
-fn visit<'a, T>(node: &'a TrieNode<T>, levels: &[&str], reserved: bool, found: &mut impl FnMut(&'a T)) {
+/// `levels`: what is left of the topic; none when all of it has led here.
+fn visit<'a, T>(node: &'a TrieNode<T>, levels: Option<&str>, reserved: bool, found: &mut impl FnMut(&'a T)) {
     // `a/#` matches `a` itself too, so the values under `#` count at every level reached.
     if !reserved {
         node.hash.iter().for_each(&mut *found);
     }
-    let Some((level, rest)) = levels.split_first() else {
+    let Some(levels) = levels else {
         node.here.iter().for_each(&mut *found);
         return;
     };
-    if let Some(child) = node.children.get(*level) {
+    let (level, rest) = levels.split_once('/').map_or((levels, None), |(level, rest)| (level, Some(rest)));
+    if let Some(child) = node.children.get(level) {
         visit(child, rest, false, found);
     }
     if !reserved && let Some(child) = &node.plus {

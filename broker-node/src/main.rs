@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use broker_node::cli::{self, Cli, Command, ServerArgs};
-use broker_node::{demo, node, telemetry};
+use broker_node::{bench, demo, node, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -26,6 +26,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(command) => cli::run_config(&command),
         Command::Connector(command) => runtime.block_on(cli::run_connector(&cli.client, &command)),
         Command::Cluster(command) => runtime.block_on(cli::run_cluster(&cli.client, &command)),
+        Command::Bench(command) => bench::run(&command)?,
         Command::Demo(options) => runtime.block_on(demo::run(options))?,
         Command::Completions { shell } => cli::run_completions(shell),
     };

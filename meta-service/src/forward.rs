@@ -122,9 +122,9 @@ impl Lanes {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Forwarded {
-    hops_left: u8,
-    request: LeaderRequest,
+pub(crate) struct Forwarded {
+    pub hops_left: u8,
+    pub request: LeaderRequest,
 }
 
 impl Wire for Forwarded {

@@ -16,6 +16,7 @@ mod handle;
 mod identity;
 pub mod leader;
 pub mod liveness;
+pub mod load;
 mod local_leader;
 mod options;
 mod peers;

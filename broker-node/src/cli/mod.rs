@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::bench::BenchCommand;
 use crate::config::{Config, ConfigError, LogFormat, Sources};
 use crate::demo::DemoOptions;
 
@@ -65,6 +66,9 @@ pub enum Command {
     Cluster(ClusterCommand),
     /// Start three nodes on loopback and walk through the main job.
     Demo(DemoOptions),
+    /// Generate load and measure.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -233,6 +237,12 @@ mod tests {
             "sluice cluster status",
             "sluice cluster nodes -o json",
             "sluice demo --keep",
+            "sluice bench publish --port 1883 --connections 50 --window 100 --seconds 4 --v5",
+            "sluice bench publish --messages 1000 --payload-bytes 256 --topic a --qos 1 --user u --password p",
+            "sluice bench idle --connections 5000",
+            "sluice bench follow --file /tmp/x --lines 100",
+            "sluice bench metadata --address 127.0.0.1:7480 --operation write --clients 16 --secret s",
+            "sluice bench metadata --etcd --address 127.0.0.1:2379 --operation read",
             "sluice completions bash",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
@@ -257,7 +267,11 @@ mod tests {
         match &cli.command {
             Command::Connector(command) => connector::run(&cli.client, command).await,
             Command::Cluster(command) => cluster::run(&cli.client, command).await,
-            Command::Server(_) | Command::Config(_) | Command::Demo(_) | Command::Completions { .. } => {
+            Command::Server(_)
+            | Command::Config(_)
+            | Command::Demo(_)
+            | Command::Bench(_)
+            | Command::Completions { .. } => {
                 panic!("no client command: {line:?}")
             }
         }

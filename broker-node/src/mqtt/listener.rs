@@ -180,7 +180,8 @@ impl Acceptor {
             return;
         };
         let hub = self.hub.clone();
-        let aborting = self.aborting.clone();
+        // One of its own: the state of a token is behind a lock, which every turn of a connection takes.
+        let aborting = self.aborting.child_token();
         self.connections.spawn(async move {
             let _socket = socket;
             let serve = async {

@@ -1,5 +1,7 @@
 //! The listener's metrics, by the names of the operations page.
 
+use std::time::Duration;
+
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 #[derive(Clone, Debug)]
@@ -7,7 +9,7 @@ pub struct MqttMetrics {
     pub connections: IntGauge,
     /// By QoS.
     pub received: [IntCounter; 3],
-    pub ack_seconds: Histogram,
+    ack_seconds: Histogram,
     pub delivered: IntCounter,
     refused: IntCounterVec,
     dropped: IntCounterVec,
@@ -107,8 +109,20 @@ impl MqttMetrics {
         Ok(Self { connections, received, ack_seconds, delivered, refused, dropped })
     }
 
-    pub fn received(&self, qos: u8) {
-        self.received[usize::from(qos.min(2))].inc();
+    /// So many publishes of QoS 0, 1 and 2.
+    pub fn received(&self, by_qos: [u64; 3]) {
+        for (counter, count) in self.received.iter().zip(by_qos).filter(|(_, count)| *count > 0) {
+            counter.inc_by(count);
+        }
+    }
+
+    /// The acknowledgements of one batch took this long each. Counted aside and added at once: the counters are shared
+    /// by all connections.
+    pub fn acknowledged(&self, count: usize, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let batch = self.ack_seconds.local();
+        (0..count).for_each(|_| batch.observe(seconds));
+        batch.flush();
     }
 
     pub fn refused(&self, reason: Refused, publishes: usize) {

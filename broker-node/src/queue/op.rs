@@ -61,7 +61,7 @@ pub(super) struct Append {
 pub(super) struct Entry {
     pub value: Bytes,
     /// Indexes into the submission's targets.
-    pub wanted_by: Vec<u32>,
+    pub wanted_by: Arc<[u32]>,
 }
 
 pub(super) enum Answer {
@@ -196,6 +196,9 @@ pub(super) struct Inbox {
 struct Waiting {
     ops: VecDeque<Op>,
     closed: bool,
+    /// The committer waits for something to arrive: only then somebody has to wake it. A wake-up is a system call,
+    /// whether anybody sleeps or not.
+    asleep: bool,
 }
 
 pub(super) enum Taken {
@@ -211,7 +214,11 @@ impl Inbox {
             return Err(op);
         }
         waiting.ops.push_back(op);
-        self.arrived.notify_one();
+        let asleep = std::mem::take(&mut waiting.asleep);
+        drop(waiting);
+        if asleep {
+            self.arrived.notify_one();
+        }
         Ok(())
     }
 
@@ -237,10 +244,12 @@ impl Inbox {
     pub fn take(&self, patience: Duration) -> Taken {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.ops.is_empty() && !waiting.closed {
+            waiting.asleep = true;
             (waiting, _) = self
                 .arrived
                 .wait_timeout_while(waiting, patience, |waiting| waiting.ops.is_empty() && !waiting.closed)
                 .unwrap_or_else(PoisonError::into_inner);
+            waiting.asleep = false;
         }
         if waiting.ops.is_empty() {
             return if waiting.closed { Taken::Closed } else { Taken::Ops(Vec::new()) };

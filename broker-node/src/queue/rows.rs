@@ -37,7 +37,13 @@ pub enum FormatError {
 }
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, FormatError> {
-    Ok(postcard::to_extend(value, vec![VERSION])?)
+    encode_after(Vec::new(), value)
+}
+
+/// Appends the value to those that are there.
+pub(super) fn encode_after<T: Serialize + ?Sized>(mut before: Vec<u8>, value: &T) -> Result<Vec<u8>, FormatError> {
+    before.push(VERSION);
+    Ok(postcard::to_extend(value, before)?)
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormatError> {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use api_types::connector::WhenFull;
 use api_types::{Incarnation, Message};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::op::{Append, Entry, Op, TicketError};
@@ -101,26 +102,54 @@ impl Collected {
     fn collect(shared: &Shared, submissions: &[Submission], catalogue: &Catalogue) -> Result<Self, SubmitRefusal> {
         let mut collected = Self::default();
         let appended = Appended { wall_ms: shared.clock.wall_ms(), open_ms: shared.open_ms() };
+        // One piece of memory for all values: they are written together and let go together.
+        let mut values = Vec::new();
+        let mut ends = Vec::new();
+        // A device publishes one topic many times.
+        let mut last: Option<(&str, Arc<[u32]>)> = None;
         for Submission { message } in submissions {
-            let mut wanted_by = Vec::new();
-            catalogue.targets(&message.topic, |target| {
-                // A letter never goes back to a connector it came from.
-                if !message.dead_letter_of.contains(&target.incarnation) {
-                    wanted_by.push(collected.index_of(target));
+            let wanted_by = match &last {
+                Some((topic, wanted_by)) if *topic == message.topic && message.dead_letter_of.is_empty() => {
+                    wanted_by.clone()
                 }
-            });
+                _ => collected.wanted_by(message, catalogue),
+            };
+            last = message.dead_letter_of.is_empty().then(|| (message.topic.as_str(), wanted_by.clone()));
             if wanted_by.is_empty() {
                 continue;
             }
-            let value = rows::encode(&StoredRecordRef { appended, message }).map_err(|_| SubmitRefusal::Failed)?;
-            for index in &wanted_by {
+            if ends.is_empty() {
+                values.reserve(submissions.iter().map(|one| one.message.size_bytes()).sum());
+                ends.reserve(submissions.len());
+            }
+            let start = values.len();
+            values = rows::encode_after(values, &StoredRecordRef { appended, message })
+                .map_err(|_| SubmitRefusal::Failed)?;
+            for index in &*wanted_by {
                 if let Some(bytes) = collected.bytes.get_mut(*index as usize) {
-                    *bytes += stored_bytes(&value);
+                    *bytes += stored_bytes(&values[start..]);
                 }
             }
-            collected.entries.push(Entry { value: value.into(), wanted_by });
+            ends.push((values.len(), wanted_by));
+        }
+        let mut values = Bytes::from(values);
+        let mut start = 0;
+        for (end, wanted_by) in ends {
+            collected.entries.push(Entry { value: values.split_to(end - start), wanted_by });
+            start = end;
         }
         Ok(collected)
+    }
+
+    fn wanted_by(&mut self, message: &Message, catalogue: &Catalogue) -> Arc<[u32]> {
+        let mut wanted_by = Vec::new();
+        catalogue.targets(&message.topic, |target| {
+            // A letter never goes back to a connector it came from.
+            if !message.dead_letter_of.contains(&target.incarnation) {
+                wanted_by.push(self.index_of(target));
+            }
+        });
+        wanted_by.into()
     }
 
     fn index_of(&mut self, target: &Arc<QueueTarget>) -> u32 {

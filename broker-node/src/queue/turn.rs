@@ -37,6 +37,14 @@ pub(super) struct Group {
     pub answers: Vec<(oneshot::Sender<Answered>, Answered)>,
 }
 
+/// What one submission brings one queue.
+#[derive(Clone, Copy, Default)]
+struct Added {
+    records: u64,
+    bytes: u64,
+    head: Sequence,
+}
+
 pub(super) struct Turn<'a> {
     pub shared: &'a Shared,
     pub state: &'a mut State,
@@ -85,6 +93,7 @@ impl Turn<'_> {
             self.meet(target)?;
         }
         self.make_room(&append.reserved)?;
+        let mut added = vec![Added::default(); append.targets.len()];
         for entry in append.entries {
             if self.state.blocks.left() == 0 {
                 // Reserved for the whole group before it began; a bug here must not become a repeated sequence.
@@ -92,23 +101,33 @@ impl Turn<'_> {
             }
             let sequence = self.state.blocks.allocate();
             let bytes = stored_bytes(&entry.value);
-            for index in entry.wanted_by {
-                let Some(target) = append.targets.get(index as usize) else { continue };
-                let Some(queue) = self.state.queues.get_mut(&target.incarnation) else { continue };
-                if queue.row.pending == 0 {
-                    self.group.was_empty.insert(target.incarnation);
-                }
-                queue.row.pending += 1;
-                queue.row.bytes += bytes;
-                queue.row.totals.queued += 1;
-                self.state.bytes += bytes;
+            for index in &*entry.wanted_by {
+                let place = *index as usize;
+                let (Some(target), Some(added)) = (append.targets.get(place), added.get_mut(place)) else { continue };
+                added.records += 1;
+                added.bytes += bytes;
+                added.head = sequence.next();
                 self.group.batch.put_record(target.incarnation, sequence, entry.value.clone());
-                self.group.heads.insert(target.incarnation, sequence.next());
-                self.group.dirty.insert(target.incarnation);
             }
+        }
+        for (target, added) in append.targets.iter().zip(added).filter(|(_, added)| added.records > 0) {
+            self.grow(target.incarnation, added);
         }
         self.group.sync = true;
         Ok(())
+    }
+
+    fn grow(&mut self, incarnation: Incarnation, added: Added) {
+        let Some(queue) = self.state.queues.get_mut(&incarnation) else { return };
+        if queue.row.pending == 0 {
+            self.group.was_empty.insert(incarnation);
+        }
+        queue.row.pending += added.records;
+        queue.row.bytes += added.bytes;
+        queue.row.totals.queued += added.records;
+        self.state.bytes += added.bytes;
+        self.group.heads.insert(incarnation, added.head);
+        self.group.dirty.insert(incarnation);
     }
 
     /// Makes the queue when it is new, and takes over what the catalogue says of it.

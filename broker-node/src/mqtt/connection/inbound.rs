@@ -97,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(error) => self.end(Some(error.0)),
             }
         }
+        self.hub.metrics.received(batch.received);
         self.offer(batch);
         took
     }
@@ -139,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn publish(&mut self, publish: Publish, batch: &mut Batch, leased: bool, now_ms: u64) -> Result<(), Reason> {
         let metrics = &self.hub.metrics;
-        metrics.received(publish.qos);
+        batch.received[usize::from(publish.qos.min(2))] += 1;
         let topic = self.intake.resolve_alias(&publish)?;
         let repeated = publish.qos == 2 && publish.packet_id.is_some_and(|id| self.intake.received.contains(&id));
         if let (true, Some(packet_id)) = (repeated, publish.packet_id) {
@@ -340,16 +341,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn settle_front(&mut self) {
         let Some(pending) = self.intake.pop() else { return };
-        let seconds = pending.read_at.elapsed().as_secs_f64();
+        let answered = pending.acks.iter().filter(|ack| ack.kind != AckKind::Pubcomp).count();
+        self.hub.metrics.acknowledged(answered, pending.read_at.elapsed());
         for ack in pending.acks {
             match (ack.kind, ack.outcome) {
                 (AckKind::Pubrec, AckOutcome::Success) | (AckKind::Pubcomp, AckOutcome::PacketIdNotFound) => {}
                 (AckKind::Puback | AckKind::Pubcomp | AckKind::Pubrec, _) => {
                     self.intake.unacknowledged = self.intake.unacknowledged.saturating_sub(1);
                 }
-            }
-            if ack.kind != AckKind::Pubcomp {
-                self.hub.metrics.ack_seconds.observe(seconds);
             }
             if self.send(Outbound::Ack(ack)).is_err() {
                 self.end(Some(Reason::PacketTooLarge));

@@ -56,6 +56,8 @@ pub struct Batch {
     pub bytes: usize,
     pub publishes: usize,
     pub publishes_qos0: usize,
+    /// Publishes of each QoS, the refused ones too.
+    pub received: [u64; 3],
 }
 
 pub struct Pending {

@@ -21,7 +21,7 @@ const LINGER_BYTES_MAX: usize = 4 << 20;
 pub enum Exchanged {
     /// This many bytes were added to the buffer; 0 = the peer has closed.
     Read(usize),
-    /// Some or all of the output went out.
+    /// Some of the output went out, or all of it while nothing may be read.
     Wrote,
 }
 
@@ -37,7 +37,9 @@ pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         if may_read && let Poll::Ready(read) = poll_read(stream, input, context) {
             return Poll::Ready(read.map(Exchanged::Read));
         }
-        if wrote { Poll::Ready(Ok(Exchanged::Wrote)) } else { Poll::Pending }
+        // Whoever may read and has said everything has nothing to do before it hears something.
+        let heard = may_read && output.is_empty();
+        if wrote && !heard { Poll::Ready(Ok(Exchanged::Wrote)) } else { Poll::Pending }
     })
     .await
 }

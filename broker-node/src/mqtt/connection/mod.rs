@@ -14,6 +14,7 @@
 //! - The socket is read only while the input holds no complete packet, so the input has a bound and its end is the end.
 //! - Whatever ends the connection, what was submitted is waited for (within a bound), so that subscribers get it.
 
+mod alarm;
 mod inbound;
 mod intake;
 pub mod io;
@@ -32,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tracing::debug;
 
+use self::alarm::Alarm;
 use self::intake::{Batch, Intake};
 use self::io::{Exchanged, exchange, linger};
 use self::outbound::Outlet;
@@ -72,6 +74,7 @@ pub struct Connection<S> {
     /// When output last moved, or there was none.
     last_write: Instant,
     was_reading: bool,
+    alarm: Alarm,
     session_expiry_secs: u32,
     will: Option<(Message, Publication)>,
     phase: Phase,
@@ -123,6 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             last_read: now,
             last_write: now,
             was_reading: true,
+            alarm: Alarm::default(),
             session_expiry_secs: connect.session_expiry_secs,
             will,
             phase: Phase::Open,
@@ -167,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             () = self.session.woken() => self.heed_session(),
             () = subscribing::known_everywhere(&self.hub, &self.subscribed) => self.answer_subscribe(),
-            () = tokio::time::sleep_until(deadline) => self.deadline_passed(),
+            () = self.alarm.rings(deadline) => self.deadline_passed(),
         }
     }
 

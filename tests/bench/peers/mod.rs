@@ -1,0 +1,146 @@
+//! The other products: started as their own documentation says, tuned where their defaults would make them look bad.
+
+pub mod connect;
+pub mod etcd;
+pub mod mosquitto;
+pub mod nats;
+pub mod postgres;
+pub mod telegraf;
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tests::process::{self, Process};
+use tests::scratch::Scratch;
+use tests::wait;
+
+/// A server listens within this, Java included.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// A Go or Maven build with an empty cache.
+const BUILD_LIMIT: Duration = Duration::from_secs(900);
+
+/// A peer that is not there is named and left out.
+pub fn found<T>(name: &str, peer: Result<T>) -> Option<T> {
+    match peer {
+        Ok(peer) => Some(peer),
+        Err(error) => {
+            eprintln!("{name} cannot be had here and is left out: {error:#}");
+            None
+        }
+    }
+}
+
+/// One process of a peer, with its folder and its port.
+pub struct Server {
+    process: Process,
+    pub port: u16,
+    scratch: Scratch,
+}
+
+impl Server {
+    /// Starts a program that listens on `port` and runs in the folder given.
+    async fn start(name: &str, command: &mut Command, port: u16, scratch: Scratch) -> Result<Self> {
+        let process = Process::spawn(name, command, &scratch.path().join(format!("{name}.log")))?;
+        Self::listening(name, process, port, scratch).await
+    }
+
+    /// As [`Self::start`], for those that refuse to be root.
+    async fn start_unprivileged(name: &str, command: &mut Command, port: u16, scratch: Scratch) -> Result<Self> {
+        let log = scratch.path().join(format!("{name}.log"));
+        let process = Process::spawn_unprivileged(name, command, &log, scratch.path())?;
+        Self::listening(name, process, port, scratch).await
+    }
+
+    async fn listening(name: &str, process: Process, port: u16, mut scratch: Scratch) -> Result<Self> {
+        // What a peer leaves behind is of no interest.
+        scratch.passed();
+        let mut server = Self { process, port, scratch };
+        wait::until(START_LIMIT, &format!("{name} listens"), || {
+            let listens = TcpStream::connect(("127.0.0.1", port)).is_ok();
+            async move { listens.then_some(()).context("nobody listens") }
+        })
+        .await
+        .with_context(|| server.process.log_tail())?;
+        anyhow::ensure!(server.process.is_running(), "{name} ended:\n{}", server.process.log_tail());
+        Ok(server)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    pub fn log_tail(&self) -> String {
+        self.process.log_tail()
+    }
+}
+
+/// Where built peers are kept from run to run.
+fn cache() -> Result<PathBuf> {
+    let base = match std::env::var_os("SLUICE_CACHE") {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(std::env::var_os("HOME").context("neither SLUICE_CACHE nor HOME")?).join(".cache/sluice"),
+    };
+    let folder = base.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// A program of a Go module, built once.
+async fn go_program(name: &str, package: &str, tags: &str) -> Result<PathBuf> {
+    let folder = cache()?.join("bin");
+    let program = folder.join(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    eprintln!("building {package}, once");
+    let mut command = tokio::process::Command::new("go");
+    command.args(["install", "-trimpath", "-ldflags=-s -w", "-tags", tags, package]);
+    command.env("GOBIN", &folder).env("CGO_ENABLED", "0");
+    process::run(&mut command, BUILD_LIMIT).await?.success()?;
+    anyhow::ensure!(program.is_file(), "{package} did not make {}", program.display());
+    Ok(program)
+}
+
+/// The jars of some Maven artifacts and of what they need, copied once. Gives their folder.
+async fn jars(name: &str, artifacts: &[(&str, &str, &str)]) -> Result<PathBuf> {
+    let folder = cache()?.join(name);
+    let complete = folder.join("complete");
+    if complete.is_file() {
+        return Ok(folder);
+    }
+    std::fs::create_dir_all(&folder)?;
+    eprintln!("downloading {name} with Maven, once");
+    let dependency = |(group, artifact, version): &(&str, &str, &str)| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
+    let pom = folder.join("pom.xml");
+    let text = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>bench</groupId>\
+         <artifactId>{name}</artifactId><version>1</version><packaging>pom</packaging><dependencies>{}</dependencies></project>",
+        artifacts.iter().map(dependency).collect::<String>()
+    );
+    std::fs::write(&pom, text)?;
+    let mut command = tokio::process::Command::new("mvn");
+    command.args(["-B", "-q", "-f"]).arg(&pom);
+    command.arg("org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies");
+    command.arg(format!("-DoutputDirectory={}", folder.display())).arg("-DincludeScope=runtime");
+    process::run(&mut command, BUILD_LIMIT).await?.success()?;
+    std::fs::write(complete, "")?;
+    Ok(folder)
+}
+
+/// A program that Debian puts beside the path of ordinary users.
+fn program(name: &str) -> String {
+    let places = ["/usr/sbin", "/usr/bin", "/sbin"];
+    let place = places.iter().map(|place| format!("{place}/{name}")).find(|path| Path::new(path).exists());
+    place.unwrap_or_else(|| name.to_owned())
+}
