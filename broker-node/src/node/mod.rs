@@ -47,7 +47,7 @@ pub use control::Rooms;
 
 /// Entries between two snapshots of the cluster's state.
 const SNAPSHOT_EVERY: u64 = meta_service::SNAPSHOT_EVERY_DEFAULT;
-/// For closing the databases after a failure: their last sync may be slow, and may never end.
+/// For closing the databases of a node that is not well: their last sync may be slow, and may never end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// What a second signal ends the process with, as a shell would say of an interrupted one.
 const INTERRUPTED: i32 = 130;
@@ -93,7 +93,7 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
             return Ok(code);
         }
         () = stop.first() => {
-            ground.close().await;
+            ground.close_soon(None).await;
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -112,7 +112,7 @@ pub async fn run(config: Config) -> Result<ExitCode, NodeError> {
             return Ok(code);
         }
         Ok(Err(None)) => {
-            ground.close().await;
+            ground.close_soon(None).await;
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => {
@@ -226,8 +226,8 @@ impl Ground {
         self.meta.handle()
     }
 
-    /// The end after a failure, which must not hang in what failed. The databases are closed all the same: RocksDB's
-    /// threads would run into the end of the process, and its abort would hide the exit code.
+    /// The end after a failure, or before the node was up: it must not hang in what failed. The databases are closed all
+    /// the same: RocksDB's threads would run into the end of the process, and its abort would hide the exit code.
     async fn close_soon(self, queues: Option<&Queues>) {
         self.lease.end();
         let closing = async {
