@@ -133,6 +133,10 @@ impl MqttMetrics {
         self.dropped.with_label_values(&[reason.as_str()]).inc_by(messages as u64);
     }
 
+    pub fn acknowledged_total(&self) -> u64 {
+        self.ack_seconds.get_sample_count()
+    }
+
     pub fn refused_total(&self, reason: Refused) -> u64 {
         self.refused.with_label_values(&[reason.as_str()]).get()
     }
