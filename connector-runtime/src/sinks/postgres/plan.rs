@@ -29,6 +29,14 @@ pub(super) enum Plan {
     Copy { statement: Statement, format: RowFormat, table: TableCheck },
 }
 
+impl Plan {
+    pub(super) fn format(&self) -> &RowFormat {
+        match self {
+            Self::Rows { format, .. } | Self::Arrays { format, .. } | Self::Copy { format, .. } => format,
+        }
+    }
+}
+
 /// A COPY in binary takes eight bytes for a time or for a number alike: after each one, and before its transaction is
 /// committed, the table is compared with what the plan was made for.
 pub(super) struct TableCheck {
@@ -110,8 +118,7 @@ async fn plan_of_table(
     if !many_at_once {
         return Ok(Plan::Rows { statement: row_statement, format });
     }
-    let has_literal = wires.iter().any(|(wire, _)| *wire == Wire::Literal);
-    if *conflict != Conflict::Refuse || has_literal || !layout.takes_copy() {
+    if *conflict != Conflict::Refuse || format.has_literals() || !layout.takes_copy() {
         let statement = client.prepare(&insert.of_many_rows(&wires)).await.map_err(refused)?;
         return Ok(Plan::Arrays { statement, format, key });
     }

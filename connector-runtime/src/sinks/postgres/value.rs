@@ -262,6 +262,11 @@ impl RowFormat {
         &self.fields
     }
 
+    /// Some values are read from text by their type.
+    pub(super) fn has_literals(&self) -> bool {
+        self.fields.iter().any(|field| field.wire == Wire::Literal)
+    }
+
     /// Nothing is left in `out` of a record that does not fit.
     pub(super) fn put(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
         let start = out.len();

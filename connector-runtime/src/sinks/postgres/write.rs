@@ -17,7 +17,7 @@ use futures::{SinkExt, poll};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Error, Statement};
 
-use super::fault::{Judgement, copied_line, is_harmless, judge};
+use super::fault::{Judgement, copied_line, judge_rows};
 use super::plan::{Plan, TableCheck, layout};
 use super::value::{RowFormat, Wire, values};
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
@@ -43,8 +43,35 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn of(error: &Error, culprit: Option<usize>) -> Self {
-        Self { judgement: judge(error), culprit, harmless: is_harmless(error) }
+    fn of(stop: Stop, format: &RowFormat) -> Self {
+        match stop {
+            Stop::Refused { error, culprit } => {
+                let judgement = judge_rows(&error, format.has_literals());
+                let harmless = judgement.is_harmless(&error);
+                Self { judgement, culprit, harmless }
+            }
+            Stop::Changed(message) => {
+                let judgement = Judgement::Target(TargetFault::new(TargetFaultKind::Down, message));
+                Self { judgement, culprit: None, harmless: false }
+            }
+        }
+    }
+}
+
+/// What ended a transaction.
+enum Stop {
+    Refused {
+        error: Error,
+        culprit: Option<usize>,
+    },
+    /// The table is not the one that the plan was made for.
+    Changed(String),
+}
+
+impl From<Error> for Stop {
+    /// Of nobody by name.
+    fn from(error: Error) -> Self {
+        Self::Refused { error, culprit: None }
     }
 }
 
@@ -58,10 +85,12 @@ pub(super) async fn write(client: &Client, plan: &Plan, records: &[&Record], unf
         Plan::Arrays { statement, format, key } => write_arrays(client, statement, format, key, records, unfit).await,
         Plan::Copy { statement, format, table } => write_copy(client, statement, format, table, records, unfit).await,
     };
+    let format = plan.format();
     match written {
         Ok(Begun::No) => Ok(()),
-        Ok(Begun::Yes) => client.batch_execute("COMMIT").await.map_err(|error| Failure::of(&error, None)),
-        Err(mut failure) => {
+        Ok(Begun::Yes) => client.batch_execute("COMMIT").await.map_err(|error| Failure::of(error.into(), format)),
+        Err(stop) => {
+            let mut failure = Failure::of(stop, format);
             failure.harmless = failure.harmless && client.batch_execute("ROLLBACK").await.is_ok();
             Err(failure)
         }
@@ -80,7 +109,7 @@ async fn write_rows(
     format: &RowFormat,
     records: &[&Record],
     unfit: &mut Unfit,
-) -> Result<Begun, Failure> {
+) -> Result<Begun, Stop> {
     let mut statements = Unanswered::default();
     let mut begun = Begun::No;
     let mut buffer = BytesMut::new();
@@ -112,7 +141,7 @@ struct Unanswered<'a> {
 }
 
 impl<'a> Unanswered<'a> {
-    async fn send(&mut self, place: Option<usize>, mut statement: Answer<'a>) -> Result<(), Failure> {
+    async fn send(&mut self, place: Option<usize>, mut statement: Answer<'a>) -> Result<(), Stop> {
         // The first poll sends.
         match poll!(statement.as_mut()) {
             Poll::Pending => self.queue.push_back((place, statement)),
@@ -120,22 +149,22 @@ impl<'a> Unanswered<'a> {
             Poll::Ready(Err(error)) => {
                 // The connection has ended. What was sent before may say why.
                 self.answered().await?;
-                return Err(Failure::of(&error, place));
+                return Err(Stop::Refused { error, culprit: place });
             }
         }
         if self.queue.len() > UNANSWERED_MAX { self.next_answer().await } else { Ok(()) }
     }
 
-    async fn answered(&mut self) -> Result<(), Failure> {
+    async fn answered(&mut self) -> Result<(), Stop> {
         while !self.queue.is_empty() {
             self.next_answer().await?;
         }
         Ok(())
     }
 
-    async fn next_answer(&mut self) -> Result<(), Failure> {
+    async fn next_answer(&mut self) -> Result<(), Stop> {
         match self.queue.pop_front() {
-            Some((place, answer)) => answer.await.map_err(|error| Failure::of(&error, place)),
+            Some((place, answer)) => answer.await.map_err(|error| Stop::Refused { error, culprit: place }),
             None => Ok(()),
         }
     }
@@ -148,7 +177,7 @@ async fn write_arrays(
     key: &[usize],
     records: &[&Record],
     unfit: &mut Unfit,
-) -> Result<Begun, Failure> {
+) -> Result<Begun, Stop> {
     let mut rows: Vec<(usize, Bytes)> = Vec::with_capacity(records.len());
     let mut buffer = BytesMut::new();
     for (place, record) in records.iter().enumerate() {
@@ -167,8 +196,8 @@ async fn write_arrays(
     };
     let arrays = arrays(format, rows.into_iter().map(|(_, row)| row));
     let (begun, written) = join(client.batch_execute(BEGIN), client.execute_raw(statement, arrays)).await;
-    begun.map_err(|error| Failure::of(&error, None))?;
-    written.map_err(|error| Failure::of(&error, culprit))?;
+    begun?;
+    written.map_err(|error| Stop::Refused { error, culprit })?;
     Ok(Begun::Yes)
 }
 
@@ -215,7 +244,7 @@ async fn write_copy(
     table: &TableCheck,
     records: &[&Record],
     unfit: &mut Unfit,
-) -> Result<Begun, Failure> {
+) -> Result<Begun, Stop> {
     let mut places = Vec::with_capacity(records.len());
     let mut records = records.iter().copied().enumerate();
     let mut buffer = BytesMut::from(COPY_HEAD);
@@ -240,8 +269,8 @@ async fn write_copy(
         return Ok(Begun::No);
     }
     let (begun, copying) = join(client.batch_execute(BEGIN), client.copy_in::<_, Bytes>(statement)).await;
-    begun.map_err(|error| Failure::of(&error, None))?;
-    let mut copying = pin!(copying.map_err(|error| Failure::of(&error, None))?);
+    begun?;
+    let mut copying = pin!(copying?);
     while let Some(bytes) = chunk {
         if copying.feed(bytes).await.is_err() {
             // The end says why.
@@ -253,12 +282,10 @@ async fn write_copy(
     copied.map_err(|error| {
         let line = copied_line(&error, &table.bare_name);
         let culprit = line.and_then(|line| places.get(line.checked_sub(1)?)).copied();
-        Failure::of(&error, culprit)
+        Stop::Refused { error, culprit }
     })?;
-    if found.map_err(|error| Failure::of(&error, None))? != table.layout {
-        let message = format!("the columns of {} have changed", table.quoted_name);
-        let judgement = Judgement::Target(TargetFault::new(TargetFaultKind::Down, message));
-        return Err(Failure { judgement, culprit: None, harmless: false });
+    if found? != table.layout {
+        return Err(Stop::Changed(format!("the columns of {} have changed", table.quoted_name)));
     }
     Ok(Begun::Yes)
 }
