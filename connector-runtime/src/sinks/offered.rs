@@ -87,6 +87,11 @@ impl CompiledSinks {
     }
 
     #[cfg(test)]
+    pub(crate) fn context(&self) -> &SinkContext {
+        &self.context
+    }
+
+    #[cfg(test)]
     pub(crate) fn with_context(context: SinkContext) -> Self {
         Self { context }
     }

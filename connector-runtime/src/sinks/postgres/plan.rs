@@ -6,6 +6,7 @@
 //! | `enable_batch_insert` | `Copy`: binary COPY |
 //! | … with `id_column` or `enable_upsert`, into a view, or with a column whose type has no form here | `Arrays`: one INSERT from an array for each column |
 
+use api_types::ClusterId;
 use tokio_postgres::{Client, Statement};
 
 use super::config::Config;
@@ -20,7 +21,7 @@ use crate::template::statement::{Dialect, Parameters, StatementTemplate};
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
     Statement(StatementTemplate),
-    Rows { table: String, conflict: Conflict, many_at_once: bool },
+    Rows { table: String, conflict: Conflict, many_at_once: bool, cluster: ClusterId },
 }
 
 pub(super) enum Plan {
@@ -62,7 +63,7 @@ const LAYOUT: &str = "\
     ORDER BY a.attnum";
 
 impl Wanted {
-    pub(super) fn new(config: &Config) -> Result<Self, TemplateError> {
+    pub(super) fn new(config: &Config, cluster: ClusterId) -> Result<Self, TemplateError> {
         if let Some(template) = &config.sql_template {
             return StatementTemplate::parse(template, Dialect::Postgres).map(Self::Statement);
         }
@@ -71,13 +72,15 @@ impl Wanted {
             (None, Some(columns)) if config.enable_upsert => Conflict::Replace { key: columns.0.clone() },
             (None, Some(_) | None) => Conflict::Refuse,
         };
-        Ok(Self::Rows { table: config.table.clone(), conflict, many_at_once: config.enable_batch_insert })
+        Ok(Self::Rows { table: config.table.clone(), conflict, many_at_once: config.enable_batch_insert, cluster })
     }
 
     pub(super) async fn plan(&self, client: &Client) -> Result<Plan, TargetFault> {
         match self {
             Self::Statement(template) => plan_of_template(client, template).await,
-            Self::Rows { table, conflict, many_at_once } => plan_of_table(client, table, conflict, *many_at_once).await,
+            Self::Rows { table, conflict, many_at_once, cluster } => {
+                plan_of_table(client, table, conflict, *many_at_once, *cluster).await
+            }
         }
     }
 }
@@ -98,12 +101,13 @@ async fn plan_of_table(
     table: &str,
     conflict: &Conflict,
     many_at_once: bool,
+    cluster: ClusterId,
 ) -> Result<Plan, TargetFault> {
     let refused = |error: tokio_postgres::Error| target_fault(&error);
     let quoted_name = quoted_table(table);
     let layout_statement = client.prepare(LAYOUT).await.map_err(refused)?;
     let layout = layout(client, &layout_statement, &quoted_name).await.map_err(refused)?;
-    let (names, sources) = columns(table, &layout, conflict)?;
+    let (names, sources) = columns(table, &layout, conflict, cluster)?;
     let key = places_of_key(conflict, &names)?;
     let insert = Insert::new(table, names, conflict.clone());
 
@@ -129,7 +133,12 @@ async fn plan_of_table(
 }
 
 /// The columns that are written, and what they get. A table that is not there gets the statement that says so.
-fn columns(table: &str, layout: &Layout, conflict: &Conflict) -> Result<(Vec<String>, Vec<Source>), TargetFault> {
+fn columns(
+    table: &str,
+    layout: &Layout,
+    conflict: &Conflict,
+    cluster: ClusterId,
+) -> Result<(Vec<String>, Vec<Source>), TargetFault> {
     let is_there = |column: &str| layout.columns.is_empty() || layout.columns.iter().any(|(name, _)| name == column);
     let mut columns: Vec<(String, Source)> = DEFAULT_COLUMNS
         .into_iter()
@@ -143,7 +152,7 @@ fn columns(table: &str, layout: &Layout, conflict: &Conflict) -> Result<(Vec<Str
     }
     if let Conflict::Skip { id_column } = conflict {
         columns.retain(|(name, _)| name != id_column);
-        columns.push((id_column.clone(), Source::Id));
+        columns.push((id_column.clone(), Source::Id(cluster)));
     }
     Ok(columns.into_iter().unzip())
 }

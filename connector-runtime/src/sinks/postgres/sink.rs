@@ -36,7 +36,7 @@ struct PostgresSink {
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
     let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
-    let wanted = Wanted::new(&config).map_err(|error| unusable(&error))?;
+    let wanted = Wanted::new(&config, context.cluster).map_err(|error| unusable(&error))?;
     let login = login(&config.username, config.password.reveal(), &config.database, &context.connector.0);
     let options = pool_options(&config);
     let aborted = CancellationToken::new();

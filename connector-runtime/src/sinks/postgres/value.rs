@@ -8,7 +8,7 @@
 
 use std::fmt::Write;
 
-use api_types::Record;
+use api_types::{ClusterId, Record};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use chrono::{DateTime, Datelike, NaiveDate};
 use serde_json::Value;
@@ -24,7 +24,8 @@ const POSTGRES_EPOCH_DAY: i32 = 730_120;
 /// What of the record a value is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Source {
-    Id,
+    /// A record's id is unique within its cluster only, and clusters may share a table.
+    Id(ClusterId),
     ClientId,
     Topic,
     TimestampMs,
@@ -36,7 +37,7 @@ impl Source {
     fn is_time(&self) -> bool {
         match self {
             Self::TimestampMs | Self::Named(Placeholder::TimestampMs | Placeholder::TimestampSeconds) => true,
-            Self::Id | Self::ClientId | Self::Topic | Self::Payload | Self::Named(_) => false,
+            Self::Id(_) | Self::ClientId | Self::Topic | Self::Payload | Self::Named(_) => false,
         }
     }
 }
@@ -148,7 +149,7 @@ impl Field {
     fn put_text(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
         let message = &record.message;
         match &self.source {
-            Source::Id => write_to(out, record.id),
+            Source::Id(cluster) => write_to(out, format_args!("{cluster}-{}", record.id)),
             Source::TimestampMs => write_to(out, message.timestamp_ms),
             Source::ClientId => put_checked(message.client_id.as_bytes(), "the client id", out)?,
             Source::Topic => put_checked(message.topic.as_bytes(), "the topic", out)?,
@@ -167,7 +168,7 @@ impl Field {
             Source::Payload | Source::TimestampMs | Source::Named(Placeholder::Payload) => {
                 return self.put_text(record, out);
             }
-            Source::Id => Value::from(record.id.to_string()),
+            Source::Id(cluster) => Value::from(format!("{cluster}-{}", record.id)),
             Source::ClientId => Value::from(record.message.client_id.as_str()),
             Source::Topic => Value::from(record.message.topic.as_str()),
             Source::Named(placeholder) => placeholder.json(record).map_err(missing)?,
@@ -179,7 +180,7 @@ impl Field {
     fn put_bytes(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
         let message = &record.message;
         match &self.source {
-            Source::Id => write_to(out, record.id),
+            Source::Id(cluster) => write_to(out, format_args!("{cluster}-{}", record.id)),
             Source::TimestampMs => write_to(out, message.timestamp_ms),
             Source::ClientId => out.put_slice(message.client_id.as_bytes()),
             Source::Topic => out.put_slice(message.topic.as_bytes()),
@@ -193,7 +194,7 @@ impl Field {
     fn number(&self, record: &Record) -> u64 {
         match self.source {
             Source::Named(Placeholder::TimestampSeconds) => record.message.timestamp_ms / 1_000,
-            Source::Id
+            Source::Id(_)
             | Source::ClientId
             | Source::Topic
             | Source::TimestampMs
@@ -205,7 +206,7 @@ impl Field {
     fn time_ms(&self, record: &Record) -> u64 {
         match self.source {
             Source::Named(Placeholder::TimestampSeconds) => record.message.timestamp_ms / 1_000 * 1_000,
-            Source::Id
+            Source::Id(_)
             | Source::ClientId
             | Source::Topic
             | Source::TimestampMs
