@@ -86,7 +86,7 @@ impl CompiledSinks {
         Self { context }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "postgres"))]
     pub(crate) fn context(&self) -> &SinkContext {
         &self.context
     }

@@ -33,6 +33,16 @@ const TLS_REFUSED: u8 = b'N';
 /// A statement that was given up is called off at the server, if that can be done this fast.
 const CALL_OFF_WITHIN: Duration = Duration::from_secs(2);
 
+/// What the server itself bounds, for a client that cannot any more: paused, cut off, or its machine gone. Whoever writes
+/// the same keys next waits for locks of this session. Milliseconds, the keep-alives seconds.
+///
+/// Statements of a batch follow each other at once, so a transaction that idles is one of nobody. Keep-alives and
+/// unanswered bytes end a session after 30 s.
+const SESSION: &str = "\
+    SET idle_in_transaction_session_timeout = 3000; \
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4; \
+    SET tcp_user_timeout = 30000";
+
 pub(super) struct Connector {
     pub(super) host: String,
     pub(super) port: u16,
@@ -74,6 +84,7 @@ impl Connect for Connector {
             // Whoever waits for an answer gets the error.
             let _ = connection.await;
         }));
+        client.batch_execute(SESSION).await.map_err(|error| target_fault(&error))?;
         let plan = self.plan(&client).await?;
         Ok(Connection { client, plan, driver })
     }

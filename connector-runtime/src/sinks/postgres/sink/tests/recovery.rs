@@ -4,6 +4,10 @@ use std::time::Instant;
 
 use api_types::Record;
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, Setup};
@@ -120,6 +124,88 @@ async fn a_deliver_that_is_dropped_leaves_no_half_batch() {
     .await;
     assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 2]);
     assert_eq!(server.count("mqtt_messages").await.expect("counts"), 2);
+    server.finish();
+}
+
+/// A way to the server that goes silent, without an end, when a client says COMMIT: what it leaves behind is what an
+/// owner leaves that is paused at this moment.
+struct SilentAtCommit {
+    port: u16,
+    silent: CancellationToken,
+    _accepts: AbortOnDropHandle<()>,
+}
+
+impl SilentAtCommit {
+    async fn to(server: &Postgres) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let port = listener.local_addr().expect("is bound").port();
+        let (target, silent) = (server.port(), CancellationToken::new());
+        let token = silent.clone();
+        let accepts = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut ways = Vec::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(("127.0.0.1", target)).await.expect("connects");
+                ways.push(AbortOnDropHandle::new(tokio::spawn(Self::carry(client, server, token.clone()))));
+            }
+        }));
+        Self { port, silent, _accepts: accepts }
+    }
+
+    async fn carry(mut client: TcpStream, mut server: TcpStream, silent: CancellationToken) {
+        let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        loop {
+            tokio::select! {
+                Ok(length @ 1..) = client.read(&mut up) => {
+                    if up[..length].windows(7).any(|word| word == b"COMMIT\0") {
+                        silent.cancel();
+                        return std::future::pending().await;
+                    }
+                    server.write_all(&up[..length]).await.expect("writes");
+                }
+                Ok(length @ 1..) = server.read(&mut down) => {
+                    client.write_all(&down[..length]).await.expect("writes");
+                }
+                else => return,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_is_paused_in_a_transaction_does_not_hold_up_the_next_one() {
+    let server = server().await;
+    server.sql_of_role(ID_COLUMN).await.expect("adds the column");
+    let way = SilentAtCommit::to(&server).await;
+    // One connection, which the way has carried from its start.
+    let paused = open(&server, &json!({"id_column": "id", "port": way.port, "pool_size": 1})).await;
+    let records = [record(1, "x"), record(2, "y")];
+    tokio::select! {
+        _ = deliver(&*paused, &records) => panic!("its COMMIT did not arrive"),
+        () = way.silent.cancelled() => {}
+    }
+    let idles = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+    assert_eq!(server.sql(idles).await.expect("reads"), "1", "the earlier owner has the rows");
+    let next = open(&server, &json!({"id_column": "id"})).await;
+    let started = Instant::now();
+    let outcomes = deliver(&*next, &records).await;
+    println!("measured: behind a paused owner: {:?}", started.elapsed());
+    assert_eq!(outcomes, vec![Outcome::Delivered; 2]);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 2);
+    server.finish();
+}
+
+#[tokio::test]
+async fn the_server_misses_a_client_that_has_vanished() {
+    let server = server().await;
+    // psql cannot look into another session; a statement of this one can.
+    let template = "INSERT INTO mqtt_messages SELECT $1::text, $2::text, $3::bigint, \
+                    concat_ws(' ', current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_interval'), \
+                    current_setting('tcp_keepalives_count'), current_setting('tcp_user_timeout')) || \
+                    left($4::text, 0), $5::bytea";
+    let sink = open(&server, &json!({"sql_template": template})).await;
+    assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
+    assert_eq!(server.sql("SELECT payload FROM mqtt_messages").await.expect("reads"), "10 5 4 30000");
     server.finish();
 }
 
