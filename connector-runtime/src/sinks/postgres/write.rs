@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! BEGIN + rows, without waiting in between ──► every row is confirmed ──► COMMIT ──► delivered
+//!                                              (rows were there already: a mark)
 //!                                          └─► one is refused ──► ROLLBACK ──► whose row it was, where that is known
 //! ```
 
@@ -17,6 +18,7 @@ use futures::{SinkExt, poll};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Error, Statement};
 
+use super::connect::{Connection, MARK};
 use super::fault::{Judgement, copied_line, judge_rows};
 use super::plan::{Plan, TableCheck, layout};
 use super::value::{RowFormat, Wire, values};
@@ -78,17 +80,38 @@ impl From<Error> for Stop {
 /// Faults of records that are found without the server, by their place in the batch.
 pub(super) type Unfit = Vec<(usize, RecordFault)>;
 
+/// What is known of a transaction also when nobody waits for its end any more.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) unfit: Unfit,
+    /// COMMIT was sent: whether the rows stay is no longer ours to say.
+    pub(super) committing: bool,
+}
+
 /// Writes all records that fit and commits them.
-pub(super) async fn write(client: &Client, plan: &Plan, records: &[&Record], unfit: &mut Unfit) -> Result<(), Failure> {
+pub(super) async fn write(
+    connection: &Connection,
+    records: &[&Record],
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let Connection { client, plan, .. } = connection;
+    let unfit = &mut progress.unfit;
     let written = match plan {
         Plan::Rows { statement, format } => write_rows(client, statement, format, records, unfit).await,
         Plan::Arrays { statement, format, key } => write_arrays(client, statement, format, key, records, unfit).await,
         Plan::Copy { statement, format, table } => write_copy(client, statement, format, table, records, unfit).await,
     };
     let format = plan.format();
-    match written {
+    let marked = match written {
+        Ok(Begun::Yes { all_new: false }) if connection.may_mark => mark(client).await,
+        other => other,
+    };
+    match marked {
         Ok(Begun::No) => Ok(()),
-        Ok(Begun::Yes) => client.batch_execute("COMMIT").await.map_err(|error| Failure::of(error.into(), format)),
+        Ok(Begun::Yes { .. }) => {
+            progress.committing = true;
+            client.batch_execute("COMMIT").await.map_err(|error| Failure::of(error.into(), format))
+        }
         Err(stop) => {
             let mut failure = Failure::of(stop, format);
             failure.harmless = failure.harmless && client.batch_execute("ROLLBACK").await.is_ok();
@@ -97,10 +120,20 @@ pub(super) async fn write(client: &Client, plan: &Plan, records: &[&Record], unf
     }
 }
 
+/// A row that was there already may have come there without the standby: its COMMIT waited for it and was called off.
+/// One that writes nothing would not wait, and the record would count as delivered although only this server has it.
+async fn mark(client: &Client) -> Result<Begun, Stop> {
+    client.batch_execute(MARK).await?;
+    Ok(Begun::Yes { all_new: false })
+}
+
 /// No transaction was begun when no record fits.
 enum Begun {
     No,
-    Yes,
+    Yes {
+        /// The server has taken as many rows as were sent.
+        all_new: bool,
+    },
 }
 
 async fn write_rows(
@@ -111,33 +144,36 @@ async fn write_rows(
     unfit: &mut Unfit,
 ) -> Result<Begun, Stop> {
     let mut statements = Unanswered::default();
-    let mut begun = Begun::No;
+    let mut sent = 0;
     let mut buffer = BytesMut::new();
     for (place, record) in records.iter().enumerate() {
         if let Err(fault) = format.put(record, &mut buffer) {
             unfit.push((place, fault));
             continue;
         }
-        if matches!(begun, Begun::No) {
-            begun = Begun::Yes;
-            statements.send(None, Box::pin(client.batch_execute(BEGIN))).await?;
+        if sent == 0 {
+            let begin = async { client.batch_execute(BEGIN).await.map(|()| 0) };
+            statements.send(None, Box::pin(begin)).await?;
         }
+        sent += 1;
         let row = values(buffer.split().freeze()).zip(format.fields());
         let parameters: Vec<Parameter> =
             row.map(|(value, field)| Parameter { value, literal: field.wire == Wire::Literal }).collect();
-        let execute = async move { client.execute_raw(statement, parameters).await.map(drop) };
-        statements.send(Some(place), Box::pin(execute)).await?;
+        statements.send(Some(place), Box::pin(client.execute_raw(statement, parameters))).await?;
     }
     statements.answered().await?;
-    Ok(begun)
+    Ok(if sent == 0 { Begun::No } else { Begun::Yes { all_new: statements.rows >= sent } })
 }
 
-type Answer<'a> = BoxFuture<'a, Result<(), Error>>;
+/// How many rows were written.
+type Answer<'a> = BoxFuture<'a, Result<u64, Error>>;
 
 /// Statements that were sent and not yet answered, in the order of the server's answers.
 #[derive(Default)]
 struct Unanswered<'a> {
     queue: VecDeque<(Option<usize>, Answer<'a>)>,
+    /// Written by those that were answered.
+    rows: u64,
 }
 
 impl<'a> Unanswered<'a> {
@@ -145,7 +181,7 @@ impl<'a> Unanswered<'a> {
         // The first poll sends.
         match poll!(statement.as_mut()) {
             Poll::Pending => self.queue.push_back((place, statement)),
-            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Ok(rows)) => self.rows += rows,
             Poll::Ready(Err(error)) => {
                 // The connection has ended. What was sent before may say why.
                 self.answered().await?;
@@ -163,10 +199,10 @@ impl<'a> Unanswered<'a> {
     }
 
     async fn next_answer(&mut self) -> Result<(), Stop> {
-        match self.queue.pop_front() {
-            Some((place, answer)) => answer.await.map_err(|error| Stop::Refused { error, culprit: place }),
-            None => Ok(()),
+        if let Some((place, answer)) = self.queue.pop_front() {
+            self.rows += answer.await.map_err(|error| Stop::Refused { error, culprit: place })?;
         }
+        Ok(())
     }
 }
 
@@ -194,11 +230,12 @@ async fn write_arrays(
         [(place, _)] => Some(*place),
         [_, _, ..] => None,
     };
+    let sent = rows.len() as u64;
     let arrays = arrays(format, rows.into_iter().map(|(_, row)| row));
     let (begun, written) = join(client.batch_execute(BEGIN), client.execute_raw(statement, arrays)).await;
     begun?;
-    written.map_err(|error| Stop::Refused { error, culprit })?;
-    Ok(Begun::Yes)
+    let written = written.map_err(|error| Stop::Refused { error, culprit })?;
+    Ok(Begun::Yes { all_new: written >= sent })
 }
 
 /// One statement cannot replace a row twice; the last one counts, as it would one by one. Keys that the server takes for
@@ -279,7 +316,7 @@ async fn write_copy(
         chunk = next_chunk(&mut places);
     }
     let (copied, found) = join(copying.finish(), layout(client, &table.statement, &table.quoted_name)).await;
-    copied.map_err(|error| {
+    let copied = copied.map_err(|error| {
         let line = copied_line(&error, &table.bare_name);
         let culprit = line.and_then(|line| places.get(line.checked_sub(1)?)).copied();
         Stop::Refused { error, culprit }
@@ -287,7 +324,7 @@ async fn write_copy(
     if found? != table.layout {
         return Err(Stop::Changed(format!("the columns of {} have changed", table.quoted_name)));
     }
-    Ok(Begun::Yes)
+    Ok(Begun::Yes { all_new: copied >= places.len() as u64 })
 }
 
 /// A value in the form that its parameter has on the wire already.

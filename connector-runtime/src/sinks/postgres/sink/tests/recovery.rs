@@ -231,6 +231,88 @@ async fn a_transaction_that_takes_too_long_is_called_off_at_the_server() {
     server.finish();
 }
 
+/// From now on a COMMIT that has written something waits for a standby that never comes.
+async fn wait_for_a_standby(server: &Postgres) {
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.expect("sets");
+    server.sql("SELECT pg_reload_conf()").await.expect("reloads");
+    let set = wait::until(LIMIT, "the standby is missed", async || {
+        ensure!(server.sql("SHOW synchronous_standby_names").await? == "nobody");
+        Ok(())
+    });
+    set.await.expect("is set");
+}
+
+const WAITS_FOR_A_STANDBY: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+
+async fn a_commit_waits(server: &Postgres) {
+    let waits = wait::until(LIMIT, "COMMIT waits for the standby", async || {
+        ensure!(server.sql(WAITS_FOR_A_STANDBY).await? == "1");
+        Ok(())
+    });
+    waits.await.expect("waits");
+}
+
+#[tokio::test]
+async fn a_commit_that_waits_for_a_standby_is_not_called_off() {
+    for name in MODES {
+        let server = server().await;
+        server.sql_of_role(ID_COLUMN).await.expect("adds the column");
+        server.sql_of_role("ALTER TABLE mqtt_messages ALTER id DROP NOT NULL").await.expect("alters");
+        let sink = open(&server, &mode(name)).await;
+        wait_for_a_standby(&server).await;
+        let records = [record(1, "x"), record(2, "y")];
+        let (outcomes, ()) = tokio::join!(deliver(&*sink, &records), async {
+            a_commit_waits(&server).await;
+            tokio::time::pause();
+            tokio::time::advance(TRANSACTION_WITHIN).await;
+            tokio::time::resume();
+        });
+        let Outcome::TargetFault(fault) = &outcomes[0] else { panic!("{name} {outcomes:?}") };
+        assert_eq!((fault.kind, &*fault.message), (TargetFaultKind::Down, "no answer to COMMIT within 60 s"), "{name}");
+        assert_eq!(server.sql(WAITS_FOR_A_STANDBY).await.expect("reads"), "1", "{name}: it waits on");
+        assert_eq!(server.count("mqtt_messages").await.expect("counts"), 0, "{name}: nobody sees the rows");
+        // The standby is given up by a person.
+        server.sql("ALTER SYSTEM RESET synchronous_standby_names").await.expect("resets");
+        server.sql("SELECT pg_reload_conf()").await.expect("reloads");
+        let there = wait::until(LIMIT, "the rows are there", async || {
+            ensure!(server.count("mqtt_messages").await? == 2);
+            Ok(())
+        });
+        there.await.expect("are there");
+        assert_eq!(deliver(&*sink, &[record(3, "z")]).await, [Outcome::Delivered], "{name}");
+        sink.close().await;
+        connections_become(&server, 0).await;
+        server.finish();
+    }
+}
+
+#[tokio::test]
+async fn rows_that_are_there_without_the_standby_are_not_delivered() {
+    for batch_insert in [false, true] {
+        let server = server().await;
+        server.sql_of_role(ID_COLUMN).await.expect("adds the column");
+        let sink = open(&server, &json!({"id_column": "id", "enable_batch_insert": batch_insert})).await;
+        wait_for_a_standby(&server).await;
+        let records = [record(1, "x"), record(2, "y")];
+        tokio::select! {
+            _ = deliver(&*sink, &records) => panic!("no standby has the rows"),
+            () = a_commit_waits(&server) => {}
+        }
+        // An operator, or a restart, calls the first COMMIT off.
+        server.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await.expect("calls off");
+        let there = wait::until(LIMIT, "the rows are there", async || {
+            ensure!(server.count("mqtt_messages").await? == 2);
+            Ok(())
+        });
+        there.await.expect("are there");
+        tokio::select! {
+            outcomes = deliver(&*sink, &records) => panic!("{batch_insert}: no standby has the rows: {outcomes:?}"),
+            () = a_commit_waits(&server) => {}
+        }
+        server.finish();
+    }
+}
+
 #[tokio::test]
 async fn connecting_to_a_locked_table_is_given_up_on_both_sides() {
     let server = server().await;
