@@ -43,9 +43,10 @@ const MAY_MARK: &str = "\
 /// the same keys next waits for locks of this session. Milliseconds, the keep-alives seconds.
 ///
 /// Statements of a batch follow each other at once, so a transaction that idles is one of nobody. Keep-alives and
-/// unanswered bytes end a session after 30 s.
+/// unanswered bytes end a session after 30 s. A lock that somebody holds for longer than 10 s is the target's fault,
+/// whatever the size of the batch that waits for it.
 const SESSION: &str = "\
-    SET idle_in_transaction_session_timeout = 3000; \
+    SET idle_in_transaction_session_timeout = 3000; SET lock_timeout = 10000; \
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4; \
     SET tcp_user_timeout = 30000";
 

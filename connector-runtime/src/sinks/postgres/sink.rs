@@ -17,7 +17,7 @@ use super::fault::Judgement;
 use super::plan::Wanted;
 use super::write::{Failure, Progress, write};
 use crate::config::Resolved;
-use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
+use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext, chain};
 use crate::sinks::shared::pool::{Lease, Pool, PoolOptions};
 use crate::sinks::shared::tls;
@@ -25,8 +25,8 @@ use crate::sinks::shared::tls;
 pub(crate) const OFFERED: Offered =
     Offered { kind: "postgres", open: |resolved, context| Box::pin(open(resolved, context)) };
 
-/// How long one transaction may take. A table that is locked for longer is down: the statement is called off, and the
-/// pipeline comes back with its own patience.
+/// How long one transaction may take. Then it is called off, and its records are asked for in smaller ones: rows that
+/// are slow one by one are too many together. A table that is locked is told apart by the server, much earlier.
 const TRANSACTION_WITHIN: Duration = Duration::from_secs(60);
 
 struct PostgresSink {
@@ -137,7 +137,12 @@ impl PostgresSink {
                 self.give_up(connection, progress.committing).await;
                 let what = if progress.committing { "answer to COMMIT" } else { "answer" };
                 let message = format!("no {what} within {} s", TRANSACTION_WITHIN.as_secs());
-                batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
+                // One record alone is as small as it gets: waiting for it is the target's fault.
+                if batch.records.len() > 1 && !progress.committing {
+                    batch.all(&Outcome::Unclear(RecordFault::refused("too_slow", message)))
+                } else {
+                    batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
+                }
             }
         };
         for (place, fault) in progress.unfit {
