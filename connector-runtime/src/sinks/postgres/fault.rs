@@ -9,7 +9,8 @@
 //! | 28 | the target's | login |
 //! | 3D000, 3F000, 42P01, 42703 | the target's | database, schema, table or column is missing |
 //! | 42501 | the target's | permission |
-//! | other 42 | the target's | the statement does not fit the table |
+//! | 42501, while rows are written, by row-level security | the record's | a policy does not take this row |
+//! | other 42, 0A | the target's | the statement does not fit the table |
 //! | 53100 | the target's | disk full |
 //! | everything else, and no answer at all | the target's, down | |
 
@@ -44,7 +45,9 @@ pub(super) fn judge(error: &Error) -> Judgement {
 /// would not help it, and everything behind it would wait too.
 pub(super) fn judge_rows(error: &Error, from_text: bool) -> Judgement {
     match error.as_db_error() {
-        Some(answer) if is_of_a_value(answer.code().code(), from_text) => Judgement::Record(record_fault(answer)),
+        Some(answer) if is_of_a_value(answer.code().code(), from_text) || is_of_a_policy(answer) => {
+            Judgement::Record(record_fault(answer))
+        }
         Some(_) | None => judge(error),
     }
 }
@@ -53,6 +56,11 @@ pub(super) fn judge_rows(error: &Error, from_text: bool) -> Judgement {
 /// and some types (hstore) refuse it as an internal error.
 fn is_of_a_value(code: &str, from_text: bool) -> bool {
     class(code) == "54" || ["42601", "42622"].contains(&code) || (from_text && code == "XX000")
+}
+
+/// A policy refuses rows with the code of a missing right; the server's routine, in no language, tells them apart.
+fn is_of_a_policy(answer: &DbError) -> bool {
+    answer.code().code() == NO_PERMISSION && answer.routine() == Some("ExecWithCheckOptions")
 }
 
 fn record_fault(answer: &DbError) -> RecordFault {
@@ -95,7 +103,7 @@ fn kind(code: &str) -> Option<TargetFaultKind> {
         _ => match class(code) {
             "22" | "23" | "44" => return None,
             "28" => TargetFaultKind::Auth,
-            "42" => DOES_NOT_FIT,
+            "0A" | "42" => DOES_NOT_FIT,
             _ => TargetFaultKind::Down,
         },
     })
@@ -152,6 +160,7 @@ mod tests {
             ("42501", TargetFaultKind::Permission),
             ("42601", DOES_NOT_FIT),
             ("42P10", DOES_NOT_FIT),
+            ("0A000", DOES_NOT_FIT),
             ("53100", TargetFaultKind::Full),
             ("53300", TargetFaultKind::Down),
             ("40001", TargetFaultKind::Down),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `sql_template`, or no `enable_batch_insert` | `Rows`: a prepared statement for each record |
 //! | `enable_batch_insert` | `Copy`: binary COPY |
-//! | … with `id_column` or `enable_upsert`, into a view, or with a column whose type has no form here | `Arrays`: one INSERT from an array for each column |
+//! | … with `id_column` or `enable_upsert`, into a view, with row-level security, with rules for INSERT, or with a column whose type has no form here | `Arrays`: one INSERT from an array for each column |
 
 use api_types::ClusterId;
 use tokio_postgres::{Client, Statement};
@@ -48,16 +48,21 @@ pub(super) struct TableCheck {
     pub(super) layout: Layout,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     /// `relkind` of pg_class.
     kind: String,
+    /// COPY is refused where row-level security counts for this role.
+    row_security: bool,
+    /// COPY passes them by.
+    insert_rules: bool,
     /// Names and types of the columns, in their order.
     columns: Vec<(String, u32)>,
 }
 
 const LAYOUT: &str = "\
-    SELECT a.attname::text, a.atttypid, c.relkind::text \
+    SELECT a.attname::text, a.atttypid, c.relkind::text, pg_catalog.row_security_active(c.oid), \
+    EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D') \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
     WHERE c.oid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped \
     ORDER BY a.attnum";
@@ -177,14 +182,19 @@ pub(super) async fn layout(
     quoted_table: &str,
 ) -> Result<Layout, tokio_postgres::Error> {
     let rows = client.query(statement, &[&quoted_table]).await?;
-    let kind = rows.first().map_or(Ok(String::new()), |row| row.try_get(2))?;
     let columns: Result<_, _> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
-    Ok(Layout { kind, columns: columns? })
+    let mut layout = Layout { columns: columns?, ..Layout::default() };
+    if let Some(row) = rows.first() {
+        layout.kind = row.try_get(2)?;
+        layout.row_security = row.try_get(3)?;
+        layout.insert_rules = row.try_get(4)?;
+    }
+    Ok(layout)
 }
 
 impl Layout {
     /// Tables and partitioned tables. A view takes INSERT only, a foreign table may.
     fn takes_copy(&self) -> bool {
-        ["r", "p"].contains(&self.kind.as_str())
+        ["r", "p"].contains(&self.kind.as_str()) && !self.row_security && !self.insert_rules
     }
 }

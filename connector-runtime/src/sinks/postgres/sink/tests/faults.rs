@@ -143,6 +143,73 @@ async fn a_value_that_no_code_for_data_refuses_is_its_records_fault() {
 }
 
 #[tokio::test]
+async fn a_table_with_policies_takes_the_rows_that_they_allow() {
+    let server = server().await;
+    // The owner passes his own policies by, unless they are forced.
+    server
+        .sql_of_role(
+            "ALTER TABLE mqtt_messages ENABLE ROW LEVEL SECURITY; ALTER TABLE mqtt_messages FORCE ROW LEVEL SECURITY;
+             CREATE POLICY plant ON mqtt_messages FOR INSERT WITH CHECK (topic LIKE 'plant/%')",
+        )
+        .await
+        .expect("makes");
+    for name in ["rows", "copy"] {
+        let sink = open(&server, &mode(name)).await;
+        let mut stranger = record(1, "x");
+        stranger.message.topic = "office/one".into();
+        let outcomes = deliver(&*sink, &[stranger]).await;
+        assert!(
+            matches!(&outcomes[0], Outcome::RecordFault(fault) if &*fault.class == "sqlstate_42501"),
+            "{name} {outcomes:?}"
+        );
+        assert_eq!(deliver(&*sink, &[record(2, "x"), record(3, "y")]).await, vec![Outcome::Delivered; 2], "{name}");
+    }
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 4);
+    server.finish();
+}
+
+#[tokio::test]
+async fn policies_that_come_later_are_seen() {
+    let server = server().await;
+    let sink = node().sink_for("rows", "postgres", server.config(&mode("copy")));
+    let queue = MemoryQueue::numbered(5);
+    let task = Setup::default().start_with(&queue, sink.opener, sink.options);
+    queue.all_committed().await;
+    server
+        .sql_of_role(
+            "ALTER TABLE mqtt_messages ENABLE ROW LEVEL SECURITY; ALTER TABLE mqtt_messages FORCE ROW LEVEL SECURITY;
+             CREATE POLICY all_of_them ON mqtt_messages FOR INSERT WITH CHECK (true)",
+        )
+        .await
+        .expect("makes");
+    queue.append((5..10).map(double::message));
+    queue.all_committed().await;
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 10);
+    assert_eq!(task.report().counters.discard_total, 0);
+    server.finish();
+}
+
+#[tokio::test]
+async fn rules_for_insert_are_followed_by_every_way_to_write() {
+    let server = server().await;
+    server
+        .sql_of_role(
+            "CREATE TABLE elsewhere (LIKE mqtt_messages);
+             CREATE RULE moved AS ON INSERT TO mqtt_messages DO INSTEAD INSERT INTO elsewhere
+               VALUES (NEW.client_id, NEW.topic, NEW.timestamp, NEW.payload, NEW.data)",
+        )
+        .await
+        .expect("makes");
+    for name in ["rows", "copy"] {
+        let sink = open(&server, &mode(name)).await;
+        assert_eq!(deliver(&*sink, &[record(1, "x"), record(2, "y")]).await, vec![Outcome::Delivered; 2], "{name}");
+    }
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 0);
+    assert_eq!(server.count("elsewhere").await.expect("counts"), 4);
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_row_that_a_view_does_not_take_is_its_records_fault() {
     let server = server().await;
     server

@@ -327,7 +327,10 @@ async fn rows_that_are_there_without_the_standby_are_not_delivered() {
             () = a_commit_waits(&server) => {}
         }
         // An operator, or a restart, calls the first COMMIT off.
-        server.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await.expect("calls off");
+        server
+            .sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            .await
+            .expect("calls off");
         let there = wait::until(LIMIT, "the rows are there", async || {
             ensure!(server.count("mqtt_messages").await? == 2);
             Ok(())

@@ -17,7 +17,10 @@ async fn a_record_that_comes_twice_stands_there_once() {
             assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 100]);
         }
         assert_eq!(server.count("mqtt_messages").await.expect("counts"), 100);
-        assert_eq!(server.sql("SELECT id FROM mqtt_messages WHERE id LIKE '%-99'").await.expect("reads"), format!("{}-1-7-99", ClusterId(7)));
+        assert_eq!(
+            server.sql("SELECT id FROM mqtt_messages WHERE id LIKE '%-99'").await.expect("reads"),
+            format!("{}-1-7-99", ClusterId(7))
+        );
     }
     // Another unique key is not ours: its duplicate is refused.
     server.sql_of_role("CREATE UNIQUE INDEX once ON mqtt_messages (timestamp, topic)").await.expect("makes");
