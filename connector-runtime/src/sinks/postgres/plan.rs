@@ -7,7 +7,7 @@
 //! | … with `id_column` or `enable_upsert`, into a view, with row-level security, with rules for INSERT, or with a column whose type has no form here | `Arrays`: one INSERT from an array for each column |
 
 use api_types::ClusterId;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::config::Config;
 use super::fault::target_fault;
@@ -56,13 +56,21 @@ pub(super) struct Layout {
     row_security: bool,
     /// COPY passes them by.
     insert_rules: bool,
-    /// Names and types of the columns, in their order.
-    columns: Vec<(String, u32)>,
+    /// In their order.
+    columns: Vec<Column>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Column {
+    name: String,
+    type_oid: u32,
+    not_null: bool,
 }
 
 const LAYOUT: &str = "\
     SELECT a.attname::text, a.atttypid, c.relkind::text, pg_catalog.row_security_active(c.oid), \
-    EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D') \
+    EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D'), \
+    a.attnotnull \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
     WHERE c.oid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped \
     ORDER BY a.attnum";
@@ -114,14 +122,20 @@ async fn plan_of_table(
     let layout = layout(client, &layout_statement, &quoted_name).await.map_err(refused)?;
     let (names, sources) = columns(table, &layout, conflict, cluster)?;
     let key = places_of_key(conflict, &names)?;
+    let may_be_null: Vec<bool> =
+        names.iter().enumerate().map(|(at, name)| layout.takes_null(name) && !key.contains(&at)).collect();
     let insert = Insert::new(table, names, conflict.clone());
 
     let row_statement = client.prepare(&insert.of_one_row()).await.map_err(refused)?;
     // Finds a missing permission and a missing unique index before the first record does.
     client.batch_execute(&insert.explained()).await.map_err(refused)?;
     let types = row_statement.params().to_vec();
-    let fields: Vec<Field> =
+    let mut fields: Vec<Field> =
         sources.into_iter().zip(&types).map(|(source, column)| Field::new(source, column)).collect();
+    let has_bytes = fields.iter().any(|field| field.source == Source::Payload && field.wire == Wire::Bytea);
+    for (field, may_be_null) in fields.iter_mut().zip(may_be_null) {
+        field.null_unless_text = has_bytes && may_be_null && field.source == Source::Payload && field.wire.is_text();
+    }
     let wires: Vec<(Wire, _)> = fields.iter().map(|field| field.wire).zip(types).collect();
     let format = RowFormat::new(fields);
     if !many_at_once {
@@ -144,7 +158,7 @@ fn columns(
     conflict: &Conflict,
     cluster: ClusterId,
 ) -> Result<(Vec<String>, Vec<Source>), TargetFault> {
-    let is_there = |column: &str| layout.columns.is_empty() || layout.columns.iter().any(|(name, _)| name == column);
+    let is_there = |column: &str| layout.columns.is_empty() || layout.columns.iter().any(|found| found.name == column);
     let mut columns: Vec<(String, Source)> = DEFAULT_COLUMNS
         .into_iter()
         .filter(|(name, _)| is_there(name))
@@ -182,7 +196,14 @@ pub(super) async fn layout(
     quoted_table: &str,
 ) -> Result<Layout, tokio_postgres::Error> {
     let rows = client.query(statement, &[&quoted_table]).await?;
-    let columns: Result<_, _> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
+    let column = |row: &Row| {
+        Ok::<_, tokio_postgres::Error>(Column {
+            name: row.try_get(0)?,
+            type_oid: row.try_get(1)?,
+            not_null: row.try_get(5)?,
+        })
+    };
+    let columns: Result<_, _> = rows.iter().map(column).collect();
     let mut layout = Layout { columns: columns?, ..Layout::default() };
     if let Some(row) = rows.first() {
         layout.kind = row.try_get(2)?;
@@ -193,6 +214,10 @@ pub(super) async fn layout(
 }
 
 impl Layout {
+    fn takes_null(&self, column: &str) -> bool {
+        self.columns.iter().any(|found| found.name == column && !found.not_null)
+    }
+
     /// Tables and partitioned tables. A view takes INSERT only, a foreign table may.
     fn takes_copy(&self) -> bool {
         ["r", "p"].contains(&self.kind.as_str()) && !self.row_security && !self.insert_rules

@@ -81,6 +81,21 @@ impl Wire {
         }
     }
 
+    /// Holds valid text without U+0000 only.
+    pub(super) fn is_text(self) -> bool {
+        match self {
+            Self::Text | Self::Json | Self::Jsonb => true,
+            Self::Bytea
+            | Self::Int2
+            | Self::Int4
+            | Self::Int8
+            | Self::Timestamp
+            | Self::Timestamptz
+            | Self::Date
+            | Self::Literal => false,
+        }
+    }
+
     /// The type of a parameter that carries many of these values.
     pub(super) fn element_type(self) -> Type {
         match self {
@@ -102,12 +117,14 @@ impl Wire {
 pub(super) struct Field {
     pub(super) source: Source,
     pub(super) wire: Wire,
+    /// NULL stands for a payload that is no text: another column has its bytes.
+    pub(super) null_unless_text: bool,
 }
 
 impl Field {
     pub(super) fn new(source: Source, column: &Type) -> Self {
         let wire = Wire::of(&source, column);
-        Self { source, wire }
+        Self { source, wire, null_unless_text: false }
     }
 
     fn put(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
@@ -228,6 +245,13 @@ fn out_of_range(column: &str) -> RecordFault {
     RecordFault::offline("out_of_range", format!("the time of the record does not fit into a column of type {column}"))
 }
 
+/// Stands where a value has its length.
+pub(super) const NULL: i32 = -1;
+
+fn is_text(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok() && !value.contains(&0)
+}
+
 /// Text of PostgreSQL is valid in its encoding and has no U+0000.
 fn put_checked(value: &[u8], what: &str, out: &mut BytesMut) -> Result<(), RecordFault> {
     if std::str::from_utf8(value).is_err() {
@@ -273,6 +297,10 @@ impl RowFormat {
         let start = out.len();
         out.put_i16(self.count);
         for field in &self.fields {
+            if field.null_unless_text && !is_text(&record.message.payload) {
+                out.put_i32(NULL);
+                continue;
+            }
             let at = out.len();
             out.put_i32(0);
             if let Err(fault) = field.put(record, out) {
@@ -286,11 +314,12 @@ impl RowFormat {
     }
 }
 
-/// The values of a row that was put.
-pub(super) fn values(mut row: Bytes) -> impl Iterator<Item = Bytes> {
+/// The values of a row that was put; `None` is NULL.
+pub(super) fn values(mut row: Bytes) -> impl Iterator<Item = Option<Bytes>> {
     row.advance(size_of::<i16>());
     std::iter::from_fn(move || {
-        let length = row.has_remaining().then(|| row.get_u32())?;
-        Some(row.split_to(length as usize))
+        let length = row.has_remaining().then(|| row.get_i32())?;
+        // The only length below zero is that of NULL.
+        Some(usize::try_from(length).ok().map(|length| row.split_to(length)))
     })
 }

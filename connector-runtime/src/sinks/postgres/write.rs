@@ -21,7 +21,7 @@ use tokio_postgres::{Client, Error, Statement};
 use super::connect::{Connection, MARK};
 use super::fault::{Judgement, copied_line, judge_rows};
 use super::plan::{Plan, TableCheck, layout};
-use super::value::{RowFormat, Wire, values};
+use super::value::{NULL, RowFormat, Wire, values};
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
 
 /// Statements see what was committed before each of them, whatever the database's default is: nothing here reads.
@@ -241,11 +241,11 @@ async fn write_arrays(
 /// One statement cannot replace a row twice; the last one counts, as it would one by one. Keys that the server takes for
 /// equal although their bytes differ are left: it refuses the statement (SQLSTATE 21000), and in halves it is asked again.
 fn keep_last_of_each_key(rows: &mut Vec<(usize, Bytes)>, key: &[usize]) {
-    let key_of = |row: &Bytes| -> Vec<Bytes> {
-        let values: Vec<Bytes> = values(row.clone()).collect();
+    let key_of = |row: &Bytes| -> Vec<Option<Bytes>> {
+        let values: Vec<Option<Bytes>> = values(row.clone()).collect();
         key.iter().filter_map(|place| values.get(*place).cloned()).collect()
     };
-    let last: HashMap<Vec<Bytes>, usize> = rows.iter().map(|(place, row)| (key_of(row), *place)).collect();
+    let last: HashMap<Vec<Option<Bytes>>, usize> = rows.iter().map(|(place, row)| (key_of(row), *place)).collect();
     rows.retain(|(place, row)| last.get(&key_of(row)) == Some(place));
 }
 
@@ -256,9 +256,9 @@ fn arrays(format: &RowFormat, rows: impl ExactSizeIterator<Item = Bytes>) -> Vec
         .iter()
         .map(|field| {
             let mut array = BytesMut::new();
-            // Dimensions, no nulls, type of the elements, their number, the first one's index.
+            // Dimensions, whether there may be nulls, type of the elements, their number, the first one's index.
             array.put_i32(1);
-            array.put_i32(0);
+            array.put_i32(field.null_unless_text.into());
             array.put_u32(field.wire.element_type().oid());
             array.put_u32(count);
             array.put_i32(1);
@@ -267,11 +267,16 @@ fn arrays(format: &RowFormat, rows: impl ExactSizeIterator<Item = Bytes>) -> Vec
         .collect();
     for row in rows {
         for (array, value) in arrays.iter_mut().zip(values(row)) {
-            array.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
-            array.put_slice(&value);
+            match value {
+                Some(value) => {
+                    array.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+                    array.put_slice(&value);
+                }
+                None => array.put_i32(NULL),
+            }
         }
     }
-    arrays.into_iter().map(|array| Parameter { value: array.freeze(), literal: false }).collect()
+    arrays.into_iter().map(|array| Parameter { value: Some(array.freeze()), literal: false }).collect()
 }
 
 async fn write_copy(
@@ -330,13 +335,15 @@ async fn write_copy(
 /// A value in the form that its parameter has on the wire already.
 #[derive(Debug)]
 struct Parameter {
-    value: Bytes,
+    /// `None` is NULL.
+    value: Option<Bytes>,
     literal: bool,
 }
 
 impl ToSql for Parameter {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
-        out.put_slice(&self.value);
+        let Some(value) = &self.value else { return Ok(IsNull::Yes) };
+        out.put_slice(value);
         Ok(IsNull::No)
     }
 

@@ -47,7 +47,9 @@ async fn one_poison_record_among_a_thousand_is_found_and_its_neighbours_arrive_o
 async fn the_server_names_the_record_and_says_why() {
     let server = server().await;
     server
-        .sql_of_role("ALTER TABLE mqtt_messages ADD CONSTRAINT warm CHECK (payload <> 'cold')")
+        .sql_of_role(
+            "ALTER TABLE mqtt_messages ADD CONSTRAINT warm CHECK (payload <> 'cold'), ALTER payload SET NOT NULL",
+        )
         .await
         .expect("alters");
     for name in ["rows", "copy"] {

@@ -96,6 +96,7 @@ fn about(number: u64, topic: &str) -> Record {
 async fn the_last_of_a_key_stays() {
     let server = server().await;
     server.sql_of_role("CREATE UNIQUE INDEX latest ON mqtt_messages (topic)").await.expect("makes");
+    server.sql_of_role("ALTER TABLE mqtt_messages ALTER payload SET NOT NULL").await.expect("alters");
     let state = "SELECT topic, payload, client_id, timestamp FROM mqtt_messages ORDER BY topic";
     for batch_insert in [false, true] {
         server.sql("TRUNCATE mqtt_messages").await.expect("empties");
