@@ -537,6 +537,11 @@ fn what_has_no_effect_is_warned_about() {
             "config.tls_verify is false: the target's certificate is not checked",
         ),
         ("kafka", json!({"ca_cert_path":"/ca.pem"}), "config.ca_cert_path has no effect without TLS"),
+        (
+            "postgres",
+            json!({"conflict_columns":"topic"}),
+            "config.conflict_columns has no effect while enable_upsert is false",
+        ),
         ("elasticsearch", json!({"tls_server_name":"a"}), "config.tls_server_name has no effect without TLS"),
         ("mysql", json!({"tls_server_name":"a"}), "config.tls_server_name has no effect without TLS"),
     ] {

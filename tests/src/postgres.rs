@@ -28,7 +28,7 @@ pub const PASSWORD: &str = "p@ss:w/o?r#d '\\\"%20 ü";
 
 /// The table of the documentation, and its column for the record's id.
 pub const TABLE: &str = "CREATE TABLE mqtt_messages (client_id text NOT NULL, topic text NOT NULL, \
-    timestamp bigint NOT NULL, payload text NOT NULL, data bytea NOT NULL)";
+    timestamp bigint NOT NULL, payload text, data bytea NOT NULL)";
 pub const ID_COLUMN: &str = "ALTER TABLE mqtt_messages ADD COLUMN id text NOT NULL UNIQUE";
 
 #[derive(Clone, Debug, Default)]

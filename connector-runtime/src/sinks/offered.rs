@@ -86,6 +86,11 @@ impl CompiledSinks {
         Self { context }
     }
 
+    #[cfg(all(test, feature = "postgres"))]
+    pub(crate) fn context(&self) -> &SinkContext {
+        &self.context
+    }
+
     #[cfg(test)]
     pub(crate) fn with_context(context: SinkContext) -> Self {
         Self { context }

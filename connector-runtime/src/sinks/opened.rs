@@ -44,6 +44,12 @@ impl TestNode {
         Self { sinks: CompiledSinks::with_context(context), fences }
     }
 
+    #[cfg(feature = "postgres")]
+    pub(crate) fn of_cluster(mut self, cluster: ClusterId) -> Self {
+        self.sinks = CompiledSinks::with_context(SinkContext { cluster, ..self.sinks.context().clone() });
+        self
+    }
+
     pub(crate) fn sink_for(&self, name: &str, kind: &str, config: Value) -> TaskSink {
         let Value::Object(config) = config else { panic!("a configuration is an object") };
         let entry = registry::kind(kind).expect("is a kind");

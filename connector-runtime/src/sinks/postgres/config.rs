@@ -72,7 +72,7 @@ CREATE TABLE mqtt_messages (
   client_id text   NOT NULL,
   topic     text   NOT NULL,
   timestamp bigint NOT NULL,  -- milliseconds since the Unix epoch; timestamp and timestamptz columns work too
-  payload   text   NOT NULL,  -- or jsonb
+  payload   text,             -- or jsonb; NULL where the payload is no text, and data has its bytes
   data      bytea  NOT NULL
 );
 -- with id_column \"id\":

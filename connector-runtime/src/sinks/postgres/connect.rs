@@ -33,6 +33,23 @@ const TLS_REFUSED: u8 = b'N';
 /// A statement that was given up is called off at the server, if that can be done this fast.
 const CALL_OFF_WITHIN: Duration = Duration::from_secs(2);
 
+/// Writes nothing but a word into the log, so that the COMMIT behind it waits as one that has written rows.
+pub(super) const MARK: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'sluice', ''::text)";
+const MAY_MARK: &str = "\
+    SELECT coalesce(bool_and(has_function_privilege(oid, 'EXECUTE')), false) FROM pg_catalog.pg_proc \
+    WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace";
+
+/// What the server itself bounds, for a client that cannot any more: paused, cut off, or its machine gone. Whoever writes
+/// the same keys next waits for locks of this session. Milliseconds, the keep-alives seconds.
+///
+/// Statements of a batch follow each other at once, so a transaction that idles is one of nobody. Keep-alives and
+/// unanswered bytes end a session after 30 s. A lock that somebody holds for longer than 10 s is the target's fault,
+/// whatever the size of the batch that waits for it.
+const SESSION: &str = "\
+    SET idle_in_transaction_session_timeout = 3000; SET lock_timeout = 10000; \
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4; \
+    SET tcp_user_timeout = 30000";
+
 pub(super) struct Connector {
     pub(super) host: String,
     pub(super) port: u16,
@@ -47,6 +64,8 @@ pub(super) struct Connector {
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) plan: Plan,
+    /// The role may write [`MARK`].
+    pub(super) may_mark: bool,
     driver: Driver,
 }
 
@@ -74,8 +93,11 @@ impl Connect for Connector {
             // Whoever waits for an answer gets the error.
             let _ = connection.await;
         }));
+        client.batch_execute(SESSION).await.map_err(|error| target_fault(&error))?;
         let plan = self.plan(&client).await?;
-        Ok(Connection { client, plan, driver })
+        let may_mark = client.query_one(MAY_MARK, &[]).await.and_then(|row| row.try_get(0));
+        let may_mark = may_mark.map_err(|error| target_fault(&error))?;
+        Ok(Connection { client, plan, may_mark, driver })
     }
 
     fn is_open(connection: &Connection) -> bool {
@@ -83,7 +105,7 @@ impl Connect for Connector {
     }
 
     async fn close(connection: Connection) {
-        let Connection { client, plan, mut driver } = connection;
+        let Connection { client, plan, may_mark: _, mut driver } = connection;
         // The driver says goodbye once nobody can ask anything any more.
         drop((client, plan));
         let _ = (&mut driver.0).await;

@@ -2,12 +2,15 @@
 //!
 //! | SQLSTATE | whose | what |
 //! |---|---|---|
-//! | 22, 23, 21000 | the record's | data and constraints; 21000: rows of one statement that meet |
+//! | 22, 23, 44, 21000 | the record's | data and constraints; 21000: rows of one statement that meet |
+//! | 54, 42601, 42622, while rows are written | the record's | a value beyond a limit, or that its type cannot read |
+//! | XX000, while rows are written from text | the record's | the same, by types that have no code for it |
 //! | 22P03 | the target's, down | our own form of a value does not fit: its column has changed since it was looked at |
 //! | 28 | the target's | login |
 //! | 3D000, 3F000, 42P01, 42703 | the target's | database, schema, table or column is missing |
 //! | 42501 | the target's | permission |
-//! | other 42 | the target's | the statement does not fit the table |
+//! | 42501, while rows are written, by row-level security | the record's | a policy does not take this row |
+//! | other 42, 0A | the target's | the statement does not fit the table |
 //! | 53100 | the target's | disk full |
 //! | everything else, and no answer at all | the target's, down | |
 
@@ -34,11 +37,35 @@ pub(super) fn judge(error: &Error) -> Judgement {
     };
     match kind(answer.code().code()) {
         Some(kind) => Judgement::Target(TargetFault::new(kind, words(answer))),
-        None => {
-            let class = format!("sqlstate_{}", answer.code().code().to_ascii_lowercase());
-            Judgement::Record(RecordFault::refused(class, words(answer)))
-        }
+        None => Judgement::Record(record_fault(answer)),
     }
+}
+
+/// Of an error of a statement that was prepared before: what only a value can be the cause of is its record's. Waiting
+/// would not help it, and everything behind it would wait too.
+pub(super) fn judge_rows(error: &Error, from_text: bool) -> Judgement {
+    match error.as_db_error() {
+        Some(answer) if is_of_a_value(answer.code().code(), from_text) || is_of_a_policy(answer) => {
+            Judgement::Record(record_fault(answer))
+        }
+        Some(_) | None => judge(error),
+    }
+}
+
+/// Depth of JSON, size of an index's row; labels of ltree. `from_text`: some values are read from text by their type,
+/// and some types (hstore) refuse it as an internal error.
+fn is_of_a_value(code: &str, from_text: bool) -> bool {
+    class(code) == "54" || ["42601", "42622"].contains(&code) || (from_text && code == "XX000")
+}
+
+/// A policy refuses rows with the code of a missing right; the server's routine, in no language, tells them apart.
+fn is_of_a_policy(answer: &DbError) -> bool {
+    answer.code().code() == NO_PERMISSION && answer.routine() == Some("ExecWithCheckOptions")
+}
+
+fn record_fault(answer: &DbError) -> RecordFault {
+    let class = format!("sqlstate_{}", answer.code().code().to_ascii_lowercase());
+    RecordFault::refused(class, words(answer))
 }
 
 /// Of an error that has nothing to do with a record.
@@ -49,10 +76,15 @@ pub(super) fn target_fault(error: &Error) -> TargetFault {
     }
 }
 
-/// The connection is as good as before, once its transaction was rolled back.
-pub(super) fn is_harmless(error: &Error) -> bool {
-    let code = error.as_db_error().map(|answer| answer.code().code());
-    code.is_some_and(|code| code != INVALID_BINARY && ["21", "22", "23", "40", "53", "55"].contains(&class(code)))
+impl Judgement {
+    /// The connection is as good as before, once its transaction was rolled back.
+    pub(super) fn is_harmless(&self, error: &Error) -> bool {
+        let code = error.as_db_error().map(|answer| answer.code().code());
+        match self {
+            Self::Record(_) => true,
+            Self::Target(_) => code.is_some_and(|code| ["40", "53", "55"].contains(&class(code))),
+        }
+    }
 }
 
 const INVALID_BINARY: &str = "22P03";
@@ -69,9 +101,9 @@ fn kind(code: &str) -> Option<TargetFaultKind> {
         NO_PERMISSION => TargetFaultKind::Permission,
         "3D000" | "3F000" | "42P01" | "42703" => TargetFaultKind::Missing,
         _ => match class(code) {
-            "22" | "23" => return None,
+            "22" | "23" | "44" => return None,
             "28" => TargetFaultKind::Auth,
-            "42" => DOES_NOT_FIT,
+            "0A" | "42" => DOES_NOT_FIT,
             _ => TargetFaultKind::Down,
         },
     })
@@ -114,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_code_says_whose_fault_it_is() {
-        for code in ["22001", "22021", "22P02", "23502", "23505", "23514", "21000"] {
+        for code in ["22001", "22021", "22P02", "23502", "23505", "23514", "44000", "21000"] {
             assert_eq!(kind(code), None, "{code}");
         }
         for (code, expect) in [
@@ -128,6 +160,7 @@ mod tests {
             ("42501", TargetFaultKind::Permission),
             ("42601", DOES_NOT_FIT),
             ("42P10", DOES_NOT_FIT),
+            ("0A000", DOES_NOT_FIT),
             ("53100", TargetFaultKind::Full),
             ("53300", TargetFaultKind::Down),
             ("40001", TargetFaultKind::Down),
@@ -140,6 +173,24 @@ mod tests {
             ("", TargetFaultKind::Down),
         ] {
             assert_eq!(kind(code), Some(expect), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_statement_that_was_prepared_fails_by_its_values() {
+        for (code, from_text, expect) in [
+            ("54000", false, true),
+            ("54001", false, true),
+            ("42601", false, true),
+            ("42622", false, true),
+            ("XX000", true, true),
+            ("XX000", false, false),
+            ("XX001", true, false),
+            ("42501", true, false),
+            ("53100", true, false),
+            ("57014", true, false),
+        ] {
+            assert_eq!(is_of_a_value(code, from_text), expect, "{code} {from_text}");
         }
     }
 

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `sql_template`, or no `enable_batch_insert` | `Rows`: a prepared statement for each record |
 //! | `enable_batch_insert` | `Copy`: binary COPY |
-//! | … with `id_column` or `enable_upsert`, into a view, or with a column whose type has no form here | `Arrays`: one INSERT from an array for each column |
+//! | … with `id_column` or `enable_upsert`, into a view, with row-level security, with rules for INSERT, or with a column whose type has no form here | `Arrays`: one INSERT from an array for each column |
 
-use tokio_postgres::{Client, Statement};
+use api_types::ClusterId;
+use tokio_postgres::{Client, Row, Statement};
 
 use super::config::Config;
 use super::fault::target_fault;
@@ -20,13 +21,21 @@ use crate::template::statement::{Dialect, Parameters, StatementTemplate};
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
     Statement(StatementTemplate),
-    Rows { table: String, conflict: Conflict, many_at_once: bool },
+    Rows { table: String, conflict: Conflict, many_at_once: bool, cluster: ClusterId },
 }
 
 pub(super) enum Plan {
     Rows { statement: Statement, format: RowFormat },
     Arrays { statement: Statement, format: RowFormat, key: Vec<usize> },
     Copy { statement: Statement, format: RowFormat, table: TableCheck },
+}
+
+impl Plan {
+    pub(super) fn format(&self) -> &RowFormat {
+        match self {
+            Self::Rows { format, .. } | Self::Arrays { format, .. } | Self::Copy { format, .. } => format,
+        }
+    }
 }
 
 /// A COPY in binary takes eight bytes for a time or for a number alike: after each one, and before its transaction is
@@ -39,22 +48,35 @@ pub(super) struct TableCheck {
     pub(super) layout: Layout,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     /// `relkind` of pg_class.
     kind: String,
-    /// Names and types of the columns, in their order.
-    columns: Vec<(String, u32)>,
+    /// COPY is refused where row-level security counts for this role.
+    row_security: bool,
+    /// COPY passes them by.
+    insert_rules: bool,
+    /// In their order.
+    columns: Vec<Column>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Column {
+    name: String,
+    type_oid: u32,
+    not_null: bool,
 }
 
 const LAYOUT: &str = "\
-    SELECT a.attname::text, a.atttypid, c.relkind::text \
+    SELECT a.attname::text, a.atttypid, c.relkind::text, pg_catalog.row_security_active(c.oid), \
+    EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '3' AND r.ev_enabled <> 'D'), \
+    a.attnotnull \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
     WHERE c.oid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped \
     ORDER BY a.attnum";
 
 impl Wanted {
-    pub(super) fn new(config: &Config) -> Result<Self, TemplateError> {
+    pub(super) fn new(config: &Config, cluster: ClusterId) -> Result<Self, TemplateError> {
         if let Some(template) = &config.sql_template {
             return StatementTemplate::parse(template, Dialect::Postgres).map(Self::Statement);
         }
@@ -63,13 +85,15 @@ impl Wanted {
             (None, Some(columns)) if config.enable_upsert => Conflict::Replace { key: columns.0.clone() },
             (None, Some(_) | None) => Conflict::Refuse,
         };
-        Ok(Self::Rows { table: config.table.clone(), conflict, many_at_once: config.enable_batch_insert })
+        Ok(Self::Rows { table: config.table.clone(), conflict, many_at_once: config.enable_batch_insert, cluster })
     }
 
     pub(super) async fn plan(&self, client: &Client) -> Result<Plan, TargetFault> {
         match self {
             Self::Statement(template) => plan_of_template(client, template).await,
-            Self::Rows { table, conflict, many_at_once } => plan_of_table(client, table, conflict, *many_at_once).await,
+            Self::Rows { table, conflict, many_at_once, cluster } => {
+                plan_of_table(client, table, conflict, *many_at_once, *cluster).await
+            }
         }
     }
 }
@@ -90,28 +114,34 @@ async fn plan_of_table(
     table: &str,
     conflict: &Conflict,
     many_at_once: bool,
+    cluster: ClusterId,
 ) -> Result<Plan, TargetFault> {
     let refused = |error: tokio_postgres::Error| target_fault(&error);
     let quoted_name = quoted_table(table);
     let layout_statement = client.prepare(LAYOUT).await.map_err(refused)?;
     let layout = layout(client, &layout_statement, &quoted_name).await.map_err(refused)?;
-    let (names, sources) = columns(table, &layout, conflict)?;
+    let (names, sources) = columns(table, &layout, conflict, cluster)?;
     let key = places_of_key(conflict, &names)?;
+    let may_be_null: Vec<bool> =
+        names.iter().enumerate().map(|(at, name)| layout.takes_null(name) && !key.contains(&at)).collect();
     let insert = Insert::new(table, names, conflict.clone());
 
     let row_statement = client.prepare(&insert.of_one_row()).await.map_err(refused)?;
     // Finds a missing permission and a missing unique index before the first record does.
     client.batch_execute(&insert.explained()).await.map_err(refused)?;
     let types = row_statement.params().to_vec();
-    let fields: Vec<Field> =
+    let mut fields: Vec<Field> =
         sources.into_iter().zip(&types).map(|(source, column)| Field::new(source, column)).collect();
+    let has_bytes = fields.iter().any(|field| field.source == Source::Payload && field.wire == Wire::Bytea);
+    for (field, may_be_null) in fields.iter_mut().zip(may_be_null) {
+        field.null_unless_text = has_bytes && may_be_null && field.source == Source::Payload && field.wire.is_text();
+    }
     let wires: Vec<(Wire, _)> = fields.iter().map(|field| field.wire).zip(types).collect();
     let format = RowFormat::new(fields);
     if !many_at_once {
         return Ok(Plan::Rows { statement: row_statement, format });
     }
-    let has_literal = wires.iter().any(|(wire, _)| *wire == Wire::Literal);
-    if *conflict != Conflict::Refuse || has_literal || !layout.takes_copy() {
+    if *conflict != Conflict::Refuse || format.has_literals() || !layout.takes_copy() {
         let statement = client.prepare(&insert.of_many_rows(&wires)).await.map_err(refused)?;
         return Ok(Plan::Arrays { statement, format, key });
     }
@@ -122,8 +152,13 @@ async fn plan_of_table(
 }
 
 /// The columns that are written, and what they get. A table that is not there gets the statement that says so.
-fn columns(table: &str, layout: &Layout, conflict: &Conflict) -> Result<(Vec<String>, Vec<Source>), TargetFault> {
-    let is_there = |column: &str| layout.columns.is_empty() || layout.columns.iter().any(|(name, _)| name == column);
+fn columns(
+    table: &str,
+    layout: &Layout,
+    conflict: &Conflict,
+    cluster: ClusterId,
+) -> Result<(Vec<String>, Vec<Source>), TargetFault> {
+    let is_there = |column: &str| layout.columns.is_empty() || layout.columns.iter().any(|found| found.name == column);
     let mut columns: Vec<(String, Source)> = DEFAULT_COLUMNS
         .into_iter()
         .filter(|(name, _)| is_there(name))
@@ -136,7 +171,7 @@ fn columns(table: &str, layout: &Layout, conflict: &Conflict) -> Result<(Vec<Str
     }
     if let Conflict::Skip { id_column } = conflict {
         columns.retain(|(name, _)| name != id_column);
-        columns.push((id_column.clone(), Source::Id));
+        columns.push((id_column.clone(), Source::Id(cluster)));
     }
     Ok(columns.into_iter().unzip())
 }
@@ -161,14 +196,30 @@ pub(super) async fn layout(
     quoted_table: &str,
 ) -> Result<Layout, tokio_postgres::Error> {
     let rows = client.query(statement, &[&quoted_table]).await?;
-    let kind = rows.first().map_or(Ok(String::new()), |row| row.try_get(2))?;
-    let columns: Result<_, _> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect();
-    Ok(Layout { kind, columns: columns? })
+    let column = |row: &Row| {
+        Ok::<_, tokio_postgres::Error>(Column {
+            name: row.try_get(0)?,
+            type_oid: row.try_get(1)?,
+            not_null: row.try_get(5)?,
+        })
+    };
+    let columns: Result<_, _> = rows.iter().map(column).collect();
+    let mut layout = Layout { columns: columns?, ..Layout::default() };
+    if let Some(row) = rows.first() {
+        layout.kind = row.try_get(2)?;
+        layout.row_security = row.try_get(3)?;
+        layout.insert_rules = row.try_get(4)?;
+    }
+    Ok(layout)
 }
 
 impl Layout {
+    fn takes_null(&self, column: &str) -> bool {
+        self.columns.iter().any(|found| found.name == column && !found.not_null)
+    }
+
     /// Tables and partitioned tables. A view takes INSERT only, a foreign table may.
     fn takes_copy(&self) -> bool {
-        ["r", "p"].contains(&self.kind.as_str())
+        ["r", "p"].contains(&self.kind.as_str()) && !self.row_security && !self.insert_rules
     }
 }

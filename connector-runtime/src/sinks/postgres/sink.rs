@@ -9,34 +9,37 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::config::Config;
 use super::connect::{Connector, login};
 use super::fault::Judgement;
 use super::plan::Wanted;
-use super::write::{Failure, Unfit, write};
+use super::write::{Failure, Progress, write};
 use crate::config::Resolved;
-use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
+use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext, chain};
-use crate::sinks::shared::pool::{Pool, PoolOptions};
+use crate::sinks::shared::pool::{Lease, Pool, PoolOptions};
 use crate::sinks::shared::tls;
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "postgres", open: |resolved, context| Box::pin(open(resolved, context)) };
 
-/// How long one transaction may take. A table that is locked for longer is down: the statement is called off, and the
-/// pipeline comes back with its own patience.
+/// How long one transaction may take. Then it is called off, and its records are asked for in smaller ones: rows that
+/// are slow one by one are too many together. A table that is locked is told apart by the server, much earlier.
 const TRANSACTION_WITHIN: Duration = Duration::from_secs(60);
 
 struct PostgresSink {
     pool: Pool<Connector>,
     aborted: CancellationToken,
+    /// Nobody waits for an answer to COMMIT any more.
+    ended: CancellationToken,
+    _ends: DropGuard,
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
     let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
-    let wanted = Wanted::new(&config).map_err(|error| unusable(&error))?;
+    let wanted = Wanted::new(&config, context.cluster).map_err(|error| unusable(&error))?;
     let login = login(&config.username, config.password.reveal(), &config.database, &context.connector.0);
     let options = pool_options(&config);
     let aborted = CancellationToken::new();
@@ -63,7 +66,8 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         connect_timeout: options.connect_timeout,
     };
     let pool = Pool::open(connector, options).await?;
-    Ok(Box::new(PostgresSink { pool, aborted }))
+    let ended = CancellationToken::new();
+    Ok(Box::new(PostgresSink { pool, aborted, ended: ended.clone(), _ends: ended.drop_guard() }))
 }
 
 fn pool_options(config: &Config) -> PoolOptions {
@@ -97,10 +101,12 @@ impl Sink for PostgresSink {
 
     fn abort(&self) {
         self.aborted.cancel();
+        self.ended.cancel();
         self.pool.abort();
     }
 
     async fn close(&self) {
+        self.ended.cancel();
         self.pool.close().await;
     }
 }
@@ -111,8 +117,8 @@ impl PostgresSink {
             Ok(connection) => connection,
             Err(fault) => return batch.all(&Outcome::TargetFault(fault)),
         };
-        let mut unfit = Unfit::new();
-        let transaction = write(&connection.client, &connection.plan, batch.records, &mut unfit);
+        let mut progress = Progress::default();
+        let transaction = write(&connection, batch.records, &mut progress);
         let written = tokio::time::timeout(TRANSACTION_WITHIN, transaction).await;
         let mut outcomes = match written {
             Ok(Ok(())) => {
@@ -128,20 +134,45 @@ impl PostgresSink {
                 outcomes(batch, failure)
             }
             Err(_) => {
-                let token = connection.client.cancel_token();
-                drop(connection);
-                self.pool.drop_idle();
-                self.pool.connector().call_off(token).await;
-                let message = format!("no answer within {} s", TRANSACTION_WITHIN.as_secs());
-                batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
+                self.give_up(connection, progress.committing).await;
+                let what = if progress.committing { "answer to COMMIT" } else { "answer" };
+                let message = format!("no {what} within {} s", TRANSACTION_WITHIN.as_secs());
+                // One record alone is as small as it gets: waiting for it is the target's fault.
+                if batch.records.len() > 1 && !progress.committing {
+                    batch.all(&Outcome::Unclear(RecordFault::refused("too_slow", message)))
+                } else {
+                    batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
+                }
             }
         };
-        for (place, fault) in unfit {
+        for (place, fault) in progress.unfit {
             if let Some(outcome) = outcomes.get_mut(place) {
                 *outcome = Outcome::RecordFault(fault);
             }
         }
         outcomes
+    }
+}
+
+impl PostgresSink {
+    /// A COMMIT that waits for a standby must not be called off: the server would keep the rows without the standby.
+    /// It keeps its place in the pool as long as it waits, so that no more than `pool_size` of them ever do.
+    async fn give_up(&self, connection: Lease<Connector>, committing: bool) {
+        self.pool.drop_idle();
+        if committing {
+            let ended = self.ended.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    // Answered after the COMMIT.
+                    _ = connection.client.batch_execute("") => {}
+                }
+            });
+        } else {
+            let token = connection.client.cancel_token();
+            drop(connection);
+            self.pool.connector().call_off(token).await;
+        }
     }
 }
 

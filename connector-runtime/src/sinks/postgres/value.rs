@@ -8,7 +8,7 @@
 
 use std::fmt::Write;
 
-use api_types::Record;
+use api_types::{ClusterId, Record};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use chrono::{DateTime, Datelike, NaiveDate};
 use serde_json::Value;
@@ -24,7 +24,8 @@ const POSTGRES_EPOCH_DAY: i32 = 730_120;
 /// What of the record a value is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Source {
-    Id,
+    /// A record's id is unique within its cluster only, and clusters may share a table.
+    Id(ClusterId),
     ClientId,
     Topic,
     TimestampMs,
@@ -36,7 +37,7 @@ impl Source {
     fn is_time(&self) -> bool {
         match self {
             Self::TimestampMs | Self::Named(Placeholder::TimestampMs | Placeholder::TimestampSeconds) => true,
-            Self::Id | Self::ClientId | Self::Topic | Self::Payload | Self::Named(_) => false,
+            Self::Id(_) | Self::ClientId | Self::Topic | Self::Payload | Self::Named(_) => false,
         }
     }
 }
@@ -80,6 +81,21 @@ impl Wire {
         }
     }
 
+    /// Holds valid text without U+0000 only.
+    pub(super) fn is_text(self) -> bool {
+        match self {
+            Self::Text | Self::Json | Self::Jsonb => true,
+            Self::Bytea
+            | Self::Int2
+            | Self::Int4
+            | Self::Int8
+            | Self::Timestamp
+            | Self::Timestamptz
+            | Self::Date
+            | Self::Literal => false,
+        }
+    }
+
     /// The type of a parameter that carries many of these values.
     pub(super) fn element_type(self) -> Type {
         match self {
@@ -101,12 +117,14 @@ impl Wire {
 pub(super) struct Field {
     pub(super) source: Source,
     pub(super) wire: Wire,
+    /// NULL stands for a payload that is no text: another column has its bytes.
+    pub(super) null_unless_text: bool,
 }
 
 impl Field {
     pub(super) fn new(source: Source, column: &Type) -> Self {
         let wire = Wire::of(&source, column);
-        Self { source, wire }
+        Self { source, wire, null_unless_text: false }
     }
 
     fn put(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
@@ -148,7 +166,7 @@ impl Field {
     fn put_text(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
         let message = &record.message;
         match &self.source {
-            Source::Id => write_to(out, record.id),
+            Source::Id(cluster) => write_to(out, format_args!("{cluster}-{}", record.id)),
             Source::TimestampMs => write_to(out, message.timestamp_ms),
             Source::ClientId => put_checked(message.client_id.as_bytes(), "the client id", out)?,
             Source::Topic => put_checked(message.topic.as_bytes(), "the topic", out)?,
@@ -167,7 +185,7 @@ impl Field {
             Source::Payload | Source::TimestampMs | Source::Named(Placeholder::Payload) => {
                 return self.put_text(record, out);
             }
-            Source::Id => Value::from(record.id.to_string()),
+            Source::Id(cluster) => Value::from(format!("{cluster}-{}", record.id)),
             Source::ClientId => Value::from(record.message.client_id.as_str()),
             Source::Topic => Value::from(record.message.topic.as_str()),
             Source::Named(placeholder) => placeholder.json(record).map_err(missing)?,
@@ -179,7 +197,7 @@ impl Field {
     fn put_bytes(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
         let message = &record.message;
         match &self.source {
-            Source::Id => write_to(out, record.id),
+            Source::Id(cluster) => write_to(out, format_args!("{cluster}-{}", record.id)),
             Source::TimestampMs => write_to(out, message.timestamp_ms),
             Source::ClientId => out.put_slice(message.client_id.as_bytes()),
             Source::Topic => out.put_slice(message.topic.as_bytes()),
@@ -193,7 +211,7 @@ impl Field {
     fn number(&self, record: &Record) -> u64 {
         match self.source {
             Source::Named(Placeholder::TimestampSeconds) => record.message.timestamp_ms / 1_000,
-            Source::Id
+            Source::Id(_)
             | Source::ClientId
             | Source::Topic
             | Source::TimestampMs
@@ -205,7 +223,7 @@ impl Field {
     fn time_ms(&self, record: &Record) -> u64 {
         match self.source {
             Source::Named(Placeholder::TimestampSeconds) => record.message.timestamp_ms / 1_000 * 1_000,
-            Source::Id
+            Source::Id(_)
             | Source::ClientId
             | Source::Topic
             | Source::TimestampMs
@@ -225,6 +243,13 @@ fn missing(error: MissingValue) -> RecordFault {
 
 fn out_of_range(column: &str) -> RecordFault {
     RecordFault::offline("out_of_range", format!("the time of the record does not fit into a column of type {column}"))
+}
+
+/// Stands where a value has its length.
+pub(super) const NULL: i32 = -1;
+
+fn is_text(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok() && !value.contains(&0)
 }
 
 /// Text of PostgreSQL is valid in its encoding and has no U+0000.
@@ -262,11 +287,20 @@ impl RowFormat {
         &self.fields
     }
 
+    /// Some values are read from text by their type.
+    pub(super) fn has_literals(&self) -> bool {
+        self.fields.iter().any(|field| field.wire == Wire::Literal)
+    }
+
     /// Nothing is left in `out` of a record that does not fit.
     pub(super) fn put(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
         let start = out.len();
         out.put_i16(self.count);
         for field in &self.fields {
+            if field.null_unless_text && !is_text(&record.message.payload) {
+                out.put_i32(NULL);
+                continue;
+            }
             let at = out.len();
             out.put_i32(0);
             if let Err(fault) = field.put(record, out) {
@@ -280,11 +314,12 @@ impl RowFormat {
     }
 }
 
-/// The values of a row that was put.
-pub(super) fn values(mut row: Bytes) -> impl Iterator<Item = Bytes> {
+/// The values of a row that was put; `None` is NULL.
+pub(super) fn values(mut row: Bytes) -> impl Iterator<Item = Option<Bytes>> {
     row.advance(size_of::<i16>());
     std::iter::from_fn(move || {
-        let length = row.has_remaining().then(|| row.get_u32())?;
-        Some(row.split_to(length as usize))
+        let length = row.has_remaining().then(|| row.get_i32())?;
+        // The only length below zero is that of NULL.
+        Some(usize::try_from(length).ok().map(|length| row.split_to(length)))
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! BEGIN + rows, without waiting in between ──► every row is confirmed ──► COMMIT ──► delivered
+//!                                              (rows were there already: a mark)
 //!                                          └─► one is refused ──► ROLLBACK ──► whose row it was, where that is known
 //! ```
 
@@ -17,9 +18,10 @@ use futures::{SinkExt, poll};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Error, Statement};
 
-use super::fault::{Judgement, copied_line, is_harmless, judge};
+use super::connect::{Connection, MARK};
+use super::fault::{Judgement, copied_line, judge_rows};
 use super::plan::{Plan, TableCheck, layout};
-use super::value::{RowFormat, Wire, values};
+use super::value::{NULL, RowFormat, Wire, values};
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
 
 /// Statements see what was committed before each of them, whatever the database's default is: nothing here reads.
@@ -43,35 +45,95 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn of(error: &Error, culprit: Option<usize>) -> Self {
-        Self { judgement: judge(error), culprit, harmless: is_harmless(error) }
+    fn of(stop: Stop, format: &RowFormat) -> Self {
+        match stop {
+            Stop::Refused { error, culprit } => {
+                let judgement = judge_rows(&error, format.has_literals());
+                let harmless = judgement.is_harmless(&error);
+                Self { judgement, culprit, harmless }
+            }
+            Stop::Changed(message) => {
+                let judgement = Judgement::Target(TargetFault::new(TargetFaultKind::Down, message));
+                Self { judgement, culprit: None, harmless: false }
+            }
+        }
+    }
+}
+
+/// What ended a transaction.
+enum Stop {
+    Refused {
+        error: Error,
+        culprit: Option<usize>,
+    },
+    /// The table is not the one that the plan was made for.
+    Changed(String),
+}
+
+impl From<Error> for Stop {
+    /// Of nobody by name.
+    fn from(error: Error) -> Self {
+        Self::Refused { error, culprit: None }
     }
 }
 
 /// Faults of records that are found without the server, by their place in the batch.
 pub(super) type Unfit = Vec<(usize, RecordFault)>;
 
+/// What is known of a transaction also when nobody waits for its end any more.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) unfit: Unfit,
+    /// COMMIT was sent: whether the rows stay is no longer ours to say.
+    pub(super) committing: bool,
+}
+
 /// Writes all records that fit and commits them.
-pub(super) async fn write(client: &Client, plan: &Plan, records: &[&Record], unfit: &mut Unfit) -> Result<(), Failure> {
+pub(super) async fn write(
+    connection: &Connection,
+    records: &[&Record],
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let Connection { client, plan, .. } = connection;
+    let unfit = &mut progress.unfit;
     let written = match plan {
         Plan::Rows { statement, format } => write_rows(client, statement, format, records, unfit).await,
         Plan::Arrays { statement, format, key } => write_arrays(client, statement, format, key, records, unfit).await,
         Plan::Copy { statement, format, table } => write_copy(client, statement, format, table, records, unfit).await,
     };
-    match written {
+    let format = plan.format();
+    let marked = match written {
+        Ok(Begun::Yes { all_new: false }) if connection.may_mark => mark(client).await,
+        other => other,
+    };
+    match marked {
         Ok(Begun::No) => Ok(()),
-        Ok(Begun::Yes) => client.batch_execute("COMMIT").await.map_err(|error| Failure::of(&error, None)),
-        Err(mut failure) => {
+        Ok(Begun::Yes { .. }) => {
+            progress.committing = true;
+            client.batch_execute("COMMIT").await.map_err(|error| Failure::of(error.into(), format))
+        }
+        Err(stop) => {
+            let mut failure = Failure::of(stop, format);
             failure.harmless = failure.harmless && client.batch_execute("ROLLBACK").await.is_ok();
             Err(failure)
         }
     }
 }
 
+/// A row that was there already may have come there without the standby: its COMMIT waited for it and was called off.
+/// One that writes nothing would not wait, and the record would count as delivered although only this server has it.
+async fn mark(client: &Client) -> Result<Begun, Stop> {
+    client.batch_execute(MARK).await?;
+    Ok(Begun::Yes { all_new: false })
+}
+
 /// No transaction was begun when no record fits.
 enum Begun {
     No,
-    Yes,
+    Yes {
+        /// The server has taken as many rows as were sent.
+        all_new: bool,
+    },
 }
 
 async fn write_rows(
@@ -80,64 +142,67 @@ async fn write_rows(
     format: &RowFormat,
     records: &[&Record],
     unfit: &mut Unfit,
-) -> Result<Begun, Failure> {
+) -> Result<Begun, Stop> {
     let mut statements = Unanswered::default();
-    let mut begun = Begun::No;
+    let mut sent = 0;
     let mut buffer = BytesMut::new();
     for (place, record) in records.iter().enumerate() {
         if let Err(fault) = format.put(record, &mut buffer) {
             unfit.push((place, fault));
             continue;
         }
-        if matches!(begun, Begun::No) {
-            begun = Begun::Yes;
-            statements.send(None, Box::pin(client.batch_execute(BEGIN))).await?;
+        if sent == 0 {
+            let begin = async { client.batch_execute(BEGIN).await.map(|()| 0) };
+            statements.send(None, Box::pin(begin)).await?;
         }
+        sent += 1;
         let row = values(buffer.split().freeze()).zip(format.fields());
         let parameters: Vec<Parameter> =
             row.map(|(value, field)| Parameter { value, literal: field.wire == Wire::Literal }).collect();
-        let execute = async move { client.execute_raw(statement, parameters).await.map(drop) };
-        statements.send(Some(place), Box::pin(execute)).await?;
+        statements.send(Some(place), Box::pin(client.execute_raw(statement, parameters))).await?;
     }
     statements.answered().await?;
-    Ok(begun)
+    Ok(if sent == 0 { Begun::No } else { Begun::Yes { all_new: statements.rows >= sent } })
 }
 
-type Answer<'a> = BoxFuture<'a, Result<(), Error>>;
+/// How many rows were written.
+type Answer<'a> = BoxFuture<'a, Result<u64, Error>>;
 
 /// Statements that were sent and not yet answered, in the order of the server's answers.
 #[derive(Default)]
 struct Unanswered<'a> {
     queue: VecDeque<(Option<usize>, Answer<'a>)>,
+    /// Written by those that were answered.
+    rows: u64,
 }
 
 impl<'a> Unanswered<'a> {
-    async fn send(&mut self, place: Option<usize>, mut statement: Answer<'a>) -> Result<(), Failure> {
+    async fn send(&mut self, place: Option<usize>, mut statement: Answer<'a>) -> Result<(), Stop> {
         // The first poll sends.
         match poll!(statement.as_mut()) {
             Poll::Pending => self.queue.push_back((place, statement)),
-            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Ok(rows)) => self.rows += rows,
             Poll::Ready(Err(error)) => {
                 // The connection has ended. What was sent before may say why.
                 self.answered().await?;
-                return Err(Failure::of(&error, place));
+                return Err(Stop::Refused { error, culprit: place });
             }
         }
         if self.queue.len() > UNANSWERED_MAX { self.next_answer().await } else { Ok(()) }
     }
 
-    async fn answered(&mut self) -> Result<(), Failure> {
+    async fn answered(&mut self) -> Result<(), Stop> {
         while !self.queue.is_empty() {
             self.next_answer().await?;
         }
         Ok(())
     }
 
-    async fn next_answer(&mut self) -> Result<(), Failure> {
-        match self.queue.pop_front() {
-            Some((place, answer)) => answer.await.map_err(|error| Failure::of(&error, place)),
-            None => Ok(()),
+    async fn next_answer(&mut self) -> Result<(), Stop> {
+        if let Some((place, answer)) = self.queue.pop_front() {
+            self.rows += answer.await.map_err(|error| Stop::Refused { error, culprit: place })?;
         }
+        Ok(())
     }
 }
 
@@ -148,7 +213,7 @@ async fn write_arrays(
     key: &[usize],
     records: &[&Record],
     unfit: &mut Unfit,
-) -> Result<Begun, Failure> {
+) -> Result<Begun, Stop> {
     let mut rows: Vec<(usize, Bytes)> = Vec::with_capacity(records.len());
     let mut buffer = BytesMut::new();
     for (place, record) in records.iter().enumerate() {
@@ -165,21 +230,22 @@ async fn write_arrays(
         [(place, _)] => Some(*place),
         [_, _, ..] => None,
     };
+    let sent = rows.len() as u64;
     let arrays = arrays(format, rows.into_iter().map(|(_, row)| row));
     let (begun, written) = join(client.batch_execute(BEGIN), client.execute_raw(statement, arrays)).await;
-    begun.map_err(|error| Failure::of(&error, None))?;
-    written.map_err(|error| Failure::of(&error, culprit))?;
-    Ok(Begun::Yes)
+    begun?;
+    let written = written.map_err(|error| Stop::Refused { error, culprit })?;
+    Ok(Begun::Yes { all_new: written >= sent })
 }
 
 /// One statement cannot replace a row twice; the last one counts, as it would one by one. Keys that the server takes for
 /// equal although their bytes differ are left: it refuses the statement (SQLSTATE 21000), and in halves it is asked again.
 fn keep_last_of_each_key(rows: &mut Vec<(usize, Bytes)>, key: &[usize]) {
-    let key_of = |row: &Bytes| -> Vec<Bytes> {
-        let values: Vec<Bytes> = values(row.clone()).collect();
+    let key_of = |row: &Bytes| -> Vec<Option<Bytes>> {
+        let values: Vec<Option<Bytes>> = values(row.clone()).collect();
         key.iter().filter_map(|place| values.get(*place).cloned()).collect()
     };
-    let last: HashMap<Vec<Bytes>, usize> = rows.iter().map(|(place, row)| (key_of(row), *place)).collect();
+    let last: HashMap<Vec<Option<Bytes>>, usize> = rows.iter().map(|(place, row)| (key_of(row), *place)).collect();
     rows.retain(|(place, row)| last.get(&key_of(row)) == Some(place));
 }
 
@@ -190,9 +256,9 @@ fn arrays(format: &RowFormat, rows: impl ExactSizeIterator<Item = Bytes>) -> Vec
         .iter()
         .map(|field| {
             let mut array = BytesMut::new();
-            // Dimensions, no nulls, type of the elements, their number, the first one's index.
+            // Dimensions, whether there may be nulls, type of the elements, their number, the first one's index.
             array.put_i32(1);
-            array.put_i32(0);
+            array.put_i32(field.null_unless_text.into());
             array.put_u32(field.wire.element_type().oid());
             array.put_u32(count);
             array.put_i32(1);
@@ -201,11 +267,16 @@ fn arrays(format: &RowFormat, rows: impl ExactSizeIterator<Item = Bytes>) -> Vec
         .collect();
     for row in rows {
         for (array, value) in arrays.iter_mut().zip(values(row)) {
-            array.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
-            array.put_slice(&value);
+            match value {
+                Some(value) => {
+                    array.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+                    array.put_slice(&value);
+                }
+                None => array.put_i32(NULL),
+            }
         }
     }
-    arrays.into_iter().map(|array| Parameter { value: array.freeze(), literal: false }).collect()
+    arrays.into_iter().map(|array| Parameter { value: Some(array.freeze()), literal: false }).collect()
 }
 
 async fn write_copy(
@@ -215,7 +286,7 @@ async fn write_copy(
     table: &TableCheck,
     records: &[&Record],
     unfit: &mut Unfit,
-) -> Result<Begun, Failure> {
+) -> Result<Begun, Stop> {
     let mut places = Vec::with_capacity(records.len());
     let mut records = records.iter().copied().enumerate();
     let mut buffer = BytesMut::from(COPY_HEAD);
@@ -240,8 +311,8 @@ async fn write_copy(
         return Ok(Begun::No);
     }
     let (begun, copying) = join(client.batch_execute(BEGIN), client.copy_in::<_, Bytes>(statement)).await;
-    begun.map_err(|error| Failure::of(&error, None))?;
-    let mut copying = pin!(copying.map_err(|error| Failure::of(&error, None))?);
+    begun?;
+    let mut copying = pin!(copying?);
     while let Some(bytes) = chunk {
         if copying.feed(bytes).await.is_err() {
             // The end says why.
@@ -250,29 +321,29 @@ async fn write_copy(
         chunk = next_chunk(&mut places);
     }
     let (copied, found) = join(copying.finish(), layout(client, &table.statement, &table.quoted_name)).await;
-    copied.map_err(|error| {
+    let copied = copied.map_err(|error| {
         let line = copied_line(&error, &table.bare_name);
         let culprit = line.and_then(|line| places.get(line.checked_sub(1)?)).copied();
-        Failure::of(&error, culprit)
+        Stop::Refused { error, culprit }
     })?;
-    if found.map_err(|error| Failure::of(&error, None))? != table.layout {
-        let message = format!("the columns of {} have changed", table.quoted_name);
-        let judgement = Judgement::Target(TargetFault::new(TargetFaultKind::Down, message));
-        return Err(Failure { judgement, culprit: None, harmless: false });
+    if found? != table.layout {
+        return Err(Stop::Changed(format!("the columns of {} have changed", table.quoted_name)));
     }
-    Ok(Begun::Yes)
+    Ok(Begun::Yes { all_new: copied >= places.len() as u64 })
 }
 
 /// A value in the form that its parameter has on the wire already.
 #[derive(Debug)]
 struct Parameter {
-    value: Bytes,
+    /// `None` is NULL.
+    value: Option<Bytes>,
     literal: bool,
 }
 
 impl ToSql for Parameter {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
-        out.put_slice(&self.value);
+        let Some(value) = &self.value else { return Ok(IsNull::Yes) };
+        out.put_slice(value);
         Ok(IsNull::No)
     }
 

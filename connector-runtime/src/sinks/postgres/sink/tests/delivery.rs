@@ -47,7 +47,10 @@ fn records() -> Vec<Record> {
 async fn ten_thousand_records_of_all_shapes_arrive_as_they_were() {
     let server = server().await;
     server.sql_of_role(ID_COLUMN).await.expect("adds the column");
-    server.sql_of_role("ALTER TABLE mqtt_messages ALTER id DROP NOT NULL").await.expect("alters");
+    server
+        .sql_of_role("ALTER TABLE mqtt_messages ALTER id DROP NOT NULL, ALTER payload SET NOT NULL")
+        .await
+        .expect("alters");
     let records = records();
     for name in MODES {
         server.sql("TRUNCATE mqtt_messages").await.expect("empties");
@@ -83,6 +86,34 @@ async fn ten_thousand_records_of_all_shapes_arrive_as_they_were() {
         let (found, expect): (Vec<&str>, Vec<String>) = (found.lines().collect(), expect.collect());
         assert_eq!(found.len(), expect.len(), "{name}");
         assert!(found == expect, "{name}: the rows differ");
+    }
+    server.finish();
+}
+
+#[tokio::test]
+async fn the_documented_table_keeps_every_payload() {
+    let server = Postgres::start().await.expect("PostgreSQL starts");
+    server.sql_of_role(crate::sinks::postgres::config::DDL).await.expect("makes the table of the documentation");
+    server.sql_of_role("ALTER TABLE mqtt_messages ALTER id DROP NOT NULL").await.expect("alters");
+    for column in ["text", "jsonb"] {
+        for name in MODES {
+            server.sql("TRUNCATE mqtt_messages").await.expect("empties");
+            let sink = open(&server, &mode(name)).await;
+            let payloads = [b"1".to_vec(), vec![0xff, 0xfe], b"2".to_vec(), b"a\0b".to_vec()];
+            let records: Vec<Record> =
+                payloads.into_iter().zip(0..).map(|(payload, number)| record(number, payload)).collect();
+            assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 4], "{column} {name}");
+            let found = server
+                .sql("SELECT payload, encode(data, 'hex'), payload IS NULL FROM mqtt_messages ORDER BY timestamp")
+                .await
+                .expect("reads");
+            assert_eq!(found, "1|31|f\n|fffe|t\n2|32|f\n|610062|t", "{column} {name}");
+            sink.close().await;
+        }
+        server
+            .sql_of_role("ALTER TABLE mqtt_messages ALTER payload TYPE jsonb USING payload::jsonb")
+            .await
+            .expect("alters");
     }
     server.finish();
 }

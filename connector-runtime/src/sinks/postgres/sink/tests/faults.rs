@@ -47,7 +47,9 @@ async fn one_poison_record_among_a_thousand_is_found_and_its_neighbours_arrive_o
 async fn the_server_names_the_record_and_says_why() {
     let server = server().await;
     server
-        .sql_of_role("ALTER TABLE mqtt_messages ADD CONSTRAINT warm CHECK (payload <> 'cold')")
+        .sql_of_role(
+            "ALTER TABLE mqtt_messages ADD CONSTRAINT warm CHECK (payload <> 'cold'), ALTER payload SET NOT NULL",
+        )
         .await
         .expect("alters");
     for name in ["rows", "copy"] {
@@ -89,6 +91,145 @@ async fn a_fault_that_shows_at_the_end_of_the_batch_is_nobodys_by_name() {
             );
         }
         assert_eq!(server.count("mqtt_messages").await.expect("counts"), 0, "{name}");
+    }
+    server.finish();
+}
+
+/// Text that does not become smaller when it is compressed.
+fn noise(length: usize) -> String {
+    use sha2::{Digest, Sha256};
+    let parts = (0u32..).flat_map(|number| Sha256::digest(number.to_be_bytes()));
+    parts.map(|byte| char::from(b'a' + byte % 26)).take(length).collect()
+}
+
+#[tokio::test]
+async fn a_value_that_no_code_for_data_refuses_is_its_records_fault() {
+    let server = server().await;
+    server.sql("CREATE EXTENSION ltree; CREATE EXTENSION hstore").await.expect("are there");
+    server.sql_of_role("CREATE INDEX ON mqtt_messages (topic)").await.expect("makes the index");
+    let deep = "[".repeat(100_000);
+    let long = noise(13_000);
+    for (column, good, poison, topic, class) in [
+        ("jsonb", "1", &*deep, "plant/deep", "sqlstate_54001"),
+        ("text", "1", "1", &*long, "sqlstate_54000"),
+        ("ltree", "a.b", "a..b", "plant/tree", "sqlstate_42601"),
+        ("hstore", "a=>1", "a=>", "plant/map", "sqlstate_xx000"),
+    ] {
+        server
+            .sql_of_role(&format!(
+                "TRUNCATE mqtt_messages; ALTER TABLE mqtt_messages DROP payload; \
+                 ALTER TABLE mqtt_messages ADD payload {column} NOT NULL"
+            ))
+            .await
+            .expect("alters");
+        for batch_insert in [false, true] {
+            server.sql("TRUNCATE mqtt_messages").await.expect("empties");
+            let config = server.config(&json!({"enable_batch_insert": batch_insert}));
+            let sink = node().sink_for("rows", "postgres", config);
+            let messages = (0..8).map(|number| {
+                let (payload, topic) = if number == 3 { (poison, topic) } else { (good, "plant/one") };
+                Message { payload: payload.to_owned().into(), topic: topic.into(), ..double::message(number) }
+            });
+            let queue = MemoryQueue::with(messages);
+            let policy = policy(FailureStrategy::Discard, OnTargetDown::Wait);
+            let task = Setup { policy, ..Setup::default() }.start_with(&queue, sink.opener, sink.options);
+            queue.all_committed().await;
+            let ends = format!("{:?}", queue.ends());
+            assert_eq!(queue.ends().keys().collect::<Vec<_>>(), [&3], "{column} {batch_insert}");
+            assert!(ends.contains(class), "{column} {batch_insert}: {ends}");
+            assert_eq!(server.count("mqtt_messages").await.expect("counts"), 7, "{column} {batch_insert}");
+            assert_eq!(task.report().health, Health::Ok, "{column} {batch_insert}");
+        }
+    }
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_table_with_policies_takes_the_rows_that_they_allow() {
+    let server = server().await;
+    // The owner passes his own policies by, unless they are forced.
+    server
+        .sql_of_role(
+            "ALTER TABLE mqtt_messages ENABLE ROW LEVEL SECURITY; ALTER TABLE mqtt_messages FORCE ROW LEVEL SECURITY;
+             CREATE POLICY plant ON mqtt_messages FOR INSERT WITH CHECK (topic LIKE 'plant/%')",
+        )
+        .await
+        .expect("makes");
+    for name in ["rows", "copy"] {
+        let sink = open(&server, &mode(name)).await;
+        let mut stranger = record(1, "x");
+        stranger.message.topic = "office/one".into();
+        let outcomes = deliver(&*sink, &[stranger]).await;
+        assert!(
+            matches!(&outcomes[0], Outcome::RecordFault(fault) if &*fault.class == "sqlstate_42501"),
+            "{name} {outcomes:?}"
+        );
+        assert_eq!(deliver(&*sink, &[record(2, "x"), record(3, "y")]).await, vec![Outcome::Delivered; 2], "{name}");
+    }
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 4);
+    server.finish();
+}
+
+#[tokio::test]
+async fn policies_that_come_later_are_seen() {
+    let server = server().await;
+    let sink = node().sink_for("rows", "postgres", server.config(&mode("copy")));
+    let queue = MemoryQueue::numbered(5);
+    let task = Setup::default().start_with(&queue, sink.opener, sink.options);
+    queue.all_committed().await;
+    server
+        .sql_of_role(
+            "ALTER TABLE mqtt_messages ENABLE ROW LEVEL SECURITY; ALTER TABLE mqtt_messages FORCE ROW LEVEL SECURITY;
+             CREATE POLICY all_of_them ON mqtt_messages FOR INSERT WITH CHECK (true)",
+        )
+        .await
+        .expect("makes");
+    queue.append((5..10).map(double::message));
+    queue.all_committed().await;
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 10);
+    assert_eq!(task.report().counters.discard_total, 0);
+    server.finish();
+}
+
+#[tokio::test]
+async fn rules_for_insert_are_followed_by_every_way_to_write() {
+    let server = server().await;
+    server
+        .sql_of_role(
+            "CREATE TABLE elsewhere (LIKE mqtt_messages);
+             CREATE RULE moved AS ON INSERT TO mqtt_messages DO INSTEAD INSERT INTO elsewhere
+               VALUES (NEW.client_id, NEW.topic, NEW.timestamp, NEW.payload, NEW.data)",
+        )
+        .await
+        .expect("makes");
+    for name in ["rows", "copy"] {
+        let sink = open(&server, &mode(name)).await;
+        assert_eq!(deliver(&*sink, &[record(1, "x"), record(2, "y")]).await, vec![Outcome::Delivered; 2], "{name}");
+    }
+    assert_eq!(server.count("mqtt_messages").await.expect("counts"), 0);
+    assert_eq!(server.count("elsewhere").await.expect("counts"), 4);
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_row_that_a_view_does_not_take_is_its_records_fault() {
+    let server = server().await;
+    server
+        .sql_of_role("CREATE VIEW plant AS SELECT * FROM mqtt_messages WHERE topic LIKE 'plant/%' WITH CHECK OPTION")
+        .await
+        .expect("makes");
+    for name in ["rows", "copy"] {
+        let mut config = mode(name);
+        config["table"] = json!("plant");
+        let sink = open(&server, &config).await;
+        let mut stranger = record(1, "x");
+        stranger.message.topic = "office/one".into();
+        let outcomes = deliver(&*sink, &[stranger]).await;
+        assert!(
+            matches!(&outcomes[0], Outcome::RecordFault(fault) if &*fault.class == "sqlstate_44000"),
+            "{name} {outcomes:?}"
+        );
+        assert_eq!(deliver(&*sink, &[record(2, "x")]).await, [Outcome::Delivered], "{name}");
     }
     server.finish();
 }

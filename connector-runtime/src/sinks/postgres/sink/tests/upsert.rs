@@ -1,6 +1,6 @@
 //! The same record, and the same key, twice.
 
-use api_types::Record;
+use api_types::{ClusterId, Record};
 
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, Setup};
@@ -17,7 +17,10 @@ async fn a_record_that_comes_twice_stands_there_once() {
             assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 100]);
         }
         assert_eq!(server.count("mqtt_messages").await.expect("counts"), 100);
-        assert_eq!(server.sql("SELECT id FROM mqtt_messages WHERE id LIKE '%-99'").await.expect("reads"), "1-7-99");
+        assert_eq!(
+            server.sql("SELECT id FROM mqtt_messages WHERE id LIKE '%-99'").await.expect("reads"),
+            format!("{}-1-7-99", ClusterId(7))
+        );
     }
     // Another unique key is not ours: its duplicate is refused.
     server.sql_of_role("CREATE UNIQUE INDEX once ON mqtt_messages (timestamp, topic)").await.expect("makes");
@@ -30,6 +33,26 @@ async fn a_record_that_comes_twice_stands_there_once() {
             matches!(&outcomes[0], Outcome::RecordFault(fault) if &*fault.class == "sqlstate_23505"),
             "{outcomes:?}"
         );
+    }
+    server.finish();
+}
+
+#[tokio::test]
+async fn equal_record_ids_of_two_clusters_are_two_rows() {
+    let server = server().await;
+    server.sql_of_role(ID_COLUMN).await.expect("adds the column");
+    for batch_insert in [false, true] {
+        server.sql("TRUNCATE mqtt_messages").await.expect("empties");
+        for cluster in [ClusterId(7), ClusterId(8)] {
+            let config = server.config(&json!({"id_column": "id", "enable_batch_insert": batch_insert}));
+            let sink = node().of_cluster(cluster).open("rows", "postgres", config).await.expect("opens");
+            for _ in 0..2 {
+                let outcomes = deliver(&*sink, &[record(1, format!("of {}", cluster.0))]).await;
+                assert_eq!(outcomes, [Outcome::Delivered], "{batch_insert} {cluster}");
+            }
+        }
+        let found = server.sql("SELECT payload FROM mqtt_messages ORDER BY 1").await.expect("reads");
+        assert_eq!(found, "of 7\nof 8", "{batch_insert}");
     }
     server.finish();
 }
@@ -73,6 +96,7 @@ fn about(number: u64, topic: &str) -> Record {
 async fn the_last_of_a_key_stays() {
     let server = server().await;
     server.sql_of_role("CREATE UNIQUE INDEX latest ON mqtt_messages (topic)").await.expect("makes");
+    server.sql_of_role("ALTER TABLE mqtt_messages ALTER payload SET NOT NULL").await.expect("alters");
     let state = "SELECT topic, payload, client_id, timestamp FROM mqtt_messages ORDER BY topic";
     for batch_insert in [false, true] {
         server.sql("TRUNCATE mqtt_messages").await.expect("empties");
