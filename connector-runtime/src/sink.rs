@@ -124,7 +124,8 @@ pub struct TargetFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetFaultKind {
     /// Nobody's fault: this sink was aborted or closed, or waits for an earlier one of its own connector. The attempt
-    /// counts nowhere and ends no record, whatever the failure policy says.
+    /// counts nowhere and ends no record, whatever the failure policy says. Without `reopen` the sink has only held the
+    /// record back behind another of the same batch, and can be asked again as soon as that one has been.
     Interrupted,
     /// Refused, timed out, broken off, or an answer that says "later".
     Down,

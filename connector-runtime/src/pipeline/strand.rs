@@ -66,6 +66,8 @@ enum Next {
     ByPlan,
     ByBackoff,
     Repeat,
+    /// It was never asked for, because of a record before it.
+    Held,
     Ask,
 }
 
@@ -170,6 +172,7 @@ impl<'a> Strand<'a> {
         let asked = outcomes.iter().filter(|outcome| !offline(outcome)).count();
         let unclear = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Unclear(_))).count();
         let mut retry_after = None;
+        let has_culprit = outcomes.iter().any(|outcome| *outcome != Outcome::Delivered && !is_interrupted(outcome));
         let mut todo: Vec<(usize, Next)> = Vec::new();
         for (place, outcome) in run.places.iter().copied().zip(&outcomes) {
             let next = match outcome {
@@ -180,6 +183,9 @@ impl<'a> Strand<'a> {
                 Outcome::RecordFault(fault) => self.fail(place, Fault::Record(fault)),
                 Outcome::Unclear(fault) if asked == 1 => self.fail(place, Fault::Record(fault)),
                 Outcome::Unclear(_) => Some(Next::Ask),
+                Outcome::TargetFault(fault) if is_interrupted(outcome) && !fault.reopen && has_culprit => {
+                    Some(Next::Held)
+                }
                 Outcome::TargetFault(fault) => {
                     retry_after = retry_after.max(fault.retry_after());
                     self.fail(place, Fault::Target(fault))
@@ -269,11 +275,11 @@ impl<'a> Strand<'a> {
                 Next::ByBackoff | Next::Repeat => {
                     Some(*by_backoff.get_or_insert_with(|| now + self.backoff.next(retry_after)))
                 }
-                Next::Ask => None,
+                Next::Held | Next::Ask => None,
             };
             let retry = match next {
                 Next::ByPlan | Next::ByBackoff => true,
-                Next::Repeat => run.retry,
+                Next::Repeat | Next::Held => run.retry,
                 Next::Ask => false,
             };
             runs.push(Run { places, from, to: run.to, due, retry });

@@ -8,7 +8,7 @@ use api_types::failure::OnTargetDown;
 
 use super::double::*;
 use crate::registry::OrderClass;
-use crate::sink::Outcome;
+use crate::sink::{Outcome, TargetFault, TargetFaultKind};
 
 fn by(client: &str, number: u64) -> Message {
     Message { client_id: client.into(), topic: "t".into(), ..message(number) }
@@ -26,6 +26,29 @@ async fn queue_class_sends_one_batch_after_the_other() {
     assert_eq!(sink.delivered(), (0..50).collect::<Vec<u64>>());
     let firsts: Vec<u64> = sink.calls().iter().map(|call| call.records[0]).collect();
     assert_eq!(firsts, [0, 10, 20, 20, 30, 40], "a retried batch holds those behind it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sink_holds_back_is_asked_for_again_at_once_and_ends_for_nobody_elses_fault() {
+    let queue = MemoryQueue::numbered(10);
+    let sink = ScriptedSink::new(|call, _| {
+        let mut is_held = false;
+        let outcome = |number: &u64| {
+            if is_held {
+                let fault = TargetFault::new(TargetFaultKind::Interrupted, "held back");
+                return Outcome::TargetFault(TargetFault { reopen: false, ..fault });
+            }
+            is_held = number.is_multiple_of(2);
+            if is_held { fault(TargetFaultKind::Permission) } else { Outcome::Delivered }
+        };
+        Answer::Each(call.records.iter().map(outcome).collect())
+    });
+    let policy = policy(discard_after(0, 0), OnTargetDown::Strategy);
+    Setup { records_max: 10, policy, ..Setup::default() }.start(&queue, &sink);
+    queue.all_committed().await;
+    assert_eq!(queue.ends().into_keys().collect::<Vec<u64>>(), [0, 2, 4, 6, 8]);
+    assert_eq!(sink.delivered(), [1, 3, 5, 7, 9]);
+    assert!(sink.times().iter().all(|at| *at == 0), "{:?}", sink.times());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,16 @@
 //! What the target's reason codes mean for a record, and for the connection.
 
 use super::config::ProtocolVersion;
+use super::suspects::{Cause, Loss};
 use super::wire::{Answer, Connack, FAILURE};
 use crate::sink::{Outcome, RecordFault, TargetFault, TargetFaultKind};
 
+/// Of the target's words: enough to know why, little beside a record in a dead letter.
+const WORDS_CHARS_MAX: usize = 512;
 const NOT_AUTHORIZED: u8 = 0x87;
 const SERVER_BUSY: u8 = 0x89;
+const SERVER_SHUTTING_DOWN: u8 = 0x8b;
+const KEEP_ALIVE_TIMEOUT: u8 = 0x8d;
 const SESSION_TAKEN_OVER: u8 = 0x8e;
 const TOPIC_NAME_INVALID: u8 = 0x90;
 const PACKET_ID_IN_USE: u8 = 0x91;
@@ -13,20 +18,28 @@ const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
 const PACKET_TOO_LARGE: u8 = 0x95;
 const RATE_TOO_HIGH: u8 = 0x96;
 const QUOTA_EXCEEDED: u8 = 0x97;
+const ADMINISTRATIVE_ACTION: u8 = 0x98;
 const PAYLOAD_FORMAT_INVALID: u8 = 0x99;
 const RETAIN_NOT_SUPPORTED: u8 = 0x9a;
 const QOS_NOT_SUPPORTED: u8 = 0x9b;
 const USE_ANOTHER_SERVER: u8 = 0x9c;
 const SERVER_MOVED: u8 = 0x9d;
 const CONNECTION_RATE_EXCEEDED: u8 = 0x9f;
+const MAXIMUM_CONNECT_TIME: u8 = 0xa0;
 
 /// Of PUBACK and PUBREC.
 pub(super) fn outcome(answer: &Answer) -> Outcome {
-    let message = || said("the message", answer.reason, answer.words.as_deref());
-    let record = |class: &'static str| Outcome::RecordFault(RecordFault::refused(class, message()));
-    let fault = |kind| TargetFault::new(kind, message());
     match answer.reason {
         0..FAILURE => Outcome::Delivered,
+        reason => refused(reason, answer.words.as_deref()),
+    }
+}
+
+fn refused(reason: u8, words: Option<&str>) -> Outcome {
+    let message = || said("the message", reason, words);
+    let record = |class: &'static str| Outcome::RecordFault(RecordFault::refused(class, message()));
+    let fault = |kind| TargetFault::new(kind, message());
+    match reason {
         TOPIC_NAME_INVALID => record("topic_name_invalid"),
         PAYLOAD_FORMAT_INVALID => record("payload_format_invalid"),
         PACKET_TOO_LARGE => record("packet_too_large"),
@@ -79,32 +92,42 @@ fn return_code(version: ProtocolVersion, code: u8) -> Option<&'static str> {
 }
 
 /// What a DISCONNECT of the target means.
-pub(super) struct Closing {
-    pub(super) fault: TargetFault,
+#[derive(Clone, Debug)]
+pub(super) enum Closing {
     /// Connecting again at once would not help, or harm.
-    pub(super) is_final: bool,
+    Final(TargetFault),
+    Passing(Loss),
 }
 
 pub(super) fn closing(reason: u8, words: Option<&str>) -> Closing {
-    let (kind, is_final) = match reason {
+    let fault = |kind| TargetFault::new(kind, said("to go on", reason, words));
+    let passing = |cause| Closing::Passing(Loss { fault: fault(TargetFaultKind::Down), cause });
+    let kind = match reason {
         // Whoever took it over may be the new owner of this connector: the pipeline asks its lease before it goes on.
-        SESSION_TAKEN_OVER => (TargetFaultKind::Down, true),
-        NOT_AUTHORIZED => (TargetFaultKind::Permission, true),
-        USE_ANOTHER_SERVER | SERVER_MOVED => (TargetFaultKind::Misconfigured("TARGET_MOVED"), true),
-        RETAIN_NOT_SUPPORTED => (TargetFaultKind::Misconfigured("TARGET_RETAIN"), true),
-        QOS_NOT_SUPPORTED => (TargetFaultKind::Misconfigured("TARGET_QOS"), true),
-        QUOTA_EXCEEDED | RATE_TOO_HIGH | CONNECTION_RATE_EXCEEDED => {
-            (TargetFaultKind::Throttled { retry_after: None }, true)
+        SESSION_TAKEN_OVER => TargetFaultKind::Down,
+        USE_ANOTHER_SERVER | SERVER_MOVED => TargetFaultKind::Misconfigured("TARGET_MOVED"),
+        RETAIN_NOT_SUPPORTED => TargetFaultKind::Misconfigured("TARGET_RETAIN"),
+        QOS_NOT_SUPPORTED => TargetFaultKind::Misconfigured("TARGET_QOS"),
+        QUOTA_EXCEEDED | RATE_TOO_HIGH | CONNECTION_RATE_EXCEEDED => TargetFaultKind::Throttled { retry_after: None },
+        // What these mean of a message in an acknowledgement, they mean of it here.
+        TOPIC_NAME_INVALID | PAYLOAD_FORMAT_INVALID | PACKET_TOO_LARGE | NOT_AUTHORIZED => {
+            return passing(Cause::Refused(refused(reason, words)));
         }
-        _ => (TargetFaultKind::Down, false),
+        SERVER_BUSY | SERVER_SHUTTING_DOWN | KEEP_ALIVE_TIMEOUT | ADMINISTRATIVE_ACTION | MAXIMUM_CONNECT_TIME => {
+            return passing(Cause::Unrelated);
+        }
+        _ => return passing(Cause::Closed),
     };
-    Closing { fault: TargetFault::new(kind, said("to go on", reason, words)).reopening(), is_final }
+    Closing::Final(fault(kind).reopening())
 }
 
 fn said(what: &str, reason: u8, words: Option<&str>) -> String {
     let name = reason_name(reason);
     match words {
-        Some(words) => format!("the target refuses {what}: {name} (0x{reason:02x}): {words}"),
+        Some(words) => {
+            let words: String = words.chars().take(WORDS_CHARS_MAX).collect();
+            format!("the target refuses {what}: {name} (0x{reason:02x}): {words}")
+        }
         None => format!("the target refuses {what}: {name} (0x{reason:02x})"),
     }
 }
@@ -122,9 +145,9 @@ fn reason_name(reason: u8) -> &'static str {
         0x88 => "server unavailable",
         SERVER_BUSY => "server busy",
         0x8a => "banned",
-        0x8b => "server shutting down",
+        SERVER_SHUTTING_DOWN => "server shutting down",
         0x8c => "bad authentication method",
-        0x8d => "keep alive timeout",
+        KEEP_ALIVE_TIMEOUT => "keep alive timeout",
         SESSION_TAKEN_OVER => "session taken over by another client with this client id",
         TOPIC_NAME_INVALID => "topic name invalid",
         PACKET_ID_IN_USE => "packet identifier in use",
@@ -132,14 +155,14 @@ fn reason_name(reason: u8) -> &'static str {
         PACKET_TOO_LARGE => "packet too large",
         RATE_TOO_HIGH => "message rate too high",
         QUOTA_EXCEEDED => "quota exceeded",
-        0x98 => "administrative action",
+        ADMINISTRATIVE_ACTION => "administrative action",
         PAYLOAD_FORMAT_INVALID => "payload format invalid",
         RETAIN_NOT_SUPPORTED => "retain not supported",
         QOS_NOT_SUPPORTED => "QoS not supported",
         USE_ANOTHER_SERVER => "use another server",
         SERVER_MOVED => "server moved",
         CONNECTION_RATE_EXCEEDED => "connection rate exceeded",
-        0xa0 => "maximum connect time",
+        MAXIMUM_CONNECT_TIME => "maximum connect time",
         _ => "unspecified error",
     }
 }
@@ -179,6 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn long_words_of_the_target_are_cut() {
+        let words = Some("ü".repeat(60_000));
+        let answer = Answer { packet_id: NonZeroU16::MIN, reason: 0x90, words: words.clone() };
+        let Outcome::RecordFault(fault) = outcome(&answer) else { panic!("is refused") };
+        let connack = Connack { reason: 0x86, words, ..Connack::default() };
+        let refused = refusal(ProtocolVersion::V5, &connack).expect("is refused");
+        for message in [fault.message, refused.message] {
+            assert!((512..700).contains(&message.chars().count()), "{message}");
+        }
+    }
+
+    #[test]
     fn refused_connections_mean_what_the_page_says() {
         let misconfigured = TargetFaultKind::Misconfigured;
         for (version, reason, kind) in [
@@ -207,9 +242,23 @@ mod tests {
 
     #[test]
     fn whoever_is_taken_over_or_sent_away_does_not_come_back_at_once() {
-        for (reason, is_final) in [(0x8e, true), (0x87, true), (0x97, true), (0x9c, true), (0x8b, false), (0, false)] {
-            let closing = closing(reason, None);
-            assert_eq!((closing.is_final, closing.fault.reopen), (is_final, true), "{reason:#x}");
+        for (reason, is_final) in [(0x8e, true), (0x97, true), (0x9c, true), (0x8b, false), (0x87, false), (0, false)] {
+            let reopen = match closing(reason, None) {
+                Closing::Final(fault) => fault.reopen,
+                Closing::Passing(loss) => loss.fault.reopen,
+            };
+            assert_eq!(reopen, is_final, "{reason:#x}");
+        }
+    }
+
+    #[test]
+    fn a_closing_that_is_about_a_message_says_the_same_as_its_acknowledgement() {
+        for reason in [0x87, 0x90, 0x95, 0x99] {
+            let acknowledged = outcome(&Answer { packet_id: NonZeroU16::MIN, reason, words: None });
+            let Closing::Passing(Loss { fault, cause: Cause::Refused(refused) }) = closing(reason, None) else {
+                panic!("{reason:#x}")
+            };
+            assert_eq!((refused, fault.kind), (acknowledged, TargetFaultKind::Down), "{reason:#x}");
         }
     }
 }

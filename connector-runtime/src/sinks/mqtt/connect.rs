@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use super::answers;
 use super::config::{Config, ProtocolVersion, V3_PREFIX_CHARS_MAX};
@@ -18,10 +19,11 @@ use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::{SinkContext, chain};
 use crate::sinks::shared::cause::connect_kind;
 use crate::sinks::shared::network::Network;
+use crate::sinks::shared::outgoing::Outgoing;
 use crate::sinks::shared::{dial, tls};
 
-/// Version 5 asks the target to keep the session so long after a lost connection: longer than the attempts to connect
-/// again inside one attempt of the pipeline take (at most ten, of at most 300 s).
+/// Version 5 asks the target to keep the session so long after a lost connection: far longer than the attempts to connect
+/// again take, also after a sink that nobody asked for anything for a while.
 const SESSION_EXPIRY_SECS: u32 = 3_600;
 /// Of messages on the wire, where a target allows more: enough for 100,000 a second at a round trip of 10 ms, and a
 /// bound for what is sent again after a lost connection.
@@ -41,6 +43,8 @@ pub(super) struct Dialer {
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     deny_networks: Arc<[Network]>,
+    /// With it every socket falls silent.
+    aborted: CancellationToken,
     connect_timeout: Duration,
     qos: u8,
     retain: bool,
@@ -69,15 +73,20 @@ pub(super) fn bridge_name(context: &SinkContext) -> String {
 
 impl Dialer {
     /// Reads certificates: call it where a few small reads may block.
-    pub(super) fn new(config: &Config, bridge: &str, deny_networks: Arc<[Network]>) -> Result<Self, TargetFault> {
+    pub(super) fn new(
+        config: &Config,
+        bridge: &str,
+        deny_networks: Arc<[Network]>,
+        aborted: CancellationToken,
+    ) -> Result<Self, TargetFault> {
         let unusable = |message: String| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message);
         let server = Server::parse(&config.server).ok_or_else(|| unusable("config.server is not readable".into()))?;
         let is_tls = server.is_tls || config.enable_tls;
         let tls = if is_tls {
-            let client = tls::client_config(&config.tls)
-                .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?;
-            let name = config.tls.tls_server_name.as_deref().unwrap_or(server.host.trim_matches(['[', ']']));
-            let name = ServerName::try_from(name.to_owned()).map_err(|error| unusable(format!("{name}: {error}")))?;
+            let unusable =
+                |error: tls::TlsError| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error));
+            let client = tls::client_config(&config.tls).map_err(unusable)?;
+            let name = tls::server_name(&config.tls, &server.host).map_err(unusable)?;
             Some((TlsConnector::from(Arc::new(client)), name))
         } else {
             None
@@ -103,6 +112,7 @@ impl Dialer {
             host: server.host,
             tls,
             deny_networks,
+            aborted,
             connect_timeout: Duration::from_secs(config.connect_timeout_secs),
             qos: config.qos,
             retain: config.retain,
@@ -117,30 +127,21 @@ impl Dialer {
         self.qos
     }
 
-    /// A session that knows nothing of a sink before this one. The target may hold packet ids of QoS 2 that a sink of
-    /// this connector has used and not released – on this node or on another –, and would take the next message under
-    /// such an id for a repetition and drop it.
+    /// A session that knows nothing of a sink before this one. The target may hold packet ids that a sink of this
+    /// connector has used and not released – on this node or on another –, and would refuse the next message under such
+    /// an id, or take it for a repetition and drop it.
     pub(super) async fn open(&self) -> Result<Link, TargetFault> {
-        let link = self.connect(false).await?;
-        if self.qos < 2 || link.kept == Kept::Nothing {
-            return Ok(link);
-        }
-        link.goodbye().await;
-        let clean = self.connect(true).await?;
-        match self.hello.version {
-            ProtocolVersion::V5 => Ok(clean),
-            // There, a clean session ends with its connection.
-            ProtocolVersion::V3 | ProtocolVersion::V4 => {
-                clean.goodbye().await;
-                let link = self.connect(false).await?;
-                Ok(Link { kept: Kept::Nothing, ..link })
-            }
-        }
+        self.connect(true).await
     }
 
-    /// Goes on with the session that the target has.
+    /// Goes on with the session that the target has, where it is sure to be this sink's own. Before version 5 nobody is
+    /// told that another owner of the connector took the session over: packet ids of both would be mistaken for each
+    /// other, so each connection there has a session for itself, which ends with it.
     pub(super) async fn resume(&self) -> Result<Link, TargetFault> {
-        self.connect(false).await
+        match self.hello.version {
+            ProtocolVersion::V5 => self.connect(false).await,
+            ProtocolVersion::V3 | ProtocolVersion::V4 => self.connect(true).await,
+        }
     }
 
     async fn connect(&self, clean: bool) -> Result<Link, TargetFault> {
@@ -149,15 +150,12 @@ impl Dialer {
             let message = format!("no connection within {} s", timeout.as_secs());
             TargetFault::new(TargetFaultKind::Down, message)
         };
-        let mut link = tokio::time::timeout(timeout, self.greet(clean)).await.map_err(late)??;
-        if clean {
-            link.kept = Kept::Nothing;
-        }
-        Ok(link)
+        tokio::time::timeout(timeout, self.greet(clean)).await.map_err(late)?
     }
 
     async fn greet(&self, clean: bool) -> Result<Link, TargetFault> {
         let tcp = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
+        let tcp = Outgoing::new(tcp, self.aborted.clone()).map_err(|error| broken(&error))?;
         let mut stream: Box<dyn Stream> = match &self.tls {
             Some((connector, name)) => {
                 Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| broken(&error))?)
@@ -193,7 +191,7 @@ impl Dialer {
             reader,
             writer,
             inbox,
-            kept: self.kept(&connack),
+            kept: if connack.session_present && !clean { Kept::Session } else { Kept::Nothing },
             limits: self.limits(&connack),
             keepalive: Duration::from_secs(keepalive_secs.into()),
         })
@@ -210,14 +208,6 @@ impl Dialer {
                 cannot("TARGET_RETAIN", "the target takes no retained messages".to_owned())
             }
             Some(_) | None => Ok(()),
-        }
-    }
-
-    fn kept(&self, connack: &Connack) -> Kept {
-        match self.hello.version {
-            ProtocolVersion::V3 => Kept::Unknown,
-            ProtocolVersion::V4 | ProtocolVersion::V5 if connack.session_present => Kept::Session,
-            ProtocolVersion::V4 | ProtocolVersion::V5 => Kept::Nothing,
         }
     }
 

@@ -5,6 +5,7 @@
 //!   deliver ◄─outcomes──────── window ◄─ inbox ◄── socket
 //! ```
 
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,16 +15,23 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::answers;
+use super::answers::{self, Closing};
 use super::config::ProtocolVersion;
 use super::connect::{Dialer, Link, broken, down, unreadable};
-use super::window::{Outbox, Run, Window};
+use super::outbox::Outbox;
+use super::suspects::{Cause, Loss};
+use super::window::{Run, Window};
 use super::wire::{self, Received};
 use crate::sink::{Outcome, TargetFault, TargetFaultKind};
 
 /// For the answer to one message, and for the socket to take more: a target that is alive and needs longer is as good
 /// as gone, and the messages are safer in the queue.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// For all attempts to connect again without an answer to any message in between. Then the records go back to the
+/// pipeline, which shows that the target is away, and asks again: with `max_retries` and `connect_timeout_secs` at their
+/// most nobody would hear of it for most of an hour.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Driver {
     dialer: Dialer,
@@ -41,6 +49,8 @@ struct Traffic {
     runs: mpsc::Receiver<Run>,
     /// Connections lost and not come about since the target last answered anything.
     in_vain: u64,
+    /// Since when somebody waits in vain.
+    in_vain_since: Option<Instant>,
     has_ever_answered: bool,
 }
 
@@ -55,7 +65,7 @@ pub(super) struct Signals {
 
 enum Lost {
     /// Worth another connection.
-    Link(TargetFault),
+    Link(Loss),
     Sink(TargetFault),
 }
 
@@ -85,6 +95,7 @@ impl Driver {
             out: Outbox::default(),
             runs,
             in_vain: 0,
+            in_vain_since: None,
             has_ever_answered: false,
         };
         Self { dialer, link: Some(link), traffic, max_retries, signals }
@@ -132,22 +143,22 @@ impl Driver {
     /// Until this sink is spent.
     async fn work(&mut self) -> TargetFault {
         loop {
-            let fault = match self.converse().await {
-                Lost::Link(fault) => fault,
+            let loss = match self.converse().await {
+                Lost::Link(loss) => self.explained(loss),
                 Lost::Sink(fault) => return fault,
             };
             self.link = None;
-            let explained = self.explained(fault.clone());
             let traffic = &mut self.traffic;
             traffic.out = Outbox::default();
             let was_idle = traffic.window.is_idle();
-            if traffic.window.lost(&explained) {
+            if traffic.window.lost(&loss) {
                 traffic.in_vain = 0;
+                traffic.in_vain_since = None;
             } else if !was_idle {
                 traffic.in_vain += 1;
             }
-            if traffic.in_vain > self.max_retries || traffic.window.is_worn_out() {
-                return explained;
+            if traffic.in_vain > self.max_retries {
+                return loss.fault;
             }
             match self.connect_again().await {
                 Ok(link) => {
@@ -163,24 +174,32 @@ impl Driver {
     async fn connect_again(&mut self) -> Result<Link, TargetFault> {
         let traffic = &mut self.traffic;
         if traffic.window.is_idle() {
+            traffic.in_vain_since = None;
             match traffic.runs.recv().await {
                 Some(run) => traffic.window.take(run),
                 None => return Err(interrupted("the sink is gone")),
             }
         }
+        let until = *traffic.in_vain_since.get_or_insert_with(Instant::now) + RECONNECT_WITHIN;
+        let is_worn_out = traffic.window.is_worn_out();
         loop {
-            match self.dialer.resume().await {
-                Err(fault) if fault.kind == TargetFaultKind::Down && traffic.in_vain < self.max_retries => {
+            let connecting = async { if is_worn_out { self.dialer.open().await } else { self.dialer.resume().await } };
+            match tokio::time::timeout_at(until, connecting).await {
+                Ok(Err(fault)) if fault.kind == TargetFaultKind::Down && traffic.in_vain < self.max_retries => {
                     traffic.in_vain += 1;
                 }
-                ended => return ended,
+                Ok(ended) => return ended,
+                Err(_) => {
+                    let message = format!("no connection and no answer within {} s", RECONNECT_WITHIN.as_secs());
+                    return Err(down(message));
+                }
             }
         }
     }
 
     /// Until the connection is lost.
     async fn converse(&mut self) -> Lost {
-        let Some(link) = &mut self.link else { return Lost::Link(down("there is no connection")) };
+        let Some(link) = &mut self.link else { return Lost::Link(Loss::of(down("there is no connection"))) };
         let traffic = &mut self.traffic;
         let mut pulse = Pulse::new(link.keepalive);
         loop {
@@ -192,17 +211,17 @@ impl Driver {
             let due = pulse.due(traffic.window.oldest_unanswered(&traffic.out), is_writing);
             tokio::select! {
                 biased;
-                read = link.reader.read_buf(&mut link.inbox) => match read {
-                    Ok(0) => return Lost::Link(down("the target closed the connection")),
+                read = link.reader.read_buf(&mut link.inbox), if traffic.out.takes_answers() => match read {
+                    Ok(0) => return Lost::Link(Loss::closed(down("the target closed the connection"))),
                     Ok(_) => {}
-                    Err(error) => return Lost::Link(broken(&error)),
+                    Err(error) => return Lost::Link(Loss::broken(&error)),
                 },
                 written = write(&mut link.writer, &mut traffic.out), if is_writing => match written {
                     Ok(()) => {
                         pulse.wrote();
                         traffic.window.handed_over(&traffic.out);
                     }
-                    Err(error) => return Lost::Link(broken(&error)),
+                    Err(error) => return Lost::Link(Loss::broken(&error)),
                 },
                 run = traffic.runs.recv(), if traffic.window.wants_run() => match run {
                     Some(run) => traffic.window.take(run),
@@ -210,7 +229,7 @@ impl Driver {
                 },
                 () = tokio::time::sleep_until(due) => {
                     if let Some(fault) = pulse.beat(&mut traffic.out) {
-                        return Lost::Link(fault);
+                        return Lost::Link(Loss::of(fault));
                     }
                 }
             }
@@ -218,12 +237,12 @@ impl Driver {
     }
 
     /// What a person may look at first.
-    fn explained(&self, mut fault: TargetFault) -> TargetFault {
+    fn explained(&self, mut loss: Loss) -> Loss {
         let is_mute = !self.traffic.has_ever_answered && !self.traffic.window.is_idle();
         if is_mute && self.dialer.qos() == 2 && self.dialer.version() != ProtocolVersion::V5 {
-            fault.message = format!("{}; does it speak QoS 2?", fault.message).into();
+            loss.fault.message = format!("{}; does it speak QoS 2?", loss.fault.message).into();
         }
-        fault
+        loss
     }
 }
 
@@ -243,21 +262,25 @@ impl Traffic {
     }
 
     fn read_answers(&mut self, inbox: &mut BytesMut, pulse: &mut Pulse) -> Result<(), Lost> {
-        while let Some(received) = wire::decode(self.version, inbox).map_err(|error| Lost::Link(unreadable(&error)))? {
+        while let Some(received) =
+            wire::decode(self.version, inbox).map_err(|error| Lost::Link(Loss::of(unreadable(&error))))?
+        {
             pulse.hear();
             let has_answered = match received {
                 Received::Acknowledged(answer) => self.window.acknowledged(&answer),
                 Received::Taken(answer) => self.window.taken(&answer, &mut self.out),
                 Received::Completed(answer) => self.window.completed(&answer),
                 Received::Closing { reason, words } => {
-                    let closing = answers::closing(reason, words.as_deref());
-                    let lost = if closing.is_final { Lost::Sink } else { Lost::Link };
-                    return Err(lost(closing.fault));
+                    return Err(match answers::closing(reason, words.as_deref()) {
+                        Closing::Final(fault) => Lost::Sink(fault),
+                        Closing::Passing(loss) => Lost::Link(loss),
+                    });
                 }
                 Received::Pong | Received::Connected(_) | Received::Other => false,
             };
             if has_answered {
                 self.in_vain = 0;
+                self.in_vain_since = None;
                 self.has_ever_answered = true;
             }
         }
@@ -265,9 +288,30 @@ impl Traffic {
     }
 }
 
+impl Loss {
+    /// Without a word that a message could have been the cause of.
+    fn of(fault: TargetFault) -> Self {
+        Self { fault, cause: Cause::Unrelated }
+    }
+
+    fn closed(fault: TargetFault) -> Self {
+        Self { fault, cause: Cause::Closed }
+    }
+
+    fn broken(error: &std::io::Error) -> Self {
+        let cause = match error.kind() {
+            // The target did that; TLS misses its last word then.
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Cause::Closed,
+            _ => Cause::Unrelated,
+        };
+        Self { fault: broken(error), cause }
+    }
+}
+
 async fn write(writer: &mut (impl AsyncWrite + Unpin), out: &mut Outbox) -> std::io::Result<()> {
     if !out.bytes.is_empty() && out.handed_over == out.taken {
-        out.taken += writer.write_buf(&mut out.bytes).await? as u64;
+        let written = writer.write_buf(&mut out.bytes).await?;
+        out.moved(written);
     }
     // Of plain TCP this is nothing; TLS may still hold what it has taken.
     writer.flush().await?;

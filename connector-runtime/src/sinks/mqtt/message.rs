@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use api_types::envelope::envelope;
 use api_types::topic::check_topic_name;
-use api_types::{Message, Record};
+use api_types::{Message, Record, RecordId};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use rmqtt_codec::types::{Publish as Packet, QoS};
@@ -32,6 +32,7 @@ const DUPLICATE: u8 = 0b1000;
 /// A PUBLISH without its packet id. The payload is shared with the record, so that waiting costs no copy of it.
 #[derive(Clone, Debug)]
 pub(super) struct Publish {
+    pub(super) id: RecordId,
     head: Bytes,
     /// Where the packet id stands in `head`; none with QoS 0.
     packet_id_at: Option<usize>,
@@ -129,7 +130,7 @@ impl Publisher {
         })?;
         // The topic stands first, behind its length.
         let packet_id_at = packet_id.map(|_| header_bytes + 2 + topic_bytes);
-        Ok(Publish { head: head.freeze(), packet_id_at, payload, is_disputed })
+        Ok(Publish { id: record.id, head: head.freeze(), packet_id_at, payload, is_disputed })
     }
 
     fn properties(&self, record: &Record) -> Result<PublishProperties, RecordFault> {

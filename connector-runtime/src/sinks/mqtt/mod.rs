@@ -10,7 +10,11 @@ mod driver;
 #[cfg(feature = "mqtt")]
 mod message;
 #[cfg(feature = "mqtt")]
+mod outbox;
+#[cfg(feature = "mqtt")]
 pub(crate) mod sink;
+#[cfg(feature = "mqtt")]
+mod suspects;
 #[cfg(feature = "mqtt")]
 mod window;
 #[cfg(feature = "mqtt")]

@@ -43,12 +43,13 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let publisher = Publisher::new(&config, &bridge);
     let max_retries = config.max_retries;
     let deny_networks = Arc::clone(&context.deny_networks);
-    let dialer = tokio::task::spawn_blocking(move || Dialer::new(&config, &bridge, deny_networks))
+    let signals = Signals::default();
+    let aborted = signals.aborted.clone();
+    let dialer = tokio::task::spawn_blocking(move || Dialer::new(&config, &bridge, deny_networks, aborted))
         .await
         .map_err(|error| down(error.to_string()))??;
     let link = dialer.open().await?;
     let (sender, runs) = mpsc::channel(RUNS_MAX);
-    let signals = Signals::default();
     let driving = tokio::spawn(Driver::new(dialer, link, max_retries, runs, signals.clone()).run());
     Ok(Box::new(MqttSink { publisher, runs: sender, signals, driving: tokio::sync::Mutex::new(Some(driving)) }))
 }

@@ -10,12 +10,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::num::NonZeroU16;
 
-use bytes::BytesMut;
 use tokio::sync::oneshot;
 
 use super::answers;
 use super::message::Publish;
-use super::wire::{self, Answer, FAILURE};
+use super::outbox::Outbox;
+use super::suspects::{Loss, Suspects};
+use super::wire::{Answer, FAILURE};
 use crate::sink::{Outcome, RecordFault, TargetFault, TargetFaultKind};
 
 /// Bytes that wait for the socket: enough for many small packets in one write, little to keep in memory. One packet may
@@ -23,22 +24,6 @@ use crate::sink::{Outcome, RecordFault, TargetFault, TargetFaultKind};
 const OUT_BYTES_MAX: usize = 64 << 10;
 /// Packet ids that were given up while the target may still hold them. They are not used again in this session.
 const ABANDONED_MAX: usize = 1_000;
-
-/// Bytes for the socket of one connection.
-#[derive(Default)]
-pub(super) struct Outbox {
-    pub(super) bytes: BytesMut,
-    /// Bytes that were moved out of here to the socket.
-    pub(super) taken: u64,
-    /// Those of them that the operating system has: of TLS the last ones may still be under way to it.
-    pub(super) handed_over: u64,
-}
-
-impl Outbox {
-    fn end(&self) -> u64 {
-        self.taken + self.bytes.len() as u64
-    }
-}
 
 /// The records of one call of `deliver`, in their order.
 pub(super) struct Run {
@@ -60,8 +45,6 @@ pub(super) enum Kept {
     /// The target has the session: it remembers packet ids.
     Session,
     Nothing,
-    /// MQTT 3.1 does not say.
-    Unknown,
 }
 
 pub(super) struct Window {
@@ -83,6 +66,9 @@ pub(super) struct Window {
     on_wire: usize,
     /// A message that is suspected is on the wire, so nothing else is.
     is_alone: bool,
+    suspects: Suspects,
+    /// Messages that the target has answered.
+    answered: u64,
 }
 
 type RunId = u64;
@@ -92,6 +78,8 @@ type Serial = u64;
 struct OpenRun {
     outcomes: Vec<Option<Outcome>>,
     left: usize,
+    /// The first record that has to go again: what stands behind it is not sent before it.
+    held_from: Option<usize>,
     done: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -112,6 +100,8 @@ struct Flight {
     is_duplicate: bool,
     /// Connections that were lost with it on the wire.
     losses: u64,
+    /// Since an earlier attempt of the pipeline: it goes alone from the start, and has one connection to lose.
+    is_suspect: bool,
     /// Where it ends in the bytes of this connection.
     end: u64,
 }
@@ -133,6 +123,8 @@ impl Window {
             handed: VecDeque::new(),
             on_wire: 0,
             is_alone: false,
+            suspects: Suspects::default(),
+            answered: 0,
         }
     }
 
@@ -150,7 +142,10 @@ impl Window {
         let Run { publishes, done } = run;
         let id = self.next_run;
         self.next_run += 1;
-        self.runs.insert(id, OpenRun { outcomes: vec![None; publishes.len()], left: publishes.len(), done });
+        self.runs.insert(
+            id,
+            OpenRun { outcomes: vec![None; publishes.len()], left: publishes.len(), held_from: None, done },
+        );
         self.current = Some(Current { run: id, rest: publishes.into_iter().enumerate() });
     }
 
@@ -171,12 +166,17 @@ impl Window {
     /// `false`: there is nothing, or it has to wait.
     fn send_again(&mut self, out: &mut Outbox) -> bool {
         let Some(serial) = self.again.front().copied() else { return false };
+        if self.is_held(serial) {
+            self.again.pop_front();
+            self.give_up(serial, held());
+            return true;
+        }
         let Some(flight) = self.in_flight.get_mut(&serial) else {
             self.again.pop_front();
             return true;
         };
         // Its last chance: if the connection is lost once more, this one alone was the cause.
-        let is_suspect = flight.losses > 0 && flight.losses >= self.max_retries;
+        let is_suspect = flight.is_suspect || (flight.losses > 0 && flight.losses >= self.max_retries);
         if is_suspect && (self.on_wire > 0 || !self.handed.is_empty()) {
             return false;
         }
@@ -187,7 +187,7 @@ impl Window {
             return true;
         }
         match flight.packet_id {
-            Some(packet_id) if flight.is_taken => wire::release(packet_id, &mut out.bytes),
+            Some(packet_id) if flight.is_taken => out.release(packet_id),
             packet_id => flight.publish.write(packet_id, flight.is_duplicate, &mut out.bytes),
         }
         flight.end = out.end();
@@ -225,13 +225,19 @@ impl Window {
         let serial = self.next_serial;
         self.next_serial += 1;
         let packet_id = publish.has_packet_id().then(|| self.free_packet_id());
-        publish.write(packet_id, false, &mut out.bytes);
-        match packet_id {
-            Some(packet_id) => {
-                self.by_packet_id.insert(packet_id, serial);
-                self.on_wire += 1;
+        if let Some(packet_id) = packet_id {
+            self.by_packet_id.insert(packet_id, serial);
+        }
+        let is_suspect = self.suspects.contains(publish.id);
+        if is_suspect {
+            // When its turn comes, nothing else is on the wire.
+            self.again.push_back(serial);
+        } else {
+            publish.write(packet_id, false, &mut out.bytes);
+            match packet_id {
+                Some(_) => self.on_wire += 1,
+                None => self.handed.push_back(serial),
             }
-            None => self.handed.push_back(serial),
         }
         let flight = Flight {
             publish,
@@ -239,9 +245,10 @@ impl Window {
             place,
             packet_id,
             is_taken: false,
-            is_on_wire: true,
+            is_on_wire: !is_suspect,
             is_duplicate: false,
             losses: 0,
+            is_suspect,
             end: out.end(),
         };
         self.in_flight.insert(serial, flight);
@@ -286,11 +293,13 @@ impl Window {
         if answer.reason >= FAILURE {
             return self.answered(answer, answers::outcome(answer));
         }
-        wire::release(answer.packet_id, &mut out.bytes);
-        let Some(flight) = self.asked(answer) else { return false };
+        out.release(answer.packet_id);
+        // A target that keeps the session may say so before it is asked again: publishing it again would repeat it.
+        let serial = self.by_packet_id.get(&answer.packet_id);
+        let Some(flight) = serial.and_then(|serial| self.in_flight.get_mut(serial)) else { return false };
         flight.is_taken = true;
         flight.end = out.end();
-        true
+        flight.is_on_wire
     }
 
     /// PUBCOMP. A packet id that the target does not know any more was released before.
@@ -310,29 +319,44 @@ impl Window {
             return false;
         }
         if let Some(serial) = self.by_packet_id.get(&answer.packet_id).copied() {
+            self.answered += 1;
             self.end(serial, outcome);
         }
         true
     }
 
     /// The connection is lost. `true` when something was given up because of it: it was not in vain then.
-    pub(super) fn lost(&mut self, fault: &TargetFault) -> bool {
+    pub(super) fn lost(&mut self, loss: &Loss) -> bool {
         let was_alone = self.is_alone;
         let mut given_up = Vec::new();
         for (serial, flight) in &mut self.in_flight {
             let was_on_wire = std::mem::take(&mut flight.is_on_wire);
             flight.losses += u64::from(was_on_wire);
             let has_waiter = self.runs.get(&flight.run).is_some_and(|run| !run.done.is_closed());
-            if !has_waiter || (was_on_wire && flight.losses > self.max_retries) {
-                given_up.push(*serial);
+            let is_spent = was_on_wire && (flight.is_suspect || flight.losses > self.max_retries);
+            if is_spent || !has_waiter {
+                given_up.push((*serial, is_spent));
             }
         }
-        for serial in &given_up {
+        for (serial, is_spent) in &given_up {
             let Some(flight) = self.in_flight.get(serial) else { continue };
-            let outcome = if was_alone { given_up_alone(flight, fault) } else { Outcome::TargetFault(fault.clone()) };
-            // The target may have taken it under this packet id.
-            self.abandoned.extend(flight.packet_id);
-            self.end(*serial, outcome);
+            let outcome = if *is_spent && was_alone {
+                self.suspects.given_up_alone(&flight.publish, loss, self.answered)
+            } else {
+                if *is_spent {
+                    self.suspects.given_up_in_company(flight.publish.id);
+                }
+                let outcome = Outcome::TargetFault(loss.fault.clone());
+                // Nobody of this run was at fault alone: what was not yet sent has lost the same target.
+                let run = flight.run;
+                self.end_rest(run, &outcome);
+                outcome
+            };
+            self.give_up(*serial, outcome);
+        }
+        let held_back: Vec<Serial> = self.in_flight.keys().copied().filter(|serial| self.is_held(*serial)).collect();
+        for serial in held_back {
+            self.give_up(serial, held());
         }
         self.again = self.in_flight.keys().copied().collect();
         self.handed.clear();
@@ -345,7 +369,7 @@ impl Window {
         self.limits = limits;
         for flight in self.in_flight.values_mut() {
             flight.is_duplicate = match kept {
-                Kept::Session | Kept::Unknown => flight.packet_id.is_some() && flight.losses > 0,
+                Kept::Session => flight.packet_id.is_some() && flight.losses > 0,
                 Kept::Nothing => false,
             };
             // Who releases what the target has forgotten loses it; who publishes it again repeats it at worst.
@@ -383,26 +407,49 @@ impl Window {
         if self.on_wire == 0 {
             self.is_alone = false;
         }
+        if outcome == Outcome::Delivered {
+            self.suspects.delivered(flight.publish.id);
+        }
         self.settle(flight.run, flight.place, outcome);
     }
 
     fn settle(&mut self, run: RunId, place: usize, outcome: Outcome) {
-        if let Outcome::TargetFault(fault) = &outcome {
-            self.hold_rest(run, fault);
+        if matches!(outcome, Outcome::TargetFault(_)) {
+            self.end_rest(run, &held());
         }
         let Some(open) = self.runs.get_mut(&run) else { return };
+        if matches!(outcome, Outcome::TargetFault(_)) {
+            open.held_from = Some(open.held_from.map_or(place, |first| first.min(place)));
+        }
         if open.outcomes[place].replace(outcome).is_none() {
             open.left -= 1;
         }
         self.answer_if_settled(run);
     }
 
-    /// A record that has to be sent again holds what was not yet sent behind it, so that it is not overtaken.
-    fn hold_rest(&mut self, run: RunId, fault: &TargetFault) {
+    /// A record that has to be sent again holds what is not on the wire behind it, so that it is not overtaken.
+    fn is_held(&self, serial: Serial) -> bool {
+        let Some(flight) = self.in_flight.get(&serial) else { return false };
+        let held_from = self.runs.get(&flight.run).and_then(|open| open.held_from);
+        !flight.is_on_wire && held_from.is_some_and(|first| first < flight.place)
+    }
+
+    fn give_up(&mut self, serial: Serial, outcome: Outcome) {
+        if let Some(flight) = self.in_flight.get(&serial)
+            && flight.losses > 0
+        {
+            // The target may have taken it under this packet id.
+            self.abandoned.extend(flight.packet_id);
+        }
+        self.end(serial, outcome);
+    }
+
+    /// Of what was not yet sent of this run.
+    fn end_rest(&mut self, run: RunId, outcome: &Outcome) {
         let Some(current) = self.current.take_if(|current| current.run == run) else { return };
         let Some(open) = self.runs.get_mut(&run) else { return };
         for (place, _) in current.rest {
-            if open.outcomes[place].replace(Outcome::TargetFault(fault.clone())).is_none() {
+            if open.outcomes[place].replace(outcome.clone()).is_none() {
                 open.left -= 1;
             }
         }
@@ -418,20 +465,16 @@ impl Window {
     }
 }
 
+/// It waits for a record before it, whose fault is not its own: this attempt counts for nothing.
+fn held() -> Outcome {
+    let fault = TargetFault::new(TargetFaultKind::Interrupted, "held back by a record before it");
+    Outcome::TargetFault(TargetFault { reopen: false, ..fault })
+}
+
 fn too_large(publish: &Publish, limits: Limits) -> Outcome {
     let message =
         format!("a packet of {} bytes; the target takes {} at most", publish.bytes(), limits.packet_bytes_max);
     Outcome::RecordFault(RecordFault::offline("packet_too_large", message))
-}
-
-/// Nothing else was on the wire, time and again.
-fn given_up_alone(flight: &Flight, fault: &TargetFault) -> Outcome {
-    if flight.publish.is_disputed {
-        let message = format!("control characters in a topic or property, and then: {}", fault.message);
-        return Outcome::RecordFault(RecordFault::refused("connection_closed", message));
-    }
-    let message = format!("with this message alone on the wire: {}", fault.message);
-    Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message))
 }
 
 #[cfg(test)]

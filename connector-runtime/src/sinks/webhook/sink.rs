@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use api_types::{Epoch, Record};
+use api_types::Record;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,7 +28,9 @@ pub(crate) const OFFERED: Offered =
     Offered { kind: "webhook", open: |resolved, context| Box::pin(open(resolved, context)) };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Grows with every hand-over of the connector: a receiver that remembers the highest one knows a latecomer.
+/// Whose epoch it is: two connectors that write to one receiver have epochs of their own.
+const SLUICE_CONNECTOR: HeaderName = HeaderName::from_static("sluice-connector");
+/// Grows with every hand-over of the connector: a receiver that remembers its highest one knows a latecomer.
 const SLUICE_EPOCH: HeaderName = HeaderName::from_static("sluice-epoch");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -48,7 +50,7 @@ struct WebhookSink {
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
     let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
-    let headers = headers(&config, context.epoch)?;
+    let headers = headers(&config, context)?;
     let names_content_type = headers.contains_key(CONTENT_TYPE);
     let format = BodyFormat::new(&config).map_err(|error| unusable(&error))?;
     let keys = [&config.hmac_secret, &config.hmac_secret_previous];
@@ -68,7 +70,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 }
 
 /// The headers that every request has.
-fn headers(config: &Config, epoch: Epoch) -> Result<HeaderMap, TargetFault> {
+fn headers(config: &Config, context: &SinkContext) -> Result<HeaderMap, TargetFault> {
     let mut headers = HeaderMap::new();
     let secret = |text: &str| -> Result<HeaderValue, TargetFault> {
         let mut value = HeaderValue::from_str(text).map_err(|error| unusable(&error))?;
@@ -91,7 +93,9 @@ fn headers(config: &Config, epoch: Epoch) -> Result<HeaderMap, TargetFault> {
     if let Some(authorization) = authorization {
         headers.insert(AUTHORIZATION, secret(&authorization)?);
     }
-    headers.insert(SLUICE_EPOCH, HeaderValue::from(epoch.0));
+    let connector = format!("{}/{}", context.cluster, context.incarnation);
+    headers.insert(SLUICE_CONNECTOR, HeaderValue::from_str(&connector).map_err(|error| unusable(&error))?);
+    headers.insert(SLUICE_EPOCH, HeaderValue::from(context.epoch.0));
     Ok(headers)
 }
 

@@ -235,7 +235,7 @@ async fn each_version_introduces_itself_by_a_client_id_that_stays() {
             until("the connection is logged", || server.logged("New client connected") > before).await;
             let log = server.log();
             let line = log.lines().rfind(|line| line.contains("New client connected")).expect("was logged");
-            assert!(line.contains(&format!("(p{level}, c0, k77, u'dév')")), "{line}");
+            assert!(line.contains(&format!("(p{level}, c1, k77, u'dév')")), "{line}");
             let id = line.split(" as ").nth(1).and_then(|rest| rest.split(' ').next()).expect("names the client");
             ids.push(id.to_owned());
         }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot::Receiver;
 use super::*;
 use crate::sinks::mqtt::config::Config;
 use crate::sinks::mqtt::message::Publisher;
+use crate::sinks::mqtt::suspects::Cause;
 use crate::sinks::opened::record;
 
 const LIMITS: Limits = Limits { on_wire_max: 4, packet_bytes_max: 1_000 };
@@ -23,10 +24,17 @@ fn config(qos: u8) -> Config {
 }
 
 fn run(qos: u8, payloads: &[&str]) -> (Run, Receiver<Vec<Outcome>>) {
+    let records: Vec<(u64, &str)> = (1..).zip(payloads.iter().copied()).collect();
+    numbered(qos, &records)
+}
+
+/// Records with these numbers.
+fn numbered(qos: u8, records: &[(u64, &str)]) -> (Run, Receiver<Vec<Outcome>>) {
     let publisher = Publisher::new(&config(qos), "b");
-    let publish = |payload: &&str| publisher.publish(&record(1, *payload)).expect("can be published");
+    let publish =
+        |(number, payload): &(u64, &str)| publisher.publish(&record(*number, *payload)).expect("can be published");
     let (done, answer) = oneshot::channel();
-    (Run { publishes: payloads.iter().map(publish).collect(), done }, answer)
+    (Run { publishes: records.iter().map(publish).collect(), done }, answer)
 }
 
 /// A packet that was sent.
@@ -48,7 +56,7 @@ fn again(id: u16, payload: &str) -> Sent {
 fn sent(window: &mut Window, out: &mut Outbox) -> Vec<Sent> {
     window.fill(out);
     let mut bytes = out.bytes.split();
-    out.taken += bytes.len() as u64;
+    out.moved(bytes.len());
     out.handed_over = out.taken;
     window.handed_over(out);
     let mut packets = Vec::new();
@@ -75,6 +83,10 @@ fn answer(id: u16, reason: u8) -> Answer {
 
 fn down() -> TargetFault {
     TargetFault::new(TargetFaultKind::Down, "gone")
+}
+
+fn gone() -> Loss {
+    Loss { fault: down(), cause: Cause::Closed }
 }
 
 fn window(max_retries: u64) -> (Window, Outbox) {
@@ -113,20 +125,74 @@ fn a_record_that_has_to_go_again_holds_what_was_not_sent_behind_it() {
         window.acknowledged(&answer(id, 0));
     }
     let outcomes = outcomes.try_recv().expect("all are answered");
-    let held = |outcome: &Outcome| matches!(outcome, Outcome::TargetFault(fault) if fault.kind == TargetFaultKind::Permission && !fault.reopen);
-    let pattern: Vec<bool> = outcomes.iter().map(held).collect();
-    assert_eq!(pattern, [false, true, false, false, true, true]);
+    let kinds: Vec<Option<(TargetFaultKind, bool)>> = outcomes.iter().map(kind).collect();
+    let held = Some((TargetFaultKind::Interrupted, false));
+    assert_eq!(kinds, [None, Some((TargetFaultKind::Permission, false)), None, None, held, held]);
+}
+
+/// Of a target fault, and whether the sink has to be opened again.
+fn kind(outcome: &Outcome) -> Option<(TargetFaultKind, bool)> {
+    match outcome {
+        Outcome::TargetFault(fault) => Some((fault.kind, fault.reopen)),
+        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => None,
+    }
+}
+
+#[test]
+fn what_was_on_the_wire_behind_a_record_that_has_to_go_again_is_not_sent_again_before_it() {
+    let (mut window, mut out) = window(3);
+    let (records, mut outcomes) = run(1, &["a", "b", "c"]);
+    window.take(records);
+    sent(&mut window, &mut out);
+    window.acknowledged(&answer(1, 0x87));
+    window.lost(&gone());
+    window.resume(Kept::Session, LIMITS);
+    assert_eq!(sent(&mut window, &mut Outbox::default()), []);
+    let kinds: Vec<_> = outcomes.try_recv().expect("all are answered").iter().map(kind).collect();
+    let held = Some((TargetFaultKind::Interrupted, false));
+    assert_eq!(kinds, [Some((TargetFaultKind::Permission, false)), held, held]);
+
+    // Refused only when it was sent for the second time.
+    let (records, mut outcomes) = run(1, &["a", "b", "c"]);
+    window.take(records);
+    sent(&mut window, &mut Outbox::default());
+    window.lost(&gone());
+    window.resume(Kept::Session, Limits { on_wire_max: 1, ..LIMITS });
+    assert_eq!(sent(&mut window, &mut Outbox::default()), [again(4, "a")]);
+    window.acknowledged(&answer(4, 0x97));
+    assert_eq!(sent(&mut window, &mut Outbox::default()), []);
+    let kinds: Vec<_> = outcomes.try_recv().expect("all are answered").iter().map(kind).collect();
+    assert_eq!(kinds, [Some((TargetFaultKind::Throttled { retry_after: None }, false)), held, held]);
+}
+
+#[test]
+fn a_message_that_was_taken_before_it_was_sent_again_is_not_published_again() {
+    let (mut window, mut out) = window(3);
+    let (records, mut outcomes) = run(2, &["a", "b"]);
+    window.take(records);
+    sent(&mut window, &mut out);
+    window.lost(&gone());
+    let mut out = Outbox::default();
+    window.resume(Kept::Session, Limits { on_wire_max: 1, ..LIMITS });
+    assert_eq!(sent(&mut window, &mut out), [again(1, "a")]);
+    window.taken(&answer(2, 0), &mut out);
+    assert_eq!(sent(&mut window, &mut out), [Sent::Release(2)]);
+    window.taken(&answer(1, 0), &mut out);
+    window.completed(&answer(1, 0));
+    assert_eq!(sent(&mut window, &mut out), [Sent::Release(1), Sent::Release(2)]);
+    window.completed(&answer(2, 0));
+    assert_eq!(outcomes.try_recv().expect("all are answered"), vec![Outcome::Delivered; 2]);
 }
 
 #[test]
 fn a_lost_connection_sends_the_same_again_in_the_same_order() {
-    for (kept, is_again) in [(Kept::Session, true), (Kept::Unknown, true), (Kept::Nothing, false)] {
+    for (kept, is_again) in [(Kept::Session, true), (Kept::Nothing, false)] {
         let (mut window, mut out) = window(3);
         let (records, _outcomes) = run(1, &["a", "b", "c", "d", "e"]);
         window.take(records);
         sent(&mut window, &mut out);
         window.acknowledged(&answer(2, 0));
-        assert!(!window.lost(&down()));
+        assert!(!window.lost(&gone()));
         let mut out = Outbox::default();
         window.resume(kept, Limits { on_wire_max: 2, ..LIMITS });
         let repeated = if is_again { again } else { publish };
@@ -142,7 +208,6 @@ fn qos_2_releases_what_was_taken_and_publishes_again_what_may_be_forgotten() {
     for (kept, expect) in [
         (Kept::Session, vec![Sent::Release(1), again(2, "b")]),
         (Kept::Nothing, vec![publish(1, "a"), publish(2, "b")]),
-        (Kept::Unknown, vec![again(1, "a"), again(2, "b")]),
     ] {
         let (mut window, mut out) = window(3);
         let (records, mut outcomes) = run(2, &["a", "b"]);
@@ -151,7 +216,7 @@ fn qos_2_releases_what_was_taken_and_publishes_again_what_may_be_forgotten() {
         assert!(!window.completed(&answer(1, 0)), "it was never taken");
         assert!(window.taken(&answer(1, 0), &mut out));
         assert_eq!(sent(&mut window, &mut out), [Sent::Release(1)]);
-        window.lost(&down());
+        window.lost(&gone());
         let mut out = Outbox::default();
         window.resume(kept, LIMITS);
         assert_eq!(sent(&mut window, &mut out), expect, "{kept:?}");
@@ -171,26 +236,44 @@ fn a_packet_id_that_nobody_knows_is_released_all_the_same() {
 }
 
 #[test]
+fn a_target_that_asks_for_releases_and_takes_none_is_not_read_for_ever() {
+    let (mut window, mut out) = window(3);
+    let mut asked = 0;
+    while out.takes_answers() {
+        window.taken(&answer(9, 0), &mut out);
+        asked += 1;
+        assert!(asked <= 1 << 17, "{} bytes wait", out.bytes.len());
+    }
+    out.bytes.advance(4);
+    out.moved(4);
+    assert!(out.takes_answers(), "as soon as the socket takes something");
+}
+
+#[test]
 fn the_last_attempt_is_made_alone_and_only_the_culprit_is_given_up() {
     let (mut window, mut out) = window(2);
-    let (records, mut outcomes) = run(1, &["a", "b", "c"]);
+    let (records, mut outcomes) = run(1, &["a", "b"]);
+    window.take(records);
+    sent(&mut window, &mut out);
+    let (records, mut others) = run(1, &["c"]);
     window.take(records);
     sent(&mut window, &mut out);
     for _ in 0..2 {
-        assert!(!window.lost(&down()));
+        assert!(!window.lost(&gone()));
         out = Outbox::default();
         window.resume(Kept::Session, LIMITS);
         sent(&mut window, &mut out);
     }
     window.acknowledged(&answer(1, 0));
     assert_eq!(sent(&mut window, &mut out), [again(2, "b")]);
-    assert!(window.lost(&down()), "something was given up");
+    assert!(window.lost(&gone()), "something was given up");
     let mut out = Outbox::default();
     window.resume(Kept::Session, LIMITS);
     assert_eq!(sent(&mut window, &mut out), [again(3, "c")]);
     window.acknowledged(&answer(3, 0));
     let outcomes = outcomes.try_recv().expect("all are answered");
-    assert_eq!((&outcomes[0], &outcomes[2]), (&Outcome::Delivered, &Outcome::Delivered));
+    assert_eq!(others.try_recv().expect("is answered"), [Outcome::Delivered]);
+    assert_eq!(outcomes[0], Outcome::Delivered);
     assert!(matches!(&outcomes[1], Outcome::TargetFault(fault) if fault.message.contains("alone")), "{outcomes:?}");
     // Its packet id is not given to another message while the target may hold it.
     let (records, _outcomes) = run(1, &["x"]);
@@ -199,13 +282,109 @@ fn the_last_attempt_is_made_alone_and_only_the_culprit_is_given_up() {
     assert_eq!(sent(&mut window, &mut out), [publish(3, "x")]);
 }
 
+/// One attempt of the pipeline for `payload` as record `number`, and one more connection lost with each sending.
+fn attempt(window: &mut Window, number: u64, payload: &str, cause: &Cause) -> (usize, Outcome) {
+    let mut out = Outbox::default();
+    let (record, mut outcomes) = numbered(1, &[(number, payload)]);
+    window.take(record);
+    let mut sendings = 0;
+    while !sent(window, &mut out).is_empty() {
+        sendings += 1;
+        window.lost(&Loss { fault: down(), cause: cause.clone() });
+        out = Outbox::default();
+        window.resume(Kept::Session, LIMITS);
+    }
+    (sendings, outcomes.try_recv().expect("is answered").remove(0))
+}
+
+fn neighbour(window: &mut Window) {
+    let mut out = Outbox::default();
+    let (record, mut outcomes) = numbered(1, &[(99, "n")]);
+    window.take(record);
+    let Sent::Publish { id, .. } = sent(window, &mut out)[0] else { panic!("is a PUBLISH") };
+    assert!(window.acknowledged(&answer(id, 0)));
+    assert_eq!(outcomes.try_recv().expect("is answered"), [Outcome::Delivered]);
+}
+
+#[test]
+fn a_message_that_costs_each_of_its_connections_while_others_are_taken_is_at_fault_itself() {
+    for max_retries in [0, 1, 3] {
+        let (mut window, _) = window(max_retries);
+        let (sendings, outcome) = attempt(&mut window, 7, "p", &Cause::Closed);
+        assert_eq!(sendings as u64, max_retries + 1);
+        assert!(matches!(outcome, Outcome::TargetFault(_)), "nobody was taken in between: {outcome:?}");
+        if max_retries == 0 {
+            // Nobody knows yet that it was alone by plan.
+            assert!(matches!(attempt(&mut window, 7, "p", &Cause::Closed), (1, Outcome::TargetFault(_))));
+        }
+        assert!(matches!(attempt(&mut window, 7, "p", &Cause::Closed), (1, Outcome::TargetFault(_))));
+        neighbour(&mut window);
+        assert!(matches!(attempt(&mut window, 7, "p", &Cause::Unrelated), (1, Outcome::TargetFault(_))));
+        for _ in 0..3 {
+            let (sendings, outcome) = attempt(&mut window, 7, "p", &Cause::Closed);
+            assert_eq!(sendings, 1, "it costs one connection from now on");
+            assert!(
+                matches!(&outcome, Outcome::RecordFault(fault) if &*fault.class == "connection_closed" && !fault.offline)
+            );
+        }
+        // Another one begins as everybody does.
+        let (sendings, outcome) = attempt(&mut window, 8, "q", &Cause::Closed);
+        assert_eq!((sendings as u64, matches!(outcome, Outcome::TargetFault(_))), (max_retries + 1, true));
+    }
+}
+
+#[test]
+fn a_suspect_waits_for_an_empty_wire_and_holds_it() {
+    let (mut window, mut out) = window(0);
+    assert_eq!(attempt(&mut window, 2, "b", &Cause::Closed).0, 1);
+    let (records, mut outcomes) = numbered(1, &[(1, "a"), (2, "b"), (3, "c")]);
+    window.take(records);
+    assert_eq!(sent(&mut window, &mut out), [publish(2, "a")]);
+    window.acknowledged(&answer(2, 0));
+    assert_eq!(sent(&mut window, &mut out), [publish(3, "b")]);
+    window.acknowledged(&answer(3, 0));
+    assert_eq!(sent(&mut window, &mut out), [publish(4, "c")]);
+    window.acknowledged(&answer(4, 0));
+    assert_eq!(outcomes.try_recv().expect("all are answered"), vec![Outcome::Delivered; 3]);
+    let (records, _outcomes) = numbered(1, &[(2, "b"), (3, "c")]);
+    window.take(records);
+    assert_eq!(sent(&mut window, &mut out).len(), 2, "it was taken, and nobody suspects it any more");
+}
+
+#[test]
+fn what_the_target_says_of_a_message_when_it_closes_counts_when_it_is_alone() {
+    let refused = Outcome::RecordFault(RecordFault::refused("packet_too_large", "m"));
+    for max_retries in [0, 2] {
+        let (mut window, mut out) = window(max_retries);
+        let (records, mut outcomes) = numbered(1, &[(1, "a"), (2, "b")]);
+        window.take(records);
+        sent(&mut window, &mut out);
+        window.lost(&Loss { fault: down(), cause: Cause::Refused(refused.clone()) });
+        if max_retries == 0 {
+            let faults = vec![Outcome::TargetFault(down()); 2];
+            assert_eq!(outcomes.try_recv().expect("all are answered"), faults, "which of them is not known");
+            window.resume(Kept::Session, LIMITS);
+            assert_eq!(attempt(&mut window, 1, "a", &Cause::Refused(refused.clone())), (1, refused.clone()));
+            continue;
+        }
+        window.resume(Kept::Session, LIMITS);
+        sent(&mut window, &mut Outbox::default());
+        window.acknowledged(&answer(1, 0));
+        window.lost(&Loss { fault: down(), cause: Cause::Refused(refused.clone()) });
+        window.resume(Kept::Session, LIMITS);
+        assert_eq!(sent(&mut window, &mut Outbox::default()), [again(2, "b")]);
+        window.lost(&Loss { fault: down(), cause: Cause::Refused(refused.clone()) });
+        assert_eq!(outcomes.try_recv().expect("all are answered"), [Outcome::Delivered, refused.clone()]);
+    }
+}
+
 #[test]
 fn without_retries_everything_on_the_wire_is_given_up_at_once() {
     let (mut window, mut out) = window(0);
     let (records, mut outcomes) = run(1, &["a", "b", "c", "d", "e"]);
     window.take(records);
     sent(&mut window, &mut out);
-    assert!(window.lost(&down()));
+    assert!(window.lost(&gone()));
     assert_eq!(outcomes.try_recv().expect("all are answered"), vec![Outcome::TargetFault(down()); 5]);
     assert!(window.is_idle());
 }
@@ -219,11 +398,11 @@ fn qos_0_is_delivered_when_the_socket_has_it() {
     assert!(outcomes.try_recv().is_err());
     // The first whole and the second in part.
     out.bytes.advance(27);
-    out.taken = 27;
+    out.moved(27);
     out.handed_over = 14;
     window.handed_over(&out);
     assert!(outcomes.try_recv().is_err());
-    window.lost(&down());
+    window.lost(&gone());
     let mut out = Outbox::default();
     window.resume(Kept::Session, LIMITS);
     assert_eq!(sent(&mut window, &mut out), [publish(0, "b")]);
@@ -240,7 +419,7 @@ fn nothing_more_is_sent_for_whoever_no_longer_waits() {
     window.acknowledged(&answer(1, 0));
     assert_eq!(sent(&mut window, &mut out), []);
     assert!(window.wants_run(), "three are still on the wire, and there is room for one");
-    window.lost(&down());
+    window.lost(&gone());
     window.resume(Kept::Session, LIMITS);
     assert_eq!(sent(&mut window, &mut Outbox::default()), []);
 }
@@ -318,7 +497,7 @@ proptest! {
                     }
                 }
                 Step::Lose(is_kept) => {
-                    window.lost(&down());
+                    window.lost(&gone());
                     on_wire.clear();
                     out = Outbox::default();
                     window.resume(if is_kept { Kept::Session } else { Kept::Nothing }, LIMITS);

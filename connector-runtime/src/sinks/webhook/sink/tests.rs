@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use api_types::Message;
 use api_types::failure::{FailureStrategy, OnTargetDown};
 use api_types::status::Health;
+use api_types::{ClusterId, Incarnation, Message};
 use serde_json::{Value, json};
 
 use super::*;
@@ -120,7 +120,9 @@ fn kind(outcome: &Outcome) -> TargetFaultKind {
 #[tokio::test]
 async fn a_batch_is_one_request_and_always_an_array() {
     let server = Server::python(&[]);
-    let sink = open(json!({"url": server.url("/ok"), "headers": {"X-Site": "north", "Sluice-Epoch": "1"}})).await;
+    let sink = open(json!({"url": server.url("/ok"), "headers": {"X-Site": "north", "Sluice-Epoch": "1",
+                                                                    "Sluice-Connector": "mine"}}))
+    .await;
     let records = [record(1, "{\"t\":1}"), record(2, "text"), record(3, b"\xff".to_vec())];
     assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; 3]);
     assert_eq!(deliver(&*sink, &records[..1]).await, vec![Outcome::Delivered]);
@@ -136,6 +138,8 @@ async fn a_batch_is_one_request_and_always_an_array() {
         (&json!("application/json"), &json!("north"), &json!("1-7-1-4"))
     );
     assert_eq!(headers["sluice-epoch"], "7", "the task's, whatever the user's headers say");
+    let connector = format!("{}/{}", ClusterId(7), Incarnation(7));
+    assert_eq!(headers["sluice-connector"], connector, "one of its own for each connector of each cluster");
     assert!(headers.get("webhook-signature").is_none());
     let body: Value = serde_json::from_str(requests[1]["body"].as_str().expect("text")).expect("is JSON");
     assert_eq!(body.as_array().map(Vec::len), Some(1), "one record is an array too");

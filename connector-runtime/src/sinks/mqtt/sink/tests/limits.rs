@@ -63,7 +63,7 @@ async fn the_window_is_never_exceeded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_messages_leave_in_one_write() {
+async fn many_lanes_of_many_messages_are_all_delivered() {
     const COUNT: u64 = 50_000;
     for (version, qos) in [("v5", 0), ("v5", 1), ("v4", 1), ("v5", 2)] {
         // Without the log of every packet.
