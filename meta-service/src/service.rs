@@ -188,7 +188,8 @@ async fn join(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Membersh
     let admitted = handle.propose(CommandBody::AdmitDisk { disk }).await;
     match admitted.map_err(|error| unavailable(error.to_string()))?.body {
         ReplyBody::Admitted { raft_id } => Ok(Json(Membership { cluster_id: identity.cluster_id, raft_id })),
-        refused => Err((StatusCode::CONFLICT, format!("not admitted: {refused:?}")).into()),
+        ReplyBody::Refused(refusal) => Err((StatusCode::CONFLICT, format!("not admitted: {refusal}")).into()),
+        other => Err((StatusCode::CONFLICT, format!("not admitted: {other:?}")).into()),
     }
 }
 

@@ -152,10 +152,11 @@ impl RaftNode {
         self.identity
     }
 
-    /// Where a member's RPC port is.
+    /// Where a member's RPC port is; where it was admitted, when the state knows of none.
     pub(crate) fn address_of(&self, raft_id: RaftId) -> Option<String> {
         let registered = self.replica.look(|state| state.nodes.get(&raft_id).map(|node| node.rpc_address.clone()));
         registered
+            .filter(|address| !address.is_empty())
             .or_else(|| self.members().into_iter().find(|(id, _)| *id == raft_id).map(|(_, disk)| disk.rpc_address))
     }
 

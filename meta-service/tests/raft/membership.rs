@@ -1,9 +1,9 @@
 use api_types::heartbeat::{Heartbeat, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
 use meta_service::BootStatus;
-use meta_service::state::{NodeRegistration, NodeState, ReplyBody};
+use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
 
-use crate::cluster::{Site, TestNode, eventually, leader_of, names, ready_cluster, sites, three_sites};
+use crate::cluster::{Site, TestNode, eventually, free_address, leader_of, names, ready_cluster, sites, three_sites};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_node_catches_up_from_a_snapshot() {
@@ -112,6 +112,60 @@ async fn a_node_that_lost_its_disk_comes_back_as_another() {
     assert_ne!(new.disk_id, old.disk_id);
     assert!(new.raft_id.0 > 1000, "an id is never used again: {new:?}");
     assert_eq!(names(&*node.read().await), ["kept"]);
+}
+
+fn is_told(status: &BootStatus, code: &str) -> bool {
+    matches!(status, BootStatus::WaitingForCluster { asked } if asked.iter().any(|answer| answer.contains(code)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nodes_address_is_not_taken() {
+    let sites = three_sites();
+    let mut nodes = ready_cluster(&sites).await;
+    let thief = Site { claims: Some(sites[0].address), ..Site::joining("thief", &sites[1]) };
+    let thief = thief.start().await;
+    eventually("the thief is told", || is_told(&thief.handle.boot_status(), "ADDRESS_IN_USE")).await;
+    let silent = Site { claims: Some(free_address()), ..Site::joining("silent", &sites[1]) };
+    let silent = silent.start().await;
+    eventually("so is who cannot be reached", || is_told(&silent.handle.boot_status(), "ADDRESS_SILENT")).await;
+    // Nor does a member take it that comes back with another address.
+    let moved = NodeRegistration { rpc_address: sites[0].address.to_string(), ..registration(&sites[2], 1) };
+    let handle = nodes[2].handle.clone();
+    let refused = nodes[2].run(async move { handle.register(moved).await.expect("answered").body }).await;
+    let in_use = Refusal::AddressInUse { address: sites[0].address.to_string(), holder: sites[0].name.clone() };
+    assert_eq!(refused, ReplyBody::Refused(in_use));
+
+    let state = nodes[0].read().await;
+    assert_eq!(state.nodes.len(), 3, "{:?}", state.nodes);
+    assert_eq!(state.nodes[&RaftId(1)].rpc_address, sites[0].address.to_string());
+    // With one of three gone, the robbed one has to come back.
+    nodes.pop().expect("the third").kill().await;
+    nodes.remove(0).stop().await;
+    sites[0].start_again().await.ready().await;
+}
+
+/// Its old disk passes for up when it comes; later that disk is found again, and put back under its own id.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_disk_waits_for_its_address_and_a_lost_one_is_still_reached() {
+    let sites = three_sites();
+    let mut nodes = ready_cluster(&sites).await;
+    let (handle, up) = (nodes[2].handle.clone(), registration(&sites[2], 1));
+    let registered = nodes[2].run(async move { handle.register(up).await.expect("answered").body }).await;
+    assert!(matches!(registered, ReplyBody::Registered { .. }), "{registered:?}");
+    nodes.pop().expect("the third").kill().await;
+
+    let empty = Site { address: sites[2].address, ..Site::joining(&sites[2].name.0, &sites[0]) };
+    let node = empty.start().await;
+    eventually("it is told why it waits", || is_told(&node.handle.boot_status(), "ADDRESS_IN_USE")).await;
+    node.ready().await;
+    let new = node.handle.identity().expect("member");
+    assert_eq!(nodes[0].read().await.nodes[&RaftId(3)].rpc_address, "");
+    assert!(new.raft_id.0 > 1000, "{new:?}");
+    node.stop().await;
+
+    let found = sites[2].start_again().await;
+    found.ready().await;
+    assert_eq!(found.handle.identity().map(|identity| identity.raft_id), Some(RaftId(3)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
