@@ -104,8 +104,9 @@ impl Committer {
                 state.blocks = blocks;
                 Self::apply(&shared, &mut state, &mut group, &mut waiting)
             });
-            if applied.is_err() {
-                shared.refuse(&mut state, waiting);
+            if let Err(error) = &applied {
+                state.fail(error);
+                refuse(&mut state, waiting);
             }
             applied
         };
@@ -119,8 +120,8 @@ impl Committer {
                 shared.sample_disk();
                 let failure = {
                     let mut state = lock(&shared.state);
-                    state.phase = Phase::Failed;
-                    shared.failure(&state)
+                    state.fail(&error);
+                    failure(&state)
                 };
                 let message = error.to_string();
                 // Whoever does not wait for an answer any more does not need one; so below.
@@ -331,20 +332,23 @@ impl Committer {
     /// Until the store takes writes again. False when the queues were closed meanwhile.
     fn reopen(&mut self, cause: &StoreError) -> bool {
         error!(error = cause as &dyn std::error::Error, "queue write failed, the store is opened again");
-        lock(&self.shared.state).phase = Phase::Failed;
+        lock(&self.shared.state).fail(cause);
         let mut pause = REOPEN_FIRST;
         loop {
             self.shared.store.close();
             self.shared.sample_disk();
             match self.try_open() {
                 Ok(()) => break,
-                Err(error) => warn!(error = &error as &dyn std::error::Error, "queue store not opened"),
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "queue store not opened");
+                    lock(&self.shared.state).fail(&error);
+                }
             }
             let until = Instant::now() + pause;
             while let Some(patience) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
                 match self.shared.inbox.take(patience) {
                     Taken::Closed => return false,
-                    Taken::Ops(ops) => self.shared.refuse(&mut lock(&self.shared.state), ops),
+                    Taken::Ops(ops) => refuse(&mut lock(&self.shared.state), ops),
                 }
             }
             pause = (pause * 2).min(REOPEN_MAX);
@@ -389,23 +393,23 @@ impl Shared {
         self.store.set_dead(loaded.queues.iter().map(|(incarnation, queue)| (*incarnation, Some(queue.dead()))));
         Ok(loaded)
     }
+}
 
-    /// What those are told whose messages met a store that failed.
-    fn failure(&self, state: &State) -> TicketError {
-        if self.lacks_room(state) { TicketError::DiskFull } else { TicketError::Failed }
-    }
+/// What those are told whose messages met a store that failed.
+fn failure(state: &State) -> TicketError {
+    if state.lacks_room { TicketError::DiskFull } else { TicketError::Failed }
+}
 
-    fn refuse(&self, state: &mut State, ops: impl IntoIterator<Item = Op>) {
-        let failure = self.failure(state);
-        for op in ops {
-            match op {
-                Op::Append(append) => {
-                    state.release(&append.reserved);
-                    let _ = append.done.send(Err(failure));
-                }
-                Op::Call(_, answer) => {
-                    let _ = answer.send(Err(CallError::Failed("the store is being opened".to_owned())));
-                }
+fn refuse(state: &mut State, ops: impl IntoIterator<Item = Op>) {
+    let failure = failure(state);
+    for op in ops {
+        match op {
+            Op::Append(append) => {
+                state.release(&append.reserved);
+                let _ = append.done.send(Err(failure));
+            }
+            Op::Call(_, answer) => {
+                let _ = answer.send(Err(CallError::Failed("the store is being opened".to_owned())));
             }
         }
     }

@@ -216,7 +216,7 @@ impl Queues {
             let mut state = lock(&shared.state);
             match opened {
                 Ok(loaded) => loaded.install(&mut state),
-                Err(source @ (StoreError::Engine { .. } | StoreError::Disk(_))) if shared.lacks_room(&state) => {
+                Err(source) if source.is_no_room() => {
                     return Err(QueueError::NoRoom { free_bytes: state.disk.free_bytes, source });
                 }
                 Err(source) => return Err(source.into()),
@@ -367,11 +367,6 @@ impl Shared {
     fn disk_is_full(&self, state: &State, incoming: u64) -> bool {
         let deficit = self.disk_deficit(state, incoming);
         deficit > 0 && state.droppable_bytes() < deficit.min(incoming)
-    }
-
-    /// Whether a write that failed did so for want of room, as far as the disk tells.
-    fn lacks_room(&self, state: &State) -> bool {
-        state.disk.free_bytes < self.disk_floor(state).max(store::ROOM_BYTES)
     }
 
     /// Nobody waits for the answer; a store that fails is told on by the committer.

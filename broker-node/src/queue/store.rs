@@ -35,8 +35,8 @@ const WAL_BYTES_MAX: u64 = 256 << 20;
 /// A recycled WAL file saves the journal write of a growing one.
 const WAL_FILES_RECYCLED: usize = 4;
 const LOG_FILE_BYTES_MAX: usize = 4 << 20;
-/// Free space below which a write or an opening may fail for want of it: a table of each memtable, and a log.
-pub(super) const ROOM_BYTES: u64 = 5 * RECORDS_BUFFER_BYTES as u64;
+/// What RocksDB's text says of `ENOSPC` and `EDQUOT`; it has no other sign for them.
+const NO_ROOM_TEXTS: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -56,6 +56,22 @@ pub enum StoreError {
     },
     #[error("the disk does not take a write")]
     Disk(#[source] std::io::Error),
+}
+
+impl StoreError {
+    /// Whether it failed for want of room, which may come back; a disk that is broken may be nearly full as well.
+    pub(super) fn is_no_room(&self) -> bool {
+        match self {
+            Self::Engine { source, .. } => {
+                source.kind() == rocksdb::ErrorKind::IOError
+                    && NO_ROOM_TEXTS.iter().any(|text| source.as_ref().contains(text))
+            }
+            Self::Disk(error) => {
+                matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            }
+            Self::Closed | Self::Format { .. } => false,
+        }
+    }
 }
 
 pub(super) fn engine(action: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
