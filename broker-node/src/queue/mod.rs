@@ -49,7 +49,7 @@ use api_types::{Epoch, Incarnation, NodeEpoch, RaftId};
 use meta_service::state::ClusterState;
 use prometheus::Histogram;
 use tokio::sync::{Notify, oneshot};
-use tracing::warn;
+use tracing::{error, warn};
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, DiskSpace, LocalDisk};
@@ -264,6 +264,13 @@ impl Queues {
     /// This process has registered with the cluster: from here on sequences come from this registration's range. To be
     /// awaited before the first append, so that no copy of this disk repeats one.
     pub async fn begin_registration(&self, node_epoch: NodeEpoch) -> Result<(), CallError> {
+        if !reserve::has_range(node_epoch) {
+            error!(
+                %node_epoch,
+                "the cluster's log has outgrown the ranges of sequences: from now on a copy of this disk that is put \
+                 back could repeat record ids"
+            );
+        }
         self.shared.call(Call::BeginAt { first: reserve::first_of(node_epoch) }).await.map(|_| ())
     }
 
