@@ -216,7 +216,8 @@ impl Committer {
                 }
             }
         }
-        reclaim.extend(group.deleted.iter().chain(&group.squeezed).map(|incarnation| Reclaim::Queue(*incarnation)));
+        reclaim.extend(group.deleted.iter().map(|incarnation| Reclaim::Gone(*incarnation)));
+        reclaim.extend(group.squeezed.iter().map(|incarnation| Reclaim::Queue(*incarnation)));
         reclaim.into_iter().for_each(|reclaim| self.reclaim(reclaim));
         shared.hub.wake(&woken);
         for ticket in group.tickets {
@@ -231,7 +232,7 @@ impl Committer {
     }
 
     pub fn reclaim(&mut self, reclaim: Reclaim) {
-        if matches!(reclaim, Reclaim::Queue(_)) {
+        if matches!(reclaim, Reclaim::Queue(_) | Reclaim::Gone(_)) {
             self.shared.squeezing.fetch_add(1, Ordering::SeqCst);
         }
         if self.shared.settings.sync() { self.hand_over(reclaim) } else { self.postpone(reclaim) }
@@ -242,7 +243,7 @@ impl Committer {
         match self.reclaim.try_send(reclaim) {
             Ok(()) => {}
             Err(TrySendError::Full(reclaim)) => self.postpone(reclaim),
-            Err(TrySendError::Disconnected(Reclaim::Queue(_))) => self.squeezed(),
+            Err(TrySendError::Disconnected(Reclaim::Queue(_) | Reclaim::Gone(_))) => self.squeezed(),
             Err(TrySendError::Disconnected(Reclaim::Files(..) | Reclaim::Everything)) => {}
         }
     }
@@ -250,13 +251,20 @@ impl Committer {
     /// One request per queue waits; the compaction of a queue also removes its files.
     fn postpone(&mut self, reclaim: Reclaim) {
         let incarnation = match reclaim {
-            Reclaim::Files(incarnation, _) | Reclaim::Queue(incarnation) => incarnation,
+            Reclaim::Files(incarnation, _) | Reclaim::Queue(incarnation) | Reclaim::Gone(incarnation) => incarnation,
             // The files are compared again.
             Reclaim::Everything => return,
         };
         match (self.postponed.get(&incarnation), &reclaim) {
-            (Some(Reclaim::Queue(_)), Reclaim::Queue(_)) => self.squeezed(),
-            (Some(Reclaim::Queue(_)), Reclaim::Files(..) | Reclaim::Everything) => {}
+            (Some(Reclaim::Queue(_) | Reclaim::Gone(_)), Reclaim::Queue(_))
+            | (Some(Reclaim::Gone(_)), Reclaim::Gone(_)) => {
+                self.squeezed();
+            }
+            (Some(Reclaim::Queue(_)), Reclaim::Gone(_)) => {
+                self.postponed.insert(incarnation, reclaim);
+                self.squeezed();
+            }
+            (Some(Reclaim::Queue(_) | Reclaim::Gone(_)), Reclaim::Files(..) | Reclaim::Everything) => {}
             (None | Some(Reclaim::Files(..) | Reclaim::Everything), _) => {
                 self.postponed.insert(incarnation, reclaim);
             }

@@ -276,18 +276,26 @@ impl Store {
         })
     }
 
-    /// Runs the compaction filter over what is dead of a queue, or over all of a queue that is gone.
+    /// Runs the compaction filter over what is dead of a queue.
     ///
     /// What is alive is left where it is: on a disk without room, rewriting it would take more than it gives, and a
     /// flush of what is only in memory, which begins a new log beside the old one, too.
     pub fn compact_queue(&self, incarnation: Incarnation) -> Result<(), StoreError> {
         let dead = self.dead.read().unwrap_or_else(PoisonError::into_inner).get(&incarnation).copied();
+        // Nothing is known while the store is being opened again; who wants the space then asks anew.
+        let Some(dead) = dead else { return Ok(()) };
+        // That needs no room at all.
+        self.delete_files(incarnation, dead.below)?;
         // What is behind the hole is unsealed.
-        let end = dead.map_or(Sequence(u64::MAX), |dead| dead.below.max(dead.hole.1));
-        if let Some(dead) = dead {
-            // That needs no room at all.
-            self.delete_files(incarnation, dead.below)?;
-        }
+        self.compact_below(incarnation, dead.below.max(dead.hole.1))
+    }
+
+    /// Gives back all of a queue whose deletion is synced.
+    pub fn compact_deleted(&self, incarnation: Incarnation) -> Result<(), StoreError> {
+        self.compact_below(incarnation, Sequence(u64::MAX))
+    }
+
+    fn compact_below(&self, incarnation: Incarnation, end: Sequence) -> Result<(), StoreError> {
         let Some(last) = end.0.checked_sub(1) else { return Ok(()) };
         self.with(|db| {
             let (from, to) = (record_key(incarnation, Sequence(0)), record_key(incarnation, Sequence(last)));
