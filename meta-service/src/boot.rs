@@ -170,8 +170,8 @@ impl Boot {
     }
 
     async fn ask_all(&self) -> Answers {
-        let ask = async |address: &String| (address.clone(), self.shared.peers.hello(address).await);
-        futures::future::join_all(self.others().map(ask)).await.into_iter().collect()
+        let questions = self.others().map(async |address| (address.clone(), self.shared.peers.hello(address).await));
+        futures::future::join_all(questions).await.into_iter().collect()
     }
 
     /// Whom this node knows from its configuration.
@@ -268,7 +268,7 @@ impl Boot {
 
     /// The other side of a bootstrap.
     async fn take_plan(&mut self, plan: &Plan) -> Result<(), AdoptionRefused> {
-        let DiskIdentity { disk_id, membership } = self.shared.seat.disk();
+        let DiskIdentity { disk_id, membership, went_back: _ } = self.shared.seat.disk();
         let own = plan.members.iter().find(|member| member.disk.disk_id == disk_id).ok_or(AdoptionRefused::NotNamed)?;
         let founder: Option<&NodeName> = plan.members.first().map(|member| &member.disk.name);
         if founder.is_none() || founder != self.shared.options.initial_voters.first().map(|(name, _)| name) {
