@@ -17,12 +17,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::leader::{LeaderService, NotLeader, Reports};
+use crate::peers::Peers;
 use crate::raft::wire::{self, Kind, Wire, WireError};
 use crate::raft::{ProposalError, RaftNode};
 use crate::rpc::{RpcClient, RpcError};
 use crate::seat::Seat;
 use crate::standing::Standing;
-use crate::state::{Command, Reply};
+use crate::state::{ClusterState, Command, CommandBody, Node, Refusal, Reply, ReplyBody};
 
 pub(crate) const LEADER_PATH: &str = "/meta/leader";
 
@@ -53,6 +54,11 @@ pub(crate) enum LeaderRequest {
     },
     Standing {
         raft_id: RaftId,
+    },
+    /// The same, of a disk that has not started Raft yet: may it go on where its log ends?
+    LogStanding {
+        raft_id: RaftId,
+        last_log: LogIndex,
     },
 }
 
@@ -89,7 +95,7 @@ impl LeaderRequest {
     fn lane(&self) -> Lane {
         match self {
             Self::Heartbeat(_) | Self::Goodbye { .. } => Lane::Vital,
-            Self::Propose(_) | Self::Read { .. } | Self::Standing { .. } => Lane::Short,
+            Self::Propose(_) | Self::Read { .. } | Self::Standing { .. } | Self::LogStanding { .. } => Lane::Short,
             Self::Barrier { .. } => Lane::Long,
         }
     }
@@ -155,13 +161,14 @@ pub(crate) struct Forward {
     leader: Arc<LeaderService>,
     rpc: RpcClient,
     vital_rpc: RpcClient,
+    peers: Peers,
     lanes: Lanes,
 }
 
 impl Forward {
     /// `vital_rpc` carries what leases depend on, `rpc` the rest.
     pub(crate) fn new(seat: Arc<Seat>, leader: Arc<LeaderService>, rpc: RpcClient, vital_rpc: RpcClient) -> Self {
-        Self { seat, leader, rpc, vital_rpc, lanes: Lanes::default() }
+        Self { seat, leader, peers: Peers::new(rpc.clone()), rpc, vital_rpc, lanes: Lanes::default() }
     }
 
     /// Carries the request out here or at the leader. One attempt: whoever wants more tries again with the same
@@ -217,11 +224,7 @@ impl Forward {
 
     async fn lead(&self, node: &RaftNode, request: LeaderRequest) -> LeaderAnswer {
         match request {
-            LeaderRequest::Propose(command) => match node.propose(command).await {
-                Ok(reply) => LeaderAnswer::Reply(reply),
-                Err(ProposalError::NotLeader { .. } | ProposalError::TooLarge) => LeaderAnswer::NotLeader,
-                Err(ProposalError::Unknown) => LeaderAnswer::OutcomeUnknown,
-            },
+            LeaderRequest::Propose(command) => self.propose(node, command).await,
             LeaderRequest::Read { fresh_reports_of } => match node.read_index().await {
                 Ok(read) => {
                     LeaderAnswer::Read { index: read.index, reports: self.leader.reports_unless(fresh_reports_of) }
@@ -242,15 +245,68 @@ impl Forward {
                     Err(NotLeader) => LeaderAnswer::NotLeader,
                 }
             }
-            LeaderRequest::Standing { raft_id } => self.standing(node, raft_id).await,
+            LeaderRequest::Standing { raft_id } => self.standing(node, |state| Standing::of(raft_id, state)).await,
+            LeaderRequest::LogStanding { raft_id, last_log } => {
+                self.standing(node, |state| Standing::of_log(raft_id, last_log, state)).await
+            }
+        }
+    }
+
+    async fn propose(&self, node: &RaftNode, command: Command) -> LeaderAnswer {
+        if let Err(refusal) = self.check_address(node, &command.body).await {
+            let index = self.seat.replica.look(|state| state.applied);
+            return LeaderAnswer::Reply(Reply { index, body: ReplyBody::Refused(refusal) });
+        }
+        match node.propose(command).await {
+            Ok(reply) => LeaderAnswer::Reply(reply),
+            Err(ProposalError::NotLeader { .. } | ProposalError::TooLarge) => LeaderAnswer::NotLeader,
+            Err(ProposalError::Unknown) => LeaderAnswer::OutcomeUnknown,
+        }
+    }
+
+    /// An address is new to the state only once its disk was found there: by a wrong one, such as another node's, a node
+    /// would be asked for what the other has, and would take the address from it.
+    async fn check_address(&self, node: &RaftNode, body: &CommandBody) -> Result<(), Refusal> {
+        let (disk_id, address, own) = match body {
+            CommandBody::AdmitDisk { disk } => (disk.disk_id, &disk.rpc_address, false),
+            CommandBody::RegisterNode { registration } => {
+                let own = registration.raft_id == node.identity().raft_id;
+                (registration.disk_id, &registration.rpc_address, own)
+            }
+            CommandBody::CreateConnector { .. }
+            | CommandBody::DeleteConnector { .. }
+            | CommandBody::RestoreConnector { .. }
+            | CommandBody::ApplyPlan { .. }
+            | CommandBody::FenceNode { .. }
+            | CommandBody::RemoveConnector { .. }
+            | CommandBody::NoteSyncedLogs { .. }
+            | CommandBody::NodeLeft { .. }
+            | CommandBody::Released { .. }
+            | CommandBody::FoundCluster { .. }
+            | CommandBody::HoldConnector { .. }
+            | CommandBody::DeleteHeld { .. } => return Ok(()),
+        };
+        let is_known = |known: &Arc<Node>| known.disk_id == disk_id && known.rpc_address == *address;
+        if self.seat.replica.look(|state| state.nodes.values().any(is_known)) {
+            return Ok(());
+        }
+        match self.peers.hello(address).await {
+            Ok(hello) if hello.disk_id == disk_id => Ok(()),
+            Ok(hello) => Err(Refusal::AddressInUse { address: address.clone(), holder: hello.name }),
+            // Not every network leads a node back to itself.
+            Err(_) if own => Ok(()),
+            Err(error) => {
+                tracing::debug!(address, %error, "a node is not where it says it is");
+                Err(Refusal::AddressSilent { address: address.clone() })
+            }
         }
     }
 
     /// A node gives up its disk only on the word of a leader that proved its leadership.
-    async fn standing(&self, node: &RaftNode, raft_id: RaftId) -> LeaderAnswer {
+    async fn standing(&self, node: &RaftNode, tell: impl FnOnce(&ClusterState) -> Standing) -> LeaderAnswer {
         match node.read_index().await {
             Ok(read) if self.seat.replica.applied_at_least(read.index) => {
-                LeaderAnswer::Standing(self.seat.replica.look(|state| Standing::of(raft_id, state)))
+                LeaderAnswer::Standing(self.seat.replica.look(tell))
             }
             Ok(_) => LeaderAnswer::Standing(Standing::NotYetKnown),
             Err(_not_proved) => LeaderAnswer::NotLeader,

@@ -188,13 +188,18 @@ async fn join(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Membersh
     let admitted = handle.propose(CommandBody::AdmitDisk { disk }).await;
     match admitted.map_err(|error| unavailable(error.to_string()))?.body {
         ReplyBody::Admitted { raft_id } => Ok(Json(Membership { cluster_id: identity.cluster_id, raft_id })),
-        refused => Err((StatusCode::CONFLICT, format!("not admitted: {refused:?}")).into()),
+        ReplyBody::Refused(refusal) => Err((StatusCode::CONFLICT, format!("not admitted: {refusal}")).into()),
+        other => Err((StatusCode::CONFLICT, format!("not admitted: {other:?}")).into()),
     }
 }
 
 async fn standing(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Standing>> {
     let question: StandingQuestion = parse(&body)?;
-    let request = LeaderRequest::Standing { raft_id: question.raft_id };
+    let StandingQuestion { raft_id, last_log } = question;
+    let request = match last_log {
+        Some(last_log) => LeaderRequest::LogStanding { raft_id, last_log },
+        None => LeaderRequest::Standing { raft_id },
+    };
     let answer = door.shared.forward.to_leader(request, HOPS_MAX, FORWARDED_TIMEOUT).await;
     match answer {
         Ok(LeaderAnswer::Standing(standing)) => Ok(Json(standing)),

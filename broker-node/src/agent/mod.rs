@@ -245,7 +245,9 @@ impl Agent {
                 self.node_epoch.send_replace(Some(node_epoch));
                 Ok(Duration::ZERO)
             }
-            ReplyBody::Refused(refusal @ Refusal::LeaseHeld) => {
+            ReplyBody::Refused(
+                refusal @ (Refusal::LeaseHeld | Refusal::AddressInUse { .. } | Refusal::AddressSilent { .. }),
+            ) => {
                 tracing::warn!(%refusal, "not registered yet");
                 Ok(self.heartbeat_interval)
             }

@@ -37,9 +37,12 @@ pub fn refused(name: &str, refusal: &Refusal) -> ApiError {
         }
         Refusal::ConnectorNotFound => ApiError::connector_not_found(name),
         Refusal::Stale => ApiError::new(Reason::StaleRevision, format!("Connector {name} was changed meanwhile.")),
-        Refusal::UnknownDisk | Refusal::IdInUse | Refusal::DiskWentBack { .. } | Refusal::LeaseHeld => {
-            ApiError::new(Reason::Internal, refusal.to_string())
-        }
+        Refusal::UnknownDisk
+        | Refusal::IdInUse
+        | Refusal::DiskWentBack { .. }
+        | Refusal::LeaseHeld
+        | Refusal::AddressInUse { .. }
+        | Refusal::AddressSilent { .. } => ApiError::new(Reason::Internal, refusal.to_string()),
     }
 }
 

@@ -104,8 +104,9 @@ impl Committer {
                 state.blocks = blocks;
                 Self::apply(&shared, &mut state, &mut group, &mut waiting)
             });
-            if applied.is_err() {
-                shared.refuse(&mut state, waiting);
+            if let Err(error) = &applied {
+                state.fail(error);
+                refuse(&mut state, waiting);
             }
             applied
         };
@@ -119,8 +120,8 @@ impl Committer {
                 shared.sample_disk();
                 let failure = {
                     let mut state = lock(&shared.state);
-                    state.phase = Phase::Failed;
-                    shared.failure(&state)
+                    state.fail(&error);
+                    failure(&state)
                 };
                 let message = error.to_string();
                 // Whoever does not wait for an answer any more does not need one; so below.
@@ -215,7 +216,8 @@ impl Committer {
                 }
             }
         }
-        reclaim.extend(group.deleted.iter().chain(&group.squeezed).map(|incarnation| Reclaim::Queue(*incarnation)));
+        reclaim.extend(group.deleted.iter().map(|incarnation| Reclaim::Gone(*incarnation)));
+        reclaim.extend(group.squeezed.iter().map(|incarnation| Reclaim::Queue(*incarnation)));
         reclaim.into_iter().for_each(|reclaim| self.reclaim(reclaim));
         shared.hub.wake(&woken);
         for ticket in group.tickets {
@@ -230,7 +232,7 @@ impl Committer {
     }
 
     pub fn reclaim(&mut self, reclaim: Reclaim) {
-        if matches!(reclaim, Reclaim::Queue(_)) {
+        if matches!(reclaim, Reclaim::Queue(_) | Reclaim::Gone(_)) {
             self.shared.squeezing.fetch_add(1, Ordering::SeqCst);
         }
         if self.shared.settings.sync() { self.hand_over(reclaim) } else { self.postpone(reclaim) }
@@ -241,7 +243,7 @@ impl Committer {
         match self.reclaim.try_send(reclaim) {
             Ok(()) => {}
             Err(TrySendError::Full(reclaim)) => self.postpone(reclaim),
-            Err(TrySendError::Disconnected(Reclaim::Queue(_))) => self.squeezed(),
+            Err(TrySendError::Disconnected(Reclaim::Queue(_) | Reclaim::Gone(_))) => self.squeezed(),
             Err(TrySendError::Disconnected(Reclaim::Files(..) | Reclaim::Everything)) => {}
         }
     }
@@ -249,13 +251,20 @@ impl Committer {
     /// One request per queue waits; the compaction of a queue also removes its files.
     fn postpone(&mut self, reclaim: Reclaim) {
         let incarnation = match reclaim {
-            Reclaim::Files(incarnation, _) | Reclaim::Queue(incarnation) => incarnation,
+            Reclaim::Files(incarnation, _) | Reclaim::Queue(incarnation) | Reclaim::Gone(incarnation) => incarnation,
             // The files are compared again.
             Reclaim::Everything => return,
         };
         match (self.postponed.get(&incarnation), &reclaim) {
-            (Some(Reclaim::Queue(_)), Reclaim::Queue(_)) => self.squeezed(),
-            (Some(Reclaim::Queue(_)), Reclaim::Files(..) | Reclaim::Everything) => {}
+            (Some(Reclaim::Queue(_) | Reclaim::Gone(_)), Reclaim::Queue(_))
+            | (Some(Reclaim::Gone(_)), Reclaim::Gone(_)) => {
+                self.squeezed();
+            }
+            (Some(Reclaim::Queue(_)), Reclaim::Gone(_)) => {
+                self.postponed.insert(incarnation, reclaim);
+                self.squeezed();
+            }
+            (Some(Reclaim::Queue(_) | Reclaim::Gone(_)), Reclaim::Files(..) | Reclaim::Everything) => {}
             (None | Some(Reclaim::Files(..) | Reclaim::Everything), _) => {
                 self.postponed.insert(incarnation, reclaim);
             }
@@ -331,20 +340,23 @@ impl Committer {
     /// Until the store takes writes again. False when the queues were closed meanwhile.
     fn reopen(&mut self, cause: &StoreError) -> bool {
         error!(error = cause as &dyn std::error::Error, "queue write failed, the store is opened again");
-        lock(&self.shared.state).phase = Phase::Failed;
+        lock(&self.shared.state).fail(cause);
         let mut pause = REOPEN_FIRST;
         loop {
             self.shared.store.close();
             self.shared.sample_disk();
             match self.try_open() {
                 Ok(()) => break,
-                Err(error) => warn!(error = &error as &dyn std::error::Error, "queue store not opened"),
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "queue store not opened");
+                    lock(&self.shared.state).fail(&error);
+                }
             }
             let until = Instant::now() + pause;
             while let Some(patience) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
                 match self.shared.inbox.take(patience) {
                     Taken::Closed => return false,
-                    Taken::Ops(ops) => self.shared.refuse(&mut lock(&self.shared.state), ops),
+                    Taken::Ops(ops) => refuse(&mut lock(&self.shared.state), ops),
                 }
             }
             pause = (pause * 2).min(REOPEN_MAX);
@@ -389,23 +401,23 @@ impl Shared {
         self.store.set_dead(loaded.queues.iter().map(|(incarnation, queue)| (*incarnation, Some(queue.dead()))));
         Ok(loaded)
     }
+}
 
-    /// What those are told whose messages met a store that failed.
-    fn failure(&self, state: &State) -> TicketError {
-        if self.lacks_room(state) { TicketError::DiskFull } else { TicketError::Failed }
-    }
+/// What those are told whose messages met a store that failed.
+fn failure(state: &State) -> TicketError {
+    if state.lacks_room { TicketError::DiskFull } else { TicketError::Failed }
+}
 
-    fn refuse(&self, state: &mut State, ops: impl IntoIterator<Item = Op>) {
-        let failure = self.failure(state);
-        for op in ops {
-            match op {
-                Op::Append(append) => {
-                    state.release(&append.reserved);
-                    let _ = append.done.send(Err(failure));
-                }
-                Op::Call(_, answer) => {
-                    let _ = answer.send(Err(CallError::Failed("the store is being opened".to_owned())));
-                }
+fn refuse(state: &mut State, ops: impl IntoIterator<Item = Op>) {
+    let failure = failure(state);
+    for op in ops {
+        match op {
+            Op::Append(append) => {
+                state.release(&append.reserved);
+                let _ = append.done.send(Err(failure));
+            }
+            Op::Call(_, answer) => {
+                let _ = answer.send(Err(CallError::Failed("the store is being opened".to_owned())));
             }
         }
     }

@@ -49,7 +49,7 @@ use api_types::{Epoch, Incarnation, NodeEpoch, RaftId};
 use meta_service::state::ClusterState;
 use prometheus::Histogram;
 use tokio::sync::{Notify, oneshot};
-use tracing::warn;
+use tracing::{error, warn};
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, DiskSpace, LocalDisk};
@@ -216,7 +216,7 @@ impl Queues {
             let mut state = lock(&shared.state);
             match opened {
                 Ok(loaded) => loaded.install(&mut state),
-                Err(source @ (StoreError::Engine { .. } | StoreError::Disk(_))) if shared.lacks_room(&state) => {
+                Err(source) if source.is_no_room() => {
                     return Err(QueueError::NoRoom { free_bytes: state.disk.free_bytes, source });
                 }
                 Err(source) => return Err(source.into()),
@@ -264,6 +264,13 @@ impl Queues {
     /// This process has registered with the cluster: from here on sequences come from this registration's range. To be
     /// awaited before the first append, so that no copy of this disk repeats one.
     pub async fn begin_registration(&self, node_epoch: NodeEpoch) -> Result<(), CallError> {
+        if !reserve::has_range(node_epoch) {
+            error!(
+                %node_epoch,
+                "the cluster's log has outgrown the ranges of sequences: from now on a copy of this disk that is put \
+                 back could repeat record ids"
+            );
+        }
         self.shared.call(Call::BeginAt { first: reserve::first_of(node_epoch) }).await.map(|_| ())
     }
 
@@ -367,11 +374,6 @@ impl Shared {
     fn disk_is_full(&self, state: &State, incoming: u64) -> bool {
         let deficit = self.disk_deficit(state, incoming);
         deficit > 0 && state.droppable_bytes() < deficit.min(incoming)
-    }
-
-    /// Whether a write that failed did so for want of room, as far as the disk tells.
-    fn lacks_room(&self, state: &State) -> bool {
-        state.disk.free_bytes < self.disk_floor(state).max(store::ROOM_BYTES)
     }
 
     /// Nobody waits for the answer; a store that fails is told on by the committer.

@@ -17,8 +17,10 @@ pub(super) const WAITING_MAX: usize = 64;
 pub(super) enum Reclaim {
     /// Files that hold nothing but passed records of this queue.
     Files(Incarnation, Sequence),
-    /// The space of this queue is wanted now.
+    /// The space of what is dead of this queue is wanted now.
     Queue(Incarnation),
+    /// This queue was deleted, and all of it is dead.
+    Gone(Incarnation),
     /// More is dead than alive.
     Everything,
 }
@@ -28,11 +30,8 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<Reclaim>) {
     while let Ok(reclaim) = wanted.recv() {
         let result = match reclaim {
             Reclaim::Files(incarnation, below) => shared.store.delete_files(incarnation, below),
-            Reclaim::Queue(incarnation) => {
-                let result = shared.store.compact_queue(incarnation);
-                shared.squeezing.fetch_sub(1, Ordering::SeqCst);
-                result
-            }
+            Reclaim::Queue(incarnation) => squeeze(shared, || shared.store.compact_queue(incarnation)),
+            Reclaim::Gone(incarnation) => squeeze(shared, || shared.store.compact_deleted(incarnation)),
             Reclaim::Everything => shared.store.compact(),
         };
         match result {
@@ -44,4 +43,10 @@ pub(super) fn run(shared: &Arc<Shared>, wanted: &Receiver<Reclaim>) {
         }
     }
     debug!("reclaim thread ended");
+}
+
+fn squeeze(shared: &Shared, compact: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    let result = compact();
+    shared.squeezing.fetch_sub(1, Ordering::SeqCst);
+    result
 }

@@ -23,6 +23,11 @@ const REGISTRATION_BITS: u32 = 36;
 /// Targets count with signed numbers of 64 bits. Registrations are log indexes; there will not be so many.
 const REGISTRATION_MAX: u64 = (1 << (63 - REGISTRATION_BITS)) - 1;
 
+/// Whether this registration has a range of its own. Those behind the last one share its range.
+pub(super) fn has_range(node_epoch: NodeEpoch) -> bool {
+    node_epoch.0 <= REGISTRATION_MAX
+}
+
 /// Where the sequences of a registration begin, unless earlier ones got further.
 pub(super) fn first_of(node_epoch: NodeEpoch) -> Sequence {
     Sequence(node_epoch.0.min(REGISTRATION_MAX) << REGISTRATION_BITS)
@@ -171,6 +176,10 @@ mod tests {
         original.skip_to(first_of(NodeEpoch(57)).0);
         assert_eq!(original.following(), Sequence((57 << 36) + 10_001 * BLOCK_SEQUENCES));
         assert_eq!(first_of(NodeEpoch(u64::MAX)).0 >> 63, 0);
+        let last = NodeEpoch(REGISTRATION_MAX);
+        let behind = NodeEpoch(REGISTRATION_MAX + 1);
+        assert!(has_range(last) && !has_range(behind));
+        assert_eq!(first_of(last), first_of(behind));
     }
 
     #[test]

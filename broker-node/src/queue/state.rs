@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::disk::DiskSpace;
 use super::reserve::Blocks;
 use super::rows::{Appended, LettersRow, NodeRow, QueueNames, QueueRow, SealedRow};
-use super::store::Dead;
+use super::store::{Dead, StoreError};
 use super::target::Bounds;
 
 /// Whether the store takes writes.
@@ -109,6 +109,8 @@ impl Queue {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub phase: Phase,
+    /// Why it failed last: for want of room on the disk.
+    pub lacks_room: bool,
     pub queues: BTreeMap<Incarnation, Queue>,
     pub blocks: Blocks,
     pub letters: LettersRow,
@@ -126,6 +128,11 @@ pub(super) struct State {
 }
 
 impl State {
+    pub fn fail(&mut self, error: &StoreError) {
+        self.phase = Phase::Failed;
+        self.lacks_room = error.is_no_room();
+    }
+
     pub fn release(&mut self, reserved: &[(Incarnation, u64)]) {
         for (incarnation, bytes) in reserved {
             if let Some(left) = self.reserved.get_mut(incarnation) {

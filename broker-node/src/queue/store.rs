@@ -35,8 +35,8 @@ const WAL_BYTES_MAX: u64 = 256 << 20;
 /// A recycled WAL file saves the journal write of a growing one.
 const WAL_FILES_RECYCLED: usize = 4;
 const LOG_FILE_BYTES_MAX: usize = 4 << 20;
-/// Free space below which a write or an opening may fail for want of it: a table of each memtable, and a log.
-pub(super) const ROOM_BYTES: u64 = 5 * RECORDS_BUFFER_BYTES as u64;
+/// What RocksDB's text says of `ENOSPC` and `EDQUOT`; it has no other sign for them.
+const NO_ROOM_TEXTS: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -56,6 +56,22 @@ pub enum StoreError {
     },
     #[error("the disk does not take a write")]
     Disk(#[source] std::io::Error),
+}
+
+impl StoreError {
+    /// Whether it failed for want of room, which may come back; a disk that is broken may be nearly full as well.
+    pub(super) fn is_no_room(&self) -> bool {
+        match self {
+            Self::Engine { source, .. } => {
+                source.kind() == rocksdb::ErrorKind::IOError
+                    && NO_ROOM_TEXTS.iter().any(|text| source.as_ref().contains(text))
+            }
+            Self::Disk(error) => {
+                matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            }
+            Self::Closed | Self::Format { .. } => false,
+        }
+    }
 }
 
 pub(super) fn engine(action: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
@@ -260,18 +276,26 @@ impl Store {
         })
     }
 
-    /// Runs the compaction filter over what is dead of a queue, or over all of a queue that is gone.
+    /// Runs the compaction filter over what is dead of a queue.
     ///
     /// What is alive is left where it is: on a disk without room, rewriting it would take more than it gives, and a
     /// flush of what is only in memory, which begins a new log beside the old one, too.
     pub fn compact_queue(&self, incarnation: Incarnation) -> Result<(), StoreError> {
         let dead = self.dead.read().unwrap_or_else(PoisonError::into_inner).get(&incarnation).copied();
+        // Nothing is known while the store is being opened again; who wants the space then asks anew.
+        let Some(dead) = dead else { return Ok(()) };
+        // That needs no room at all.
+        self.delete_files(incarnation, dead.below)?;
         // What is behind the hole is unsealed.
-        let end = dead.map_or(Sequence(u64::MAX), |dead| dead.below.max(dead.hole.1));
-        if let Some(dead) = dead {
-            // That needs no room at all.
-            self.delete_files(incarnation, dead.below)?;
-        }
+        self.compact_below(incarnation, dead.below.max(dead.hole.1))
+    }
+
+    /// Gives back all of a queue whose deletion is synced.
+    pub fn compact_deleted(&self, incarnation: Incarnation) -> Result<(), StoreError> {
+        self.compact_below(incarnation, Sequence(u64::MAX))
+    }
+
+    fn compact_below(&self, incarnation: Incarnation, end: Sequence) -> Result<(), StoreError> {
         let Some(last) = end.0.checked_sub(1) else { return Ok(()) };
         self.with(|db| {
             let (from, to) = (record_key(incarnation, Sequence(0)), record_key(incarnation, Sequence(last)));

@@ -170,7 +170,7 @@ fn admit(
 ) -> Result<(), SubmitRefusal> {
     match state.phase {
         Phase::Open => {}
-        Phase::Failed if shared.lacks_room(state) => return Err(SubmitRefusal::DiskFull),
+        Phase::Failed if state.lacks_room => return Err(SubmitRefusal::DiskFull),
         Phase::Failed => return Err(SubmitRefusal::Failed),
         Phase::Closed => return Err(SubmitRefusal::Closed),
     }

@@ -109,11 +109,12 @@ impl From<CallError> for RPCError<Types> {
 }
 
 impl Link {
-    /// Where the member registered last; before that, where it was admitted.
+    /// Where the member registered last; before that, and when another disk has that address now, where it was
+    /// admitted: whoever answers there takes only what is addressed to it.
     fn host(&self) -> String {
         let registered = |state: &crate::state::ClusterState| {
             let node = state.nodes.get(&self.address.to)?;
-            Some(node.rpc_address.clone())
+            Some(node.rpc_address.clone()).filter(|address| !address.is_empty())
         };
         self.replica.look(registered).unwrap_or_else(|| self.admitted_at.clone())
     }

@@ -175,4 +175,11 @@ pub enum Refusal {
     DiskWentBack { expected: LogIndex, found: LogIndex },
     #[error("another process of this disk still holds a lease")]
     LeaseHeld,
+    #[error(
+        "ADDRESS_IN_USE: {address} leads to node {holder}, which is up; give this node an address of its own \
+         (rpc.advertise), or, if it replaces a lost disk of that node, wait until the lost one is fenced"
+    )]
+    AddressInUse { address: String, holder: NodeName },
+    #[error("ADDRESS_SILENT: nobody answers at {address}, where this node says it is (rpc.advertise)")]
+    AddressSilent { address: String },
 }

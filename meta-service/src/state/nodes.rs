@@ -37,10 +37,11 @@ impl ClusterState {
 
     /// The same disk gets the same id again; only its address may have changed.
     pub(super) fn admit_disk(&mut self, entry: Entry, disk: &Disk) -> Result<Reply, Refusal> {
-        if let Some(known) = self.nodes.values_mut().find(|node| node.disk_id == disk.disk_id) {
+        if let Some(known) = self.nodes.values().find(|node| node.disk_id == disk.disk_id).cloned() {
             let raft_id = known.raft_id;
             if known.state == NodeState::Admitted && known.rpc_address != disk.rpc_address {
-                *known = Arc::new(Node::admitted(raft_id, disk, entry.time_ms));
+                self.check_address_free(disk)?;
+                self.nodes.insert(raft_id, Arc::new(Node::admitted(raft_id, disk, entry.time_ms)));
                 self.take_address(raft_id, &disk.rpc_address);
             }
             let index = LogIndex(raft_id.0.saturating_sub(ADMITTED_ID_BASE));
@@ -50,6 +51,7 @@ impl ClusterState {
         if self.nodes.contains_key(&raft_id) {
             return Err(Refusal::IdInUse);
         }
+        self.check_address_free(disk)?;
         self.nodes.insert(raft_id, Arc::new(Node::admitted(raft_id, disk, entry.time_ms)));
         self.take_address(raft_id, &disk.rpc_address);
         Ok(entry.reply(ReplyBody::Admitted { raft_id }))
@@ -119,8 +121,20 @@ impl ClusterState {
         entry.reply(ReplyBody::Done)
     }
 
+    /// Who asks to be admitted takes no address from a node that is up.
+    fn check_address_free(&self, disk: &Disk) -> Result<(), Refusal> {
+        let has_it = |node: &&Arc<Node>| node.disk_id != disk.disk_id && node.rpc_address == disk.rpc_address;
+        match self.nodes.values().filter(has_it).find(|node| node.state == NodeState::Up) {
+            Some(holder) => {
+                Err(Refusal::AddressInUse { address: disk.rpc_address.clone(), holder: holder.name.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// An address leads to one disk. The one that had it before – lost, and its node came back with an empty one – is
-    /// reached nowhere now: asked there under its id, the new disk would count for both.
+    /// reached nowhere now: asked there under its id, the new disk would count for both. Raft alone still knows where it
+    /// was admitted; its calls name the disk that they are for.
     fn take_address(&mut self, raft_id: RaftId, rpc_address: &str) {
         let others = self.nodes.values_mut().filter(|node| node.raft_id != raft_id && node.rpc_address == rpc_address);
         for other in others {

@@ -38,6 +38,8 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 pub struct Site {
     pub name: NodeName,
     pub address: SocketAddr,
+    /// Where it says it is, when that is not true.
+    pub claims: Option<SocketAddr>,
     pub folder: TempDir,
     pub initial_voters: Vec<(NodeName, String)>,
     pub join: Vec<String>,
@@ -65,6 +67,7 @@ impl Site {
         Self {
             name: name.into(),
             address,
+            claims: None,
             folder: TempDir::new().expect("temporary folder"),
             initial_voters,
             join: Vec::new(),
@@ -94,7 +97,7 @@ impl Site {
         let options = MetaOptions {
             data_dir: self.folder.path().to_owned(),
             node_name: self.name.clone(),
-            rpc_address: self.address.to_string(),
+            rpc_address: self.claims.unwrap_or(self.address).to_string(),
             initial_voters: self.initial_voters.clone(),
             join: self.join.clone(),
             secrets: secrets.clone(),

@@ -1,9 +1,14 @@
+use std::path::Path;
+
 use api_types::heartbeat::{Heartbeat, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
-use meta_service::BootStatus;
-use meta_service::state::{NodeRegistration, NodeState, ReplyBody};
+use meta_service::rpc::{RpcClient, RpcError, Secrets, only_for_this_node};
+use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
+use meta_service::{BootStatus, FatalReason};
 
-use crate::cluster::{Site, TestNode, eventually, leader_of, names, ready_cluster, sites, three_sites};
+use crate::cluster::{
+    PATIENCE, Site, TestNode, eventually, free_address, leader_of, names, ready_cluster, sites, three_sites,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_node_catches_up_from_a_snapshot() {
@@ -114,6 +119,60 @@ async fn a_node_that_lost_its_disk_comes_back_as_another() {
     assert_eq!(names(&*node.read().await), ["kept"]);
 }
 
+fn is_told(status: &BootStatus, code: &str) -> bool {
+    matches!(status, BootStatus::WaitingForCluster { asked } if asked.iter().any(|answer| answer.contains(code)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nodes_address_is_not_taken() {
+    let sites = three_sites();
+    let mut nodes = ready_cluster(&sites).await;
+    let thief = Site { claims: Some(sites[0].address), ..Site::joining("thief", &sites[1]) };
+    let thief = thief.start().await;
+    eventually("the thief is told", || is_told(&thief.handle.boot_status(), "ADDRESS_IN_USE")).await;
+    let silent = Site { claims: Some(free_address()), ..Site::joining("silent", &sites[1]) };
+    let silent = silent.start().await;
+    eventually("so is who cannot be reached", || is_told(&silent.handle.boot_status(), "ADDRESS_SILENT")).await;
+    // Nor does a member take it that comes back with another address.
+    let moved = NodeRegistration { rpc_address: sites[0].address.to_string(), ..registration(&sites[2], 1) };
+    let handle = nodes[2].handle.clone();
+    let refused = nodes[2].run(async move { handle.register(moved).await.expect("answered").body }).await;
+    let in_use = Refusal::AddressInUse { address: sites[0].address.to_string(), holder: sites[0].name.clone() };
+    assert_eq!(refused, ReplyBody::Refused(in_use));
+
+    let state = nodes[0].read().await;
+    assert_eq!(state.nodes.len(), 3, "{:?}", state.nodes);
+    assert_eq!(state.nodes[&RaftId(1)].rpc_address, sites[0].address.to_string());
+    // With one of three gone, the robbed one has to come back.
+    nodes.pop().expect("the third").kill().await;
+    nodes.remove(0).stop().await;
+    sites[0].start_again().await.ready().await;
+}
+
+/// Its old disk passes for up when it comes; later that disk is found again, and put back under its own id.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_disk_waits_for_its_address_and_a_lost_one_is_still_reached() {
+    let sites = three_sites();
+    let mut nodes = ready_cluster(&sites).await;
+    let (handle, up) = (nodes[2].handle.clone(), registration(&sites[2], 1));
+    let registered = nodes[2].run(async move { handle.register(up).await.expect("answered").body }).await;
+    assert!(matches!(registered, ReplyBody::Registered { .. }), "{registered:?}");
+    nodes.pop().expect("the third").kill().await;
+
+    let empty = Site { address: sites[2].address, ..Site::joining(&sites[2].name.0, &sites[0]) };
+    let node = empty.start().await;
+    eventually("it is told why it waits", || is_told(&node.handle.boot_status(), "ADDRESS_IN_USE")).await;
+    node.ready().await;
+    let new = node.handle.identity().expect("member");
+    assert_eq!(nodes[0].read().await.nodes[&RaftId(3)].rpc_address, "");
+    assert!(new.raft_id.0 > 1000, "{new:?}");
+    node.stop().await;
+
+    let found = sites[2].start_again().await;
+    found.ready().await;
+    assert_eq!(found.handle.identity().map(|identity| identity.raft_id), Some(RaftId(3)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_secret_opens_nothing() {
     let sites = three_sites();
@@ -136,24 +195,8 @@ async fn a_process_that_registers_again_under_a_new_leader_is_not_taken_for_an_o
     let nodes = ready_cluster(&sites).await;
     for nonce in 1..=5 {
         let leader = leader_of(&nodes).await;
-        let (node, registration) = (&nodes[leader], registration(&sites[leader], nonce));
-        let raft_id = node.status().raft_id;
-        let handle = node.handle.clone();
-        let registered = node.run(async move { handle.register(registration).await.expect("proposed").body }).await;
-        let ReplyBody::Registered { node_epoch } = registered else { panic!("attempt {nonce}: {registered:?}") };
-        let heartbeat = Heartbeat {
-            node: raft_id,
-            node_epoch,
-            number: 1,
-            catalogue_index: node.handle.state().applied,
-            running: Vec::new(),
-            stopped: Vec::new(),
-            load: NodeLoad::default(),
-            stopping: false,
-        };
-        let handle = node.handle.clone();
-        node.run(async move { handle.heartbeat(heartbeat).await.expect("answered") }).await;
-        eventually("its log is noted", || node.handle.state().nodes[&raft_id].log_synced.0 >= node_epoch.0).await;
+        let node = &nodes[leader];
+        registered_and_noted(node, registration(&sites[leader], nonce)).await;
 
         let (handle, again) = (node.handle.clone(), self::registration(&sites[leader], 100 + nonce));
         let again = node.run(async move {
@@ -187,6 +230,90 @@ async fn a_goodbye_right_after_the_leadership_was_handed_over_is_heard() {
     })
     .await;
     assert_eq!(state, NodeState::Left, "and was not fenced for its silence");
+}
+
+/// Registers, and waits until the cluster has noted how far the log is.
+async fn registered_and_noted(node: &TestNode, registration: NodeRegistration) {
+    let (raft_id, boot_nonce) = (node.status().raft_id, registration.boot_nonce);
+    let handle = node.handle.clone();
+    let registered = node.run(async move { handle.register(registration).await.expect("proposed").body }).await;
+    let ReplyBody::Registered { node_epoch } = registered else { panic!("attempt {boot_nonce}: {registered:?}") };
+    let applied = || node.handle.state().applied;
+    eventually("it has applied its registration", || applied().0 >= node_epoch.0).await;
+    let heartbeat = Heartbeat {
+        node: raft_id,
+        node_epoch,
+        number: 1,
+        catalogue_index: applied(),
+        running: Vec::new(),
+        stopped: Vec::new(),
+        load: NodeLoad::default(),
+        stopping: false,
+    };
+    let handle = node.handle.clone();
+    node.run(async move { handle.heartbeat(heartbeat).await.expect("answered") }).await;
+    eventually("its log is noted", || node.handle.state().nodes[&raft_id].log_synced.0 >= node_epoch.0).await;
+}
+
+/// One that can ask a leader is refused before it votes, the other when it registers: by then its log is full again,
+/// and only the disk itself remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_disk_is_refused_at_every_start() {
+    for can_ask in [true, false] {
+        let mut sites = three_sites();
+        let mut nodes = ready_cluster(&sites).await;
+        nodes.pop().expect("the third").stop().await;
+        let older = tempfile::TempDir::new().expect("temporary folder");
+        copy_folder(sites[2].path(), &older.path().join("copy"));
+        let node = sites[2].start_again().await;
+        node.ready().await;
+        registered_and_noted(&node, registration(&sites[2], 1)).await;
+        node.stop().await;
+
+        std::fs::remove_dir_all(sites[2].path()).expect("removed");
+        copy_folder(&older.path().join("copy"), sites[2].path());
+        if !can_ask {
+            sites[2].initial_voters.clear();
+            sites[2].join = vec![free_address().to_string()];
+            let node = sites[2].start_again().await;
+            node.ready().await;
+            let (handle, again) = (node.handle.clone(), registration(&sites[2], 2));
+            let refused = node.run(async move { handle.register(again).await.expect("answered").body }).await;
+            assert!(matches!(refused, ReplyBody::Refused(Refusal::DiskWentBack { .. })), "{refused:?}");
+            node.stop().await;
+        }
+        for start in 1..=2 {
+            let node = sites[2].start().await;
+            let reason = tokio::time::timeout(PATIENCE, node.handle.wait_fatal()).await.expect("refused");
+            assert!(matches!(*reason, FatalReason::DiskWentBack { .. }), "start {start}: {reason:?}");
+            assert!(node.handle.raft_status().is_none(), "it must not vote");
+            node.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_answers_for_another() {
+    let sites = sites(1);
+    let node = ready_cluster(&sites).await.remove(0);
+    let layer = axum::middleware::from_fn_with_state(node.handle.clone(), only_for_this_node);
+    let routes = axum::Router::new().route("/who", axum::routing::post(|| async { "me" })).layer(layer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let served = tokio::spawn(axum::serve(listener, routes).into_future());
+    let rpc = RpcClient::new(Secrets::default()).expect("a client");
+    let ask = async |to| rpc.post_to(RaftId(to), &address, "/who", Default::default(), PATIENCE).await;
+    assert_eq!(ask(1).await.expect("answers"), "me");
+    let refused = ask(2).await;
+    assert!(matches!(refused, Err(RpcError::Status { status: 421, .. })), "{refused:?}");
+    let unnamed = rpc.post(&address, "/who", Default::default(), PATIENCE).await;
+    assert_eq!(unnamed.expect("of an earlier version"), "me");
+    served.abort();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "not copied");
 }
 
 fn registration(site: &Site, boot_nonce: u64) -> NodeRegistration {

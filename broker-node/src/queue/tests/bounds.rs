@@ -324,6 +324,19 @@ async fn space_is_given_back_without_writing_anew_what_is_alive() {
     assert_eq!(left, 10);
 }
 
+/// A request that was waiting while the store was opened again, before it is known what is dead.
+#[tokio::test]
+async fn a_queue_of_which_nothing_is_known_to_be_dead_is_left_alone() {
+    let bench = Bench::new();
+    bench.append(&all_to_one(), "t", &["x".repeat(10_000).as_str(); 20]).await;
+    let store = &bench.queues.shared.store;
+    store.set_dead([(ONE, None)]);
+    store.compact_queue(ONE).expect("nothing to do");
+    assert_eq!(store.file_bytes().expect("a number"), 0, "written to a table");
+    store.compact_deleted(ONE).expect("compacts");
+    assert!(store.file_bytes().expect("a number") > 0, "a queue that is gone is looked at whole");
+}
+
 #[tokio::test]
 async fn a_busy_reclaim_thread_is_asked_again_and_never_waited_for() {
     let bench = Bench::new();

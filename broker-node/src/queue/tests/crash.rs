@@ -134,6 +134,36 @@ async fn a_fetch_that_waits_goes_on_after_a_reopening() {
     }
 }
 
+/// A broken disk may be nearly full, and a full one say that it has room, which a quota does.
+#[tokio::test]
+async fn want_of_room_is_told_by_the_error_and_not_by_the_free_space() {
+    let bench = Bench::with(|options| options.disk_reserve = DiskReserve { bytes: 0, percent: 0 });
+    bench.append(&all_to_one(), "t", &["a"]).await;
+    let check = async |free_bytes, broken, expect: TicketError| {
+        bench.disk.set_free(free_bytes);
+        bench.disk.set_broken(broken);
+        bench.disk.set_full(!broken);
+        let ticket = bench.submit(&all_to_one(), vec![message("t", "lost")]).expect("let in");
+        assert_eq!(ticket.await, Err(expect), "{free_bytes} bytes free");
+        let reopening = bench.submit(&all_to_one(), vec![message("t", "lost")]);
+        if let Err(refusal) = reopening {
+            let full = refusal == SubmitRefusal::DiskFull;
+            assert_eq!(full, expect == TicketError::DiskFull, "{refusal}");
+        }
+        bench.disk.set_broken(false);
+        bench.disk.set_full(false);
+        until("it takes writes again", async || bench.queues.writable().is_ok()).await;
+    };
+    check(1 << 20, true, TicketError::Failed).await;
+    check(90 << 30, false, TicketError::DiskFull).await;
+    bench.queues.close().await;
+
+    bench.disk.set_free(0);
+    std::fs::write(bench.options.dir.join("CURRENT"), "nonsense").expect("written");
+    let error = Queues::open(bench.options.clone()).err().expect("cannot be read");
+    assert!(matches!(error, QueueError::Store(_)), "{error:?}");
+}
+
 /// On a file system of its own that really runs full; only where this process may mount one.
 #[tokio::test]
 async fn a_disk_that_runs_full_for_real_loses_nothing_acknowledged() {

@@ -45,6 +45,7 @@ pub(super) const EPOCH: Epoch = Epoch(100);
 pub(super) struct TestDisk {
     free_bytes: AtomicU64,
     broken: AtomicBool,
+    full: AtomicBool,
     held: Mutex<bool>,
     released: Condvar,
     /// Writes that came to the gate.
@@ -58,6 +59,10 @@ impl TestDisk {
 
     pub fn set_broken(&self, broken: bool) {
         self.broken.store(broken, Ordering::SeqCst);
+    }
+
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
     }
 
     pub fn hold(&self) {
@@ -83,6 +88,9 @@ impl Disk for TestDisk {
         self.arrived.fetch_add(1, Ordering::SeqCst);
         let held = lock(&self.held);
         drop(self.released.wait_while(held, |held| *held).expect("not poisoned"));
+        if self.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         if self.broken.load(Ordering::SeqCst) { Err(io::Error::other("broken for a test")) } else { Ok(()) }
     }
 }

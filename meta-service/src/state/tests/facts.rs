@@ -353,6 +353,10 @@ fn an_address_leads_to_the_disk_that_was_there_last() {
     let mut log = TestLog::with_nodes(2);
     let address = |log: &TestLog, id: RaftId| log.state.nodes[&id].rpc_address.clone();
     let empty = Disk { disk_id: DiskId(99), ..disk(2) };
+    let in_use = Refusal::AddressInUse { address: disk(2).rpc_address, holder: disk(2).name };
+    assert_eq!(refusal(log.commit(CommandBody::AdmitDisk { disk: empty.clone() })), in_use, "it is up");
+    assert_eq!((log.state.nodes.len(), address(&log, RaftId(2))), (2, disk(2).rpc_address));
+    log.fence(2);
     let admitted = log.commit(CommandBody::AdmitDisk { disk: empty }).body;
     let ReplyBody::Admitted { raft_id } = admitted else { panic!("{admitted:?}") };
     assert_eq!((address(&log, RaftId(2)), address(&log, raft_id)), (String::new(), disk(2).rpc_address));
