@@ -135,8 +135,10 @@ struct Run {
     options: PublisherOptions,
     progress: Arc<Progress>,
     published: Published,
-    /// Numbers to send, those that have to go again first.
-    to_send: VecDeque<u64>,
+    /// Numbers that have to go again, before any new one. At most a window of them.
+    again: VecDeque<u64>,
+    /// The first number that was never sent; `count` when all were.
+    next: u64,
     /// Submitted, without a packet id yet, in order.
     submitted: VecDeque<u64>,
     /// Packet id → number, sent and not acknowledged.
@@ -147,12 +149,12 @@ struct Run {
 
 impl Run {
     fn new(options: PublisherOptions, progress: Arc<Progress>) -> Self {
-        let to_send = (0..options.count).collect();
         Self {
             options,
             progress,
             published: Published::default(),
-            to_send,
+            again: VecDeque::new(),
+            next: 0,
             submitted: VecDeque::new(),
             in_flight: HashMap::new(),
             allowance: 0,
@@ -195,7 +197,7 @@ impl Run {
             if self.stopped() || (self.options.per_second.is_some() && self.allowance == 0) {
                 return Ok(());
             }
-            let Some(number) = self.to_send.pop_front() else { return Ok(()) };
+            let Some(number) = self.take() else { return Ok(()) };
             self.submitted.push_back(number);
             self.allowance = self.allowance.saturating_sub(1);
             let mut payload = serde_json::json!({ "message": self.message(number) });
@@ -206,6 +208,15 @@ impl Run {
             session.publish(&self.options.topic, payload.into_bytes())?;
         }
         Ok(())
+    }
+
+    /// The number to send now.
+    fn take(&mut self) -> Option<u64> {
+        self.again.pop_front().or_else(|| {
+            let number = (self.next < self.options.count).then_some(self.next)?;
+            self.next += 1;
+            Some(number)
+        })
     }
 
     async fn step(&mut self, session: &mut Session, bursts: &mut Interval, port: u16) -> Result<()> {
@@ -237,7 +248,7 @@ impl Run {
             }
             Signal::Refused(id) => {
                 let number = self.in_flight.remove(&id).context("a refusal that nobody waits for")?;
-                self.to_send.push_front(number);
+                self.again.push_front(number);
                 self.published.sent_again += 1;
             }
             Signal::Ended(error) => return Err(error),
@@ -252,7 +263,7 @@ impl Run {
         numbers.extend(self.submitted.drain(..));
         numbers.sort_unstable();
         for number in numbers.into_iter().rev() {
-            self.to_send.push_front(number);
+            self.again.push_front(number);
         }
     }
 
@@ -266,7 +277,8 @@ impl Run {
 
     fn done(&self) -> bool {
         let nothing_under_way = self.submitted.is_empty() && self.in_flight.is_empty();
-        nothing_under_way && (self.to_send.is_empty() || self.stopped())
+        let nothing_to_send = self.again.is_empty() && self.next >= self.options.count;
+        nothing_under_way && (nothing_to_send || self.stopped())
     }
 }
 

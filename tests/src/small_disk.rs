@@ -7,7 +7,8 @@
 //!                          └── /proc/<holder>/root/… ◄── ballast, free space
 //! ```
 //!
-//! A user namespace comes with it, so that nobody has to be root.
+//! Root needs no more than the mount namespace. Everybody else gets a user namespace with it, and so does a root who may
+//! not mount (in a container without CAP_SYS_ADMIN).
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -23,8 +24,13 @@ const BALLAST: &str = "ballast";
 /// Less than any file system hands out at once.
 const BLOCK_BYTES: usize = 4096;
 
+/// Namespaces of a holder, as `unshare` and `nsenter` name them.
+const OWN_MOUNTS: &[&str] = &["--mount"];
+const OWN_USERS_AND_MOUNTS: &[&str] = &["--user", "--mount"];
+
 pub struct SmallDisk {
     holder: Child,
+    namespaces: &'static [&'static str],
     /// The mount point as this process reaches it.
     root: PathBuf,
 }
@@ -33,37 +39,35 @@ impl SmallDisk {
     /// Mounts a disk of `bytes` over `folder`, for those who enter.
     pub fn mount(folder: &Path, bytes: u64) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let mut holder = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
-            .arg(format!("mount -t tmpfs -o size={bytes},mode=755 tmpfs \"$1\" && echo {READY} && exec cat"))
-            .arg("holder")
-            .arg(folder)
-            // Its end closes when this process goes, and `cat` with it.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start unshare (Debian package util-linux)")?;
-        let mut line = String::new();
-        let output = holder.stdout.take().context("the holder of a disk without output")?;
-        BufReader::new(output).read_line(&mut line)?;
-        if line.trim() != READY {
-            let status = holder.wait()?;
-            bail!(
-                "no small disk ({status}, its words are above): the test mounts a tmpfs in a user and mount namespace \
-                 of its own; allow those (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
-                 kernel.apparmor_restrict_unprivileged_userns, or in a container CAP_SYS_ADMIN)"
-            );
+        let ways: &[_] = match rustix::process::geteuid().is_root() {
+            true => &[OWN_MOUNTS, OWN_USERS_AND_MOUNTS],
+            false => &[OWN_USERS_AND_MOUNTS],
+        };
+        for namespaces in ways {
+            if let Some(holder) = hold(folder, bytes, namespaces)? {
+                let root = PathBuf::from(format!("/proc/{}/root", holder.id()));
+                let inside = folder.strip_prefix("/").context("the folder of a disk is not absolute")?;
+                return Ok(Self { root: root.join(inside), namespaces, holder });
+            }
         }
-        let root = PathBuf::from(format!("/proc/{}/root", holder.id()));
-        let inside = folder.strip_prefix("/").context("the folder of a disk is not absolute")?;
-        Ok(Self { root: root.join(inside), holder })
+        bail!(
+            "no small disk (why, stands above): the test mounts a tmpfs in a mount namespace of its own, which takes \
+             CAP_SYS_ADMIN or a user namespace; allow one of them (as root, in a container --cap-add SYS_ADMIN; \
+             otherwise sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns)"
+        )
+    }
+
+    /// The mount point as this process reaches it, without entering.
+    pub fn path(&self) -> &Path {
+        &self.root
     }
 
     /// `program` as it runs with this disk in its place. The pid is the program's own.
     pub fn enter(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--preserve-credentials", "--user", "--mount", "--target", &self.holder.id().to_string()]);
-        command.arg("--").arg(program);
+        command.arg("--preserve-credentials").args(self.namespaces);
+        command.args(["--target", &self.holder.id().to_string(), "--"]).arg(program);
         command
     }
 
@@ -122,6 +126,34 @@ impl Drop for SmallDisk {
     }
 }
 
+/// A process that has mounted the disk in namespaces of its own; none where it may not. It ends with this process.
+fn hold(folder: &Path, bytes: u64, namespaces: &[&str]) -> Result<Option<Child>> {
+    let mut command = Command::new("unshare");
+    command.args(namespaces);
+    if namespaces.contains(&"--user") {
+        command.arg("--map-root-user");
+    }
+    let mut holder = command
+        .args(["sh", "-c"])
+        .arg(format!("mount -t tmpfs -o size={bytes},mode=755 tmpfs \"$1\" && echo {READY} && exec cat"))
+        .arg("holder")
+        .arg(folder)
+        // Its end closes when this process goes, and `cat` with it.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start unshare (Debian package util-linux)")?;
+    let mut line = String::new();
+    let output = holder.stdout.take().context("the holder of a disk without output")?;
+    BufReader::new(output).read_line(&mut line)?;
+    if line.trim() == READY {
+        return Ok(Some(holder));
+    }
+    let status = holder.wait()?;
+    eprintln!("small disk: unshare {} ended with {status}", namespaces.join(" "));
+    Ok(None)
+}
+
 fn grow(ballast: &File, bytes: u64) -> std::result::Result<(), Errno> {
     if bytes == 0 {
         return Ok(());
@@ -155,5 +187,20 @@ mod tests {
         assert!(disk.free_bytes().unwrap() > 2 << 20);
         assert!(write(2 << 20));
         assert!(!file.exists(), "the disk hides the folder from nobody else");
+        assert!(disk.path().join("file").exists());
+    }
+
+    /// What root does where it may not mount, whoever runs this.
+    #[test]
+    fn a_disk_in_a_user_namespace_is_reached_from_outside() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut holder = hold(scratch.path(), 1 << 20, OWN_USERS_AND_MOUNTS).unwrap().expect("no user namespace");
+        let folder = scratch.path().strip_prefix("/").unwrap();
+        let inside = PathBuf::from(format!("/proc/{}/root", holder.id())).join(folder);
+        std::fs::write(inside.join("file"), "a").unwrap();
+        assert!(!scratch.path().join("file").exists());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(!inside.exists());
     }
 }

@@ -20,6 +20,8 @@ const RECORDS: usize = 1_000;
 const REQUESTS_TO_FIND: usize = 2 * 10 + 1;
 /// Those of them that the culprit is in.
 const REQUESTS_WITH_CULPRIT: usize = 10 + 1;
+/// Longer than any machine takes to publish them.
+const LINGER_MS: u64 = 60_000;
 const RETRIES: usize = 2;
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 const LETTERS: &str = "faults/letters";
@@ -39,9 +41,10 @@ async fn one_poison_record_among_a_thousand_ends_alone() -> Result<()> {
     ];
     for (index, (name, strategy, _)) in strategies.iter().enumerate() {
         let mut connector = webhook_connector(name, "judge/#", "");
-        // All of them in one batch, so that the number of requests is known.
+        // All of them in one batch, so that the number of requests is known: it is their number that seals it.
         let url = nginx.url_of(&format!("/judge/{name}"));
-        connector["config"] = json!({ "url": url, "batch_records": RECORDS, "linger_ms": 5000 }).to_string().into();
+        connector["config"] =
+            json!({ "url": url, "batch_records": RECORDS, "linger_ms": LINGER_MS }).to_string().into();
         connector["failure_strategy"] = strategy.clone();
         cluster.create_running(index, &connector).await?;
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 
+use ::tests::small_disk::SmallDisk;
 use api_types::RecordId;
 
 use super::*;
@@ -164,10 +165,10 @@ async fn want_of_room_is_told_by_the_error_and_not_by_the_free_space() {
     assert!(matches!(error, QueueError::Store(_)), "{error:?}");
 }
 
-/// On a file system of its own that really runs full; only where this process may mount one.
+/// On a file system of its own that really runs full.
 #[tokio::test]
 async fn a_disk_that_runs_full_for_real_loses_nothing_acknowledged() {
-    let Some((dir, _unmount)) = tmpfs("24m") else { return };
+    let (_disk, dir) = small_disk(24 << 20);
     // Both bounds are off, so that the writes themselves fail.
     let bench = Bench::on(dir.clone(), |options| {
         options.disk_reserve = DiskReserve { bytes: 0, percent: 0 };
@@ -209,7 +210,7 @@ async fn a_disk_that_runs_full_for_real_loses_nothing_acknowledged() {
 /// What was not flushed yet is written anew by an opening.
 #[tokio::test]
 async fn a_disk_without_room_for_an_opening_is_told_and_left_as_it_is() {
-    let Some((dir, _unmount)) = tmpfs("64m") else { return };
+    let (_disk, dir) = small_disk(64 << 20);
     let bench = Bench::on(dir.clone(), |options| {
         options.disk_reserve = DiskReserve { bytes: 0, percent: 0 };
         options.disk = Arc::new(LocalDisk);
@@ -233,26 +234,10 @@ async fn a_disk_without_room_for_an_opening_is_told_and_left_as_it_is() {
     queues.close().await;
 }
 
-/// A small file system of its own; none where this process may not mount one.
-fn tmpfs(size: &str) -> Option<(Arc<TempDir>, Unmount)> {
-    let dir = Arc::new(TempDir::new().expect("a directory"));
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-        .arg(dir.path())
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !mounted {
-        eprintln!("skipped: no permission to mount a tmpfs");
-        return None;
-    }
-    let unmount = Unmount(dir.path().to_owned());
-    Some((dir, unmount))
-}
-
-struct Unmount(PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
+/// A file system of its own, which goes with this process at the latest, and a directory on it.
+fn small_disk(bytes: u64) -> ((SmallDisk, TempDir), Arc<TempDir>) {
+    let mount_point = TempDir::new().expect("a directory");
+    let disk = SmallDisk::mount(mount_point.path(), bytes).expect("a small disk");
+    let dir = TempDir::new_in(disk.path()).expect("a directory on it");
+    ((disk, mount_point), Arc::new(dir))
 }
