@@ -22,8 +22,8 @@ use crate::sinks::shared::network::Network;
 use crate::sinks::shared::outgoing::Outgoing;
 use crate::sinks::shared::{dial, tls};
 
-/// Version 5 asks the target to keep the session so long after a lost connection: far longer than the attempts to connect
-/// again take, also after a sink that nobody asked for anything for a while.
+/// Version 5 asks the target to keep the session so long after a lost connection: far longer than the attempts to
+/// connect again take, also after a sink that nobody asked for anything for a while.
 const SESSION_EXPIRY_SECS: u32 = 3_600;
 /// Of messages on the wire, where a target allows more: enough for 100,000 a second at a round trip of 10 ms, and a
 /// bound for what is sent again after a lost connection.

@@ -29,8 +29,8 @@ use crate::sink::{Outcome, TargetFault, TargetFaultKind};
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// For all attempts to connect again without an answer to any message in between. Then the records go back to the
-/// pipeline, which shows that the target is away, and asks again: with `max_retries` and `connect_timeout_secs` at their
-/// most nobody would hear of it for most of an hour.
+/// pipeline, which shows that the target is away, and asks again: with `max_retries` and `connect_timeout_secs` at
+/// their most nobody would hear of it for most of an hour.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Driver {

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::wire;
 
-/// Of PUBRELs that wait for the socket. Each of them was asked for by the target, which is not read while it takes none.
+/// Of PUBRELs that wait for the socket. Each was asked for by the target, which is not read while it takes none.
 /// Far above what it may ask for at once: its whole window, or every packet id.
 const RELEASE_BYTES_MAX: usize = 256 << 10;
 
