@@ -146,7 +146,8 @@ async fn answer(response: reqwest::Response) -> Result<Answer> {
     }
 }
 
-fn sum_of_metric(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
+/// Sum of the series on a page of metrics whose labels contain all of `labels`.
+pub fn sum_of_metric(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let mut found = None;
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };

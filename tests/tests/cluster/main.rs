@@ -14,6 +14,7 @@ mod demo;
 mod disk_full;
 mod full;
 mod garbage;
+mod give_up;
 mod kills;
 mod memory;
 mod metrics;

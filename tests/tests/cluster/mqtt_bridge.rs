@@ -160,37 +160,6 @@ async fn a_broker_that_is_killed_loses_what_it_confirmed_and_nothing_else() -> R
 }
 
 #[tokio::test]
-async fn a_strategy_that_gives_up_ends_exactly_what_was_published_while_the_target_was_away() -> Result<()> {
-    const EACH: u64 = 300;
-    let mut cluster = Cluster::start().await?;
-    let mut broker = persistent_broker().await?;
-    let reader = Reader::start("reader", broker.port(), None, "#").await?;
-    let mut connector = bridge("bridge", "in/#", json!({ "server": format!("mqtt://127.0.0.1:{}", broker.port()) }));
-    connector["failure_strategy"] = json!({ "strategy": "discard_after_retry", "retry_total_times": 3,
-                                            "wait_time_ms": 200, "on_target_down": "strategy" });
-    cluster.create_running(0, &connector).await?;
-    let publish = async |name: &str| publisher::finish_all(start_publishers(&cluster, name, EACH, None), LIMIT).await;
-    let before = publish("before").await?;
-    all_heard("the reader", &reader, &before).await?;
-    cluster.drained(0, "bridge", LIMIT).await?;
-
-    broker.terminate().await?;
-    let while_away = publish("away").await?;
-    let ledger = cluster.drained(0, "bridge", LIMIT).await?;
-    ensure!((ledger.sent, ledger.discarded) == (EACH, EACH), "{ledger:?}");
-
-    broker.start_again().await?;
-    let after = publish("after").await?;
-    all_heard("the reader", &reader, &after).await?;
-    let ledger = cluster.drained(0, "bridge", LIMIT).await?;
-    ensure!((ledger.sent, ledger.discarded) == (2 * EACH, EACH), "{ledger:?}");
-    let missing = reader.missing(while_away.acknowledged.keys()).len() as u64;
-    ensure!(missing == EACH, "{} of what was discarded arrived", EACH - missing);
-    broker.finish();
-    cluster.finish().await
-}
-
-#[tokio::test]
 async fn a_bridge_into_its_own_cluster_does_not_feed_itself() -> Result<()> {
     const COUNT: u64 = 100;
     let mut cluster = Cluster::start().await?;

@@ -1,8 +1,9 @@
-//! One target of each kind that a test can fill at once, with the connector into it and a way to read it back.
+//! One target of each kind that a test can fill at once, with the connector into it, a way to read it back, and a way to
+//! take it away for a while.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, webhook_connector};
 use tests::mosquitto::{Broker, BrokerOptions};
@@ -12,6 +13,7 @@ use tests::reader::Reader;
 use tests::records::{self, Arrived};
 
 pub enum Store {
+    /// The folder of its own that the file lies in.
     File(PathBuf),
     Webhook(Nginx),
     Postgres(Postgres),
@@ -26,8 +28,10 @@ pub struct Target {
 impl Target {
     /// All of them, for one filter.
     pub async fn all(cluster: &Cluster, prefix: &str, topic: &str) -> Result<Vec<Self>> {
-        let (connector, path) = cluster.file_connector(&format!("{prefix}_file"), topic);
-        let file = Self { connector, store: Store::File(path) };
+        let (mut connector, _) = cluster.file_connector(&format!("{prefix}_file"), topic);
+        let folder = cluster.files().join(format!("{prefix}_files"));
+        connector["config"] = json!({ "local_file_path": folder.join("out.log") }).to_string().into();
+        let file = Self { connector, store: Store::File(folder) };
         let nginx = Nginx::start().await?;
         let connector = webhook_connector(&format!("{prefix}_webhook"), topic, &nginx.url());
         let webhook = Self { connector, store: Store::Webhook(nginx) };
@@ -62,9 +66,48 @@ impl Target {
         self.connector["connector_name"].as_str().unwrap_or_default()
     }
 
+    /// One more connector into the same target.
+    pub fn another(&self, name: &str) -> Value {
+        let mut connector = self.connector.clone();
+        connector["connector_name"] = name.into();
+        if let Store::File(folder) = &self.store {
+            // A file has one writer.
+            connector["config"] = json!({ "local_file_path": folder.join(format!("{name}.log")) }).to_string().into();
+        }
+        connector
+    }
+
+    /// Nobody reaches it any more.
+    pub async fn take_away(&mut self) -> Result<()> {
+        match &mut self.store {
+            Store::File(folder) => {
+                // The path leads to no folder.
+                std::fs::rename(&*folder, folder.with_extension("aside"))?;
+                std::fs::write(folder, "in the way")?;
+                Ok(())
+            }
+            Store::Webhook(nginx) => nginx.kill(),
+            Store::Postgres(server) => server.kill(),
+            Store::Mqtt(broker, _) => broker.terminate().await,
+        }
+    }
+
+    pub async fn bring_back(&mut self) -> Result<()> {
+        match &mut self.store {
+            Store::File(folder) => {
+                std::fs::remove_file(&*folder)?;
+                std::fs::rename(folder.with_extension("aside"), folder)?;
+                Ok(())
+            }
+            Store::Webhook(nginx) => nginx.restart().await,
+            Store::Postgres(server) => server.start_again().await,
+            Store::Mqtt(broker, _) => broker.start_again().await,
+        }
+    }
+
     pub async fn arrived(&self) -> Result<Arrived> {
         match &self.store {
-            Store::File(path) => records::of_file(path),
+            Store::File(folder) => of_folder(folder),
             Store::Webhook(nginx) => nginx.arrived(),
             Store::Postgres(server) => {
                 let mut arrived = Arrived::default();
@@ -93,4 +136,18 @@ impl Target {
             Store::Mqtt(broker, _) => broker.finish(),
         }
     }
+}
+
+/// What lies in all files of a folder, which may not be there yet.
+fn of_folder(folder: &Path) -> Result<Arrived> {
+    let mut all = Arrived::default();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(all),
+        Err(error) => return Err(error).with_context(|| format!("read {}", folder.display())),
+    };
+    for entry in entries {
+        records::of_file(&entry?.path())?.envelopes.into_iter().try_for_each(|envelope| all.add(envelope))?;
+    }
+    Ok(all)
 }
