@@ -6,9 +6,10 @@ use anyhow::{Result, ensure};
 use tests::mosquitto::{self, Broker, Subscriber};
 use tests::mqtt_session::Version;
 use tests::nginx::Nginx;
+use tests::process::{self, Finished};
 use tests::prometheus::{self, Prometheus};
 use tests::publisher::{self, Publisher, PublisherOptions};
-use tests::{api, wait};
+use tests::{api, binary, wait};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -105,6 +106,61 @@ async fn a_stopped_publisher_has_nothing_under_way() -> Result<()> {
     let published = publisher.stop(LIMIT).await?;
     ensure!((1..1_000_000).contains(&published.acknowledged.len()));
     broker.finish();
+    Ok(())
+}
+
+/// Runs a load generator to its end.
+async fn bench(arguments: &[&str]) -> Result<Finished> {
+    let mut command = tokio::process::Command::new(binary::sluice()?);
+    process::run(command.arg("bench").args(arguments), LIMIT).await
+}
+
+#[tokio::test]
+async fn the_load_generator_counts_what_a_broker_acknowledges() -> Result<()> {
+    let broker = Broker::start().await?;
+    let port = broker.port().to_string();
+    let load = ["publish", "--port", &port, "--connections", "3", "--window", "20", "--threads", "2"];
+    for version in [&[][..], &["--v5"]] {
+        let mut subscriber = Subscriber::start(broker.port(), "bench/1").await?;
+        let finished = bench(&[&load[..], &["--messages", "1000"], version].concat()).await?.success()?;
+        let result: serde_json::Value = serde_json::from_str(&finished.stdout)?;
+        ensure!(result["acknowledged"] == 1000 && result["measured"] == 1000, "{result}");
+        ensure!(result["ack_ms"]["p50"].as_f64().is_some_and(|ms| ms > 0.0), "{result}");
+        // The second of three connections has 333 of 1000, after the 334 of the first.
+        for number in 334..334 + 333 {
+            let payload: serde_json::Value = serde_json::from_str(&subscriber.next(LIMIT).await?)?;
+            ensure!(payload["number"] == 1_000_000_000 + number, "{payload} instead of {number}");
+        }
+        subscriber.stop().await?;
+    }
+    let timed = ["--seconds", "0.5", "--warm-up", "0.1", "--rate", "2000"];
+    let finished = bench(&[&load[..], &timed].concat()).await?.success()?;
+    let result: serde_json::Value = serde_json::from_str(&finished.stdout)?;
+    let rate = result["per_second"].as_f64().unwrap_or_default();
+    ensure!(rate > 0.0 && rate < 2_300.0, "{result}");
+    broker.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_load_generator_fails_where_nobody_listens() -> Result<()> {
+    let port = tests::ports::free()?.to_string();
+    let finished = bench(&["publish", "--port", &port, "--messages", "1", "--connections", "2"]).await?;
+    ensure!(finished.code == Some(1) && finished.stderr.contains("refused"), "{finished:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_follower_measures_lines_as_they_come() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("lines").display().to_string();
+    let now_us = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_micros();
+    let lines = format!("{{\"sent_us\":1}}\n{{\"sent_us\":{}}}\nnothing\n", now_us - 5_000_000);
+    std::fs::write(&path, lines)?;
+    let finished = bench(&["follow", "--file", &path, "--skip", "1", "--lines", "1"]).await?.success()?;
+    let result: serde_json::Value = serde_json::from_str(finished.stdout.lines().last().unwrap_or_default())?;
+    let ms = result["latency_ms"]["p50"].as_f64().unwrap_or_default();
+    ensure!(result["lines"] == 1 && ms > 5_000.0 && ms < 5_000.0 + LIMIT.as_secs_f64() * 1e3, "{result}");
     Ok(())
 }
 

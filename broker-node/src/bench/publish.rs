@@ -134,11 +134,12 @@ fn one_thread(options: &PublishOptions, thread: u32, threads: u32, start: &Barri
         Ok(())
     }))?;
     let measured_until = shared.last_ack.get().min(shared.until.unwrap_or(shared.last_ack.get()));
+    let latencies = shared.latencies.take();
     Ok(Counted {
         acknowledged: shared.acknowledged.get(),
-        measured: shared.latencies.borrow().count(),
+        measured: latencies.count(),
         seconds: measured_until.saturating_duration_since(shared.measured_from).as_secs_f64(),
-        latencies: shared.latencies.take(),
+        latencies,
     })
 }
 

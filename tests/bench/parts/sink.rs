@@ -43,9 +43,12 @@ pub async fn measure(effort: Effort) -> Result<Vec<Table>> {
     let peer = peers::found("kafka connect", filled_connect().await);
     for round in 0..effort.rounds {
         lines("raw", &mut raw).await?;
+        eprintln!("file, raw: {} /s", number(*raw.per_second.last().unwrap_or(&f64::NAN)));
         lines("envelope", &mut envelope).await?;
+        eprintln!("file, envelope: {} /s", number(*envelope.per_second.last().unwrap_or(&f64::NAN)));
         if let Some(peer) = &peer {
             connect_lines(peer, &format!("sink_{round}"), &mut connect).await?;
+            eprintln!("connect: {} /s", number(*connect.per_second.last().unwrap_or(&f64::NAN)));
         }
     }
     drop(peer);
@@ -215,7 +218,7 @@ fn lines_table(raw: &Rounds, envelope: &Rounds, connect: &Rounds) -> Table {
     };
     table.row(line("Sluice, payload alone", raw, ratio, aim));
     let whole = crate::sampled::ratio(&envelope.per_second, &connect.per_second);
-    table.row(line("Sluice, envelope as JSON", envelope, format!("{whole:.2}"), String::new()));
+    table.row(line("Sluice, envelope as JSON", envelope, number(whole), String::new()));
     table.row(line("Kafka Connect, FileStreamSink", connect, String::new(), String::new()));
     table.note(format!(
         "{LINES} records of {BYTES} bytes, queued beforehand. Sluice syncs every batch and commits it durably; \

@@ -42,11 +42,21 @@ pub struct Server {
 
 impl Server {
     /// Starts a program that listens on `port` and runs in the folder given.
-    async fn start(name: &str, command: &mut Command, port: u16, mut scratch: Scratch) -> Result<Self> {
-        // What a peer leaves behind is of no interest.
-        scratch.passed();
+    async fn start(name: &str, command: &mut Command, port: u16, scratch: Scratch) -> Result<Self> {
+        let process = Process::spawn(name, command, &scratch.path().join(format!("{name}.log")))?;
+        Self::listening(name, process, port, scratch).await
+    }
+
+    /// As [`Self::start`], for those that refuse to be root.
+    async fn start_unprivileged(name: &str, command: &mut Command, port: u16, scratch: Scratch) -> Result<Self> {
         let log = scratch.path().join(format!("{name}.log"));
         let process = Process::spawn_unprivileged(name, command, &log, scratch.path())?;
+        Self::listening(name, process, port, scratch).await
+    }
+
+    async fn listening(name: &str, process: Process, port: u16, mut scratch: Scratch) -> Result<Self> {
+        // What a peer leaves behind is of no interest.
+        scratch.passed();
         let mut server = Self { process, port, scratch };
         wait::until(START_LIMIT, &format!("{name} listens"), || {
             let listens = TcpStream::connect(("127.0.0.1", port)).is_ok();

@@ -19,5 +19,5 @@ pub async fn start() -> Result<Server> {
     std::fs::write(&config, text)?;
     let mut command = Command::new(program("mosquitto"));
     command.arg("-c").arg(&config);
-    Server::start("mosquitto", &mut command, port, scratch).await
+    Server::start_unprivileged("mosquitto", &mut command, port, scratch).await
 }

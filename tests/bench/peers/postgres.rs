@@ -35,7 +35,7 @@ impl Postgres {
         command.arg("-D").arg(folder.join("data")).args(["-p", &port.to_string()]);
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "track_commit_timestamp=on"]);
         command.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
-        let server = Server::start("postgres", &mut command, port, scratch).await?;
+        let server = Server::start_unprivileged("postgres", &mut command, port, scratch).await?;
         let postgres = Self { server, programs };
         wait::until(super::START_LIMIT, "postgres answers", || async { postgres.ask("select 1").await.map(drop) })
             .await?;

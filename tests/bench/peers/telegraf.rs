@@ -41,7 +41,7 @@ impl Telegraf {
         let log = scratch.path().join("telegraf.log");
         let mut command = Command::new(binary);
         command.arg("--config").arg(&config);
-        let process = Process::spawn_unprivileged("telegraf", &mut command, &log, scratch.path())?;
+        let process = Process::spawn("telegraf", &mut command, &log)?;
         wait::until(CONNECT_LIMIT, "telegraf is connected", || async {
             let text = process::tail(&log, 50);
             text.contains("Connected [tcp://").then_some(()).context(text)
