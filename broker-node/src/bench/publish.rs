@@ -133,14 +133,7 @@ fn one_thread(options: &PublishOptions, thread: u32, threads: u32, start: &Barri
         }
         Ok(())
     }))?;
-    let measured_until = shared.last_ack.get().min(shared.until.unwrap_or(shared.last_ack.get()));
-    let latencies = shared.latencies.take();
-    Ok(Counted {
-        acknowledged: shared.acknowledged.get(),
-        measured: latencies.count(),
-        seconds: measured_until.saturating_duration_since(shared.measured_from).as_secs_f64(),
-        latencies,
-    })
+    Ok(shared.counted(began))
 }
 
 /// What the connections of one thread count together.
@@ -173,6 +166,17 @@ impl Shared {
 
     fn measures(&self, now: Instant) -> bool {
         now >= self.measured_from && self.until.is_none_or(|until| now < until)
+    }
+
+    /// A broker so slow that nothing was acknowledged within the measured time is measured over the whole run.
+    fn counted(&self, began: Instant) -> Counted {
+        let (acknowledged, latencies) = (self.acknowledged.get(), self.latencies.take());
+        let (measured, from, until) = match latencies.count() {
+            0 => (acknowledged, began, self.last_ack.get()),
+            measured => (measured, self.measured_from, self.until.unwrap_or(self.last_ack.get())),
+        };
+        let seconds = until.saturating_duration_since(from).as_secs_f64();
+        Counted { acknowledged, measured, seconds, latencies }
     }
 
     fn is_over(&self, now: Instant) -> bool {

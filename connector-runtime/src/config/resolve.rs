@@ -232,7 +232,7 @@ mod tests {
             resolve(entry, &stored, &SecretFences::default()).expect("resolved").typed().expect("typed");
         assert_eq!(typed.size_bytes_max(), 1_000_000_000);
         let options = PipelineOptions::read(entry, &stored);
-        assert_eq!((options.limits.records_max, options.limits.bytes_max, options.max_in_flight), (1_000, 1 << 20, 1));
+        assert_eq!((options.limits.records_max, options.limits.bytes_max, options.max_in_flight), (5_000, 4 << 20, 1));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use super::{START_LIMIT, Server, go_program};
 
 const PACKAGE: &str = "github.com/nats-io/nats-server/v2@latest";
 
-/// Ready, with one durable subscription: without it nothing would be stored.
+/// Ready, with one durable subscription: without it nothing would be stored. Thousands of publishes that are synced one by
+/// one take longer than the five seconds it gives itself by default.
 pub async fn start(topic: &str) -> Result<Server> {
     let binary = go_program("nats-server", PACKAGE, "").await?;
     let (scratch, port) = (Scratch::new("nats")?, ports::free()?);
@@ -18,7 +19,7 @@ pub async fn start(topic: &str) -> Result<Server> {
     let store = scratch.path().join("store");
     let text = format!(
         "server_name: bench\nlisten: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\", sync_interval: always, \
-         max_file: 64GB }}\nmqtt {{ listen: \"127.0.0.1:{port}\" }}\n",
+         max_file: 64GB }}\nmqtt {{ listen: \"127.0.0.1:{port}\", js_api_timeout: \"60s\" }}\n",
         ports::free()?,
         store.display()
     );

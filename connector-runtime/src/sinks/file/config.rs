@@ -47,7 +47,7 @@ impl Config {
     }
 }
 
-const BATCH: &[Field] = &[batch_records(1_000, 10_000), batch_bytes(1 << 20), linger_ms(5, 60_000), max_in_flight(1)];
+const BATCH: &[Field] = &[batch_records(5_000, 10_000), batch_bytes(4 << 20), linger_ms(5, 60_000), max_in_flight(1)];
 
 pub const SCHEMA: Schema = Schema {
     groups: &[FIELDS, BATCH, RATES],

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::Record;
-use api_types::envelope::envelope;
+use api_types::envelope::write_envelope;
 use async_trait::async_trait;
 use chrono::Utc;
 use tokio::sync::Mutex;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::place::{PlaceError, settle};
-use super::writer::{Writer, WriterError};
+use super::writer::{Lines, Writer, WriterError};
 use super::writers::{Claim, Taken};
 use crate::config::Resolved;
 use crate::config::payload::PayloadFormat;
@@ -31,6 +31,8 @@ use crate::sinks::offered::{Offered, SinkContext, chain};
 pub(crate) const OFFERED: Offered =
     Offered { kind: "file", open: |resolved, context| Box::pin(open(resolved, context)) };
 
+/// What the names of the fields take in a line, about.
+const ENVELOPE_BYTES: usize = 100;
 /// How long a new sink waits for the last write of an aborted one. A disk that takes longer is asked again later.
 const EARLIER_WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -79,15 +81,13 @@ fn open_file(config: &Config, context: &SinkContext) -> Result<OpenFile, TargetF
 impl Sink for FileSink {
     async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(batch.records.len());
-        let mut lines = Vec::with_capacity(batch.records.len());
+        let bytes = batch.records.iter().map(|record| record.message.size_bytes() + ENVELOPE_BYTES).sum();
+        let mut lines = Lines::with_capacity(batch.records.len(), bytes);
         for record in batch.records {
-            match self.line(record) {
-                Ok(line) => {
-                    lines.push(line);
-                    outcomes.push(Outcome::Delivered);
-                }
-                Err(fault) => outcomes.push(Outcome::RecordFault(fault)),
-            }
+            outcomes.push(match self.line(record, &mut lines) {
+                Ok(()) => Outcome::Delivered,
+                Err(fault) => Outcome::RecordFault(fault),
+            });
         }
         let (safe, fault) = self.append(lines).await;
         if let Some(fault) = fault {
@@ -111,21 +111,21 @@ impl Sink for FileSink {
 }
 
 impl FileSink {
-    fn line(&self, record: &Record) -> Result<Vec<u8>, RecordFault> {
-        let mut line = match self.payload_format {
-            PayloadFormat::Envelope => envelope(record).to_string().into_bytes(),
-            PayloadFormat::Raw if record.message.payload.contains(&b'\n') => {
+    fn line(&self, record: &Record, lines: &mut Lines) -> Result<(), RecordFault> {
+        let payload = &record.message.payload;
+        match self.payload_format {
+            PayloadFormat::Envelope => lines.push(|text| write_envelope(record, text)),
+            PayloadFormat::Raw if payload.contains(&b'\n') => {
                 return Err(RecordFault::offline("line_break", "the payload contains a line break"));
             }
-            PayloadFormat::Raw => record.message.payload.to_vec(),
-        };
-        line.push(b'\n');
-        Ok(line)
+            PayloadFormat::Raw => lines.push(|text| text.extend_from_slice(payload)),
+        }
+        Ok(())
     }
 
     /// How many lines are safe, and what failed after them.
-    async fn append(&self, lines: Vec<Vec<u8>>) -> (usize, Option<TargetFault>) {
-        if lines.is_empty() {
+    async fn append(&self, lines: Lines) -> (usize, Option<TargetFault>) {
+        if lines.count() == 0 {
             return (0, None);
         }
         let closed = || (0, Some(TargetFault::new(TargetFaultKind::Interrupted, "the file was closed")));

@@ -44,6 +44,37 @@ pub(super) enum WriterError {
     },
 }
 
+/// Lines of one batch, each with its line break, in one piece of memory.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    text: Vec<u8>,
+    /// Where each line ends.
+    ends: Vec<usize>,
+}
+
+impl Lines {
+    pub(super) fn with_capacity(lines: usize, bytes: usize) -> Self {
+        Self { text: Vec::with_capacity(bytes), ends: Vec::with_capacity(lines) }
+    }
+
+    /// One line more, which `write` appends without its line break.
+    pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.text);
+        self.text.push(b'\n');
+        self.ends.push(self.text.len());
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Of the lines `from..to`.
+    fn bytes(&self, from: usize, to: usize) -> &[u8] {
+        let end = |count: usize| count.checked_sub(1).and_then(|last| self.ends.get(last)).copied().unwrap_or(0);
+        self.text.get(end(from)..end(to)).unwrap_or_default()
+    }
+}
+
 fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> WriterError {
     move |source| WriterError::Io { doing, source }
 }
@@ -57,12 +88,12 @@ impl Writer {
         Ok(Self { path, rotation, size_bytes_max, file, last_write: modified.into() })
     }
 
-    /// Appends the lines, each with its line break, and syncs them. Returns how many are safe, and what failed after
-    /// them: those that are not safe left nothing behind.
-    pub(super) fn append(&mut self, lines: &[Vec<u8>], now: DateTime<Utc>) -> (usize, Option<WriterError>) {
+    /// Appends the lines and syncs them. Returns how many are safe, and what failed after them: those that are not safe
+    /// left nothing behind.
+    pub(super) fn append(&mut self, lines: &Lines, now: DateTime<Utc>) -> (usize, Option<WriterError>) {
         let mut safe = 0;
-        while safe < lines.len() {
-            match self.append_some(&lines[safe..], now) {
+        while safe < lines.count() {
+            match self.append_some(lines, safe, now) {
                 Ok(written) => safe += written,
                 Err(error) => return (safe, Some(error)),
             }
@@ -70,8 +101,8 @@ impl Writer {
         (safe, None)
     }
 
-    /// As many lines as the current file takes; at least one.
-    fn append_some(&mut self, lines: &[Vec<u8>], now: DateTime<Utc>) -> Result<usize, WriterError> {
+    /// As many lines, from this one on, as the current file takes; at least one.
+    fn append_some(&mut self, lines: &Lines, from: usize, now: DateTime<Utc>) -> Result<usize, WriterError> {
         if self.was_replaced() {
             // Should the name lead to this very file again, our own lock must not be in the way.
             flock(&self.file, FlockOperation::Unlock)
@@ -79,14 +110,13 @@ impl Writer {
             *self = Self::open(self.path.clone(), self.rotation, self.size_bytes_max)?;
         }
         let mut length = self.file.metadata().map_err(io_error("read the file's length"))?.len();
-        let first = lines.first().map_or(0, |line| line.len() as u64);
-        if let Some(suffix) = self.rotation_due(length, first, now) {
+        if let Some(suffix) = self.rotation_due(length, lines.bytes(from, from + 1).len() as u64, now) {
             self.rotate(&suffix)?;
             length = 0;
         }
-        let count = self.lines_that_fit(lines, length);
-        let bytes = lines[..count].concat();
-        if let Err(error) = self.file.write_all(&bytes).and_then(|()| self.file.sync_data()) {
+        let count = self.lines_that_fit(lines, from, length);
+        let bytes = lines.bytes(from, from + count);
+        if let Err(error) = self.file.write_all(bytes).and_then(|()| self.file.sync_data()) {
             // After a failed sync nobody knows what is on the disk; what was not confirmed must not stay.
             self.file.set_len(length).map_err(io_error("cut the file back after a failed write"))?;
             return Err(WriterError::Io { doing: "write", source: error });
@@ -95,16 +125,13 @@ impl Writer {
         Ok(count)
     }
 
-    fn lines_that_fit(&self, lines: &[Vec<u8>], length: u64) -> usize {
+    fn lines_that_fit(&self, lines: &Lines, from: usize, length: u64) -> usize {
+        let left = lines.count() - from;
         match self.rotation {
-            Rotation::None | Rotation::Hourly | Rotation::Daily => lines.len(),
+            Rotation::None | Rotation::Hourly | Rotation::Daily => left,
             Rotation::Size => {
-                let mut length = length;
-                let fitting = lines.iter().take_while(|line| {
-                    length += line.len() as u64;
-                    length <= self.size_bytes_max
-                });
-                fitting.count().max(1)
+                let fits = |count: &usize| length + lines.bytes(from, from + count).len() as u64 <= self.size_bytes_max;
+                (1..=left).take_while(fits).count().max(1)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What a record becomes in a request.
 
 use api_types::Record;
-use api_types::envelope::envelope;
+use api_types::envelope::write_envelope;
 use reqwest::header::HeaderValue;
 use serde_json::Value;
 
@@ -55,7 +55,11 @@ impl BodyFormat {
     /// The record's part of a request; fails with a fault of that record alone.
     pub(super) fn item(&self, record: &Record) -> Result<Vec<u8>, RecordFault> {
         match &self.item {
-            Item::Envelope => Ok(envelope(record).to_string().into_bytes()),
+            Item::Envelope => {
+                let mut text = Vec::new();
+                write_envelope(record, &mut text);
+                Ok(text)
+            }
             Item::Template(template) => template
                 .render(record)
                 .map(String::into_bytes)

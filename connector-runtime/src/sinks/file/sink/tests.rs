@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use super::super::config::Rotation;
-use super::super::writer::{Writer, WriterError};
+use super::super::writer::{Lines, Writer, WriterError};
 use super::super::writers::Writers;
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, Setup};
@@ -69,8 +69,10 @@ fn at(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).expect("is a time").to_utc()
 }
 
-fn lines(texts: &[&str]) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| format!("{text}\n").into_bytes()).collect()
+fn lines(texts: &[&str]) -> Lines {
+    let mut lines = Lines::default();
+    texts.iter().for_each(|text| lines.push(|bytes| bytes.extend_from_slice(text.as_bytes())));
+    lines
 }
 
 #[tokio::test]
