@@ -20,14 +20,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{ClusterId, NodeName, RaftId};
+use api_types::{ClusterId, LogIndex, NodeName, RaftId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::durable_file;
 use crate::fatal::FatalReason;
-use crate::identity::{DiskIdentity, Membership};
-use crate::peers::{Hello, PeerError, Plan, PlannedMember, Stage};
-use crate::raft::{NodeSettings, RaftNode, meta_dir};
+use crate::identity::{DiskIdentity, Membership, WentBack};
+use crate::peers::{Hello, PeerError, Plan, PlannedMember, Stage, StandingQuestion};
+use crate::raft::{NodeSettings, OpenedNode, RaftNode, meta_dir};
 use crate::shared::Shared;
 use crate::standing::{BOOTSTRAP_ID_MAX, Standing};
 use crate::state::Disk;
@@ -170,11 +170,15 @@ impl Boot {
     }
 
     async fn ask_all(&self) -> Answers {
+        let questions = self.others().map(async |address| (address.clone(), self.shared.peers.hello(address).await));
+        futures::future::join_all(questions).await.into_iter().collect()
+    }
+
+    /// Whom this node knows from its configuration.
+    fn others(&self) -> impl Iterator<Item = &String> {
         let options = &self.shared.options;
         let voters = options.initial_voters.iter().map(|(_, address)| address);
-        let addresses = voters.chain(&options.join).filter(|address| **address != options.rpc_address);
-        let questions = addresses.map(async |address| (address.clone(), self.shared.peers.hello(address).await));
-        futures::future::join_all(questions).await.into_iter().collect()
+        voters.chain(&options.join).filter(|address| **address != options.rpc_address)
     }
 
     async fn join(&mut self, address: &str) -> Result<Step, FatalReason> {
@@ -264,7 +268,7 @@ impl Boot {
 
     /// The other side of a bootstrap.
     async fn take_plan(&mut self, plan: &Plan) -> Result<(), AdoptionRefused> {
-        let DiskIdentity { disk_id, membership } = self.shared.seat.disk();
+        let DiskIdentity { disk_id, membership, went_back: _ } = self.shared.seat.disk();
         let own = plan.members.iter().find(|member| member.disk.disk_id == disk_id).ok_or(AdoptionRefused::NotNamed)?;
         let founder: Option<&NodeName> = plan.members.first().map(|member| &member.disk.name);
         if founder.is_none() || founder != self.shared.options.initial_voters.first().map(|(name, _)| name) {
@@ -298,7 +302,7 @@ impl Boot {
             let removed = tokio::fs::remove_dir_all(meta_dir(&self.shared.options.data_dir)).await;
             removed.map_err(unwritten("folder meta"))?;
         }
-        let disk = DiskIdentity { membership: Some(membership), ..seat.disk() };
+        let disk = DiskIdentity { membership: Some(membership), went_back: None, ..seat.disk() };
         disk.store(&self.shared.options.data_dir).map_err(unwritten("identity.json"))?;
         seat.set_disk(disk);
         Ok(())
@@ -312,8 +316,12 @@ impl Boot {
             shared.set_boot_status(BootStatus::WaitingForRoom { free_bytes });
             return Ok(Step::Wait);
         }
-        let Some(identity) = shared.seat.disk().identity() else { return Ok(Step::Again) };
-        let node = RaftNode::start(NodeSettings {
+        let disk = shared.seat.disk();
+        if let Some(WentBack { expected, found }) = disk.went_back {
+            return Err(FatalReason::DiskWentBack { expected, found });
+        }
+        let Some(identity) = disk.identity() else { return Ok(Step::Again) };
+        let opened = OpenedNode::open(NodeSettings {
             data_dir: shared.options.data_dir.clone(),
             identity,
             timings: shared.options.timings.clone(),
@@ -323,7 +331,14 @@ impl Boot {
             snapshot_rpc: shared.snapshot_rpc.clone(),
             fatal: shared.fatal.clone(),
         });
-        shared.seat.set_node(Some(node.await?));
+        let opened = opened.await?;
+        // A disk that forgot must not vote. Where nobody leads, as when all nodes start at once, it is found out when it
+        // registers.
+        if let Err(reason) = self.ask_standing(membership.raft_id, Some(opened.last_log())).await {
+            opened.close().await;
+            return Err(reason);
+        }
+        shared.seat.set_node(Some(opened.start().await?));
         shared.set_boot_status(BootStatus::WaitingForLeader);
         tracing::info!(cluster_id = %membership.cluster_id, raft_id = %membership.raft_id, "raft started");
         Ok(Step::Again)
@@ -336,7 +351,7 @@ impl Boot {
             self.shared.set_boot_status(BootStatus::WaitingForLeader);
             self.rounds_without_leader += 1;
             if self.rounds_without_leader.is_multiple_of(ROUNDS_WITHOUT_LEADER) {
-                self.ask_standing(membership.raft_id).await?;
+                self.ask_standing(membership.raft_id, None).await?;
             }
             return Ok(Step::Wait);
         }
@@ -360,11 +375,18 @@ impl Boot {
     }
 
     /// Believed only from a leader that proved its leadership; the nodes asked see to that.
-    async fn ask_standing(&self, raft_id: RaftId) -> Result<(), FatalReason> {
-        for (address, _) in self.ask_all().await {
-            match self.shared.peers.standing(&address, raft_id).await {
-                Ok(Standing::Removed) => return Err(FatalReason::Removed(raft_id)),
-                Ok(Standing::Member | Standing::NotYetKnown) | Err(_) => {}
+    async fn ask_standing(&self, raft_id: RaftId, last_log: Option<LogIndex>) -> Result<(), FatalReason> {
+        let question = StandingQuestion { raft_id, last_log };
+        let questions = self.others().map(|address| self.shared.peers.standing(address, &question));
+        for standing in futures::future::join_all(questions).await.into_iter().flatten() {
+            match standing {
+                Standing::Removed => return Err(FatalReason::Removed(raft_id)),
+                Standing::WentBack { expected } => {
+                    let found = last_log.unwrap_or_default();
+                    self.shared.note_went_back(WentBack { expected, found })?;
+                    return Err(FatalReason::DiskWentBack { expected, found });
+                }
+                Standing::Member | Standing::NotYetKnown => {}
             }
         }
         Ok(())

@@ -35,6 +35,11 @@ pub enum FatalReason {
          (term {expected_term}); a node that forgot must not vote: replace the disk and join as a new one"
     )]
     LogWentBack { expected: LogIndex, expected_term: u64, found: LogIndex, found_term: u64 },
+    #[error(
+        "DISK_WENT_BACK: the log of this disk ended at {found} but had been synced up to {expected}: a restored or cloned \
+         volume; it must not come back under its id, but may join as a new disk"
+    )]
+    DiskWentBack { expected: LogIndex, found: LogIndex },
     #[error("WRONG_DISK: meta/ belongs to raft id {found}, identity.json says {expected}")]
     WrongDisk { expected: RaftId, found: RaftId },
     #[error("REMOVED: this disk (raft id {0}) was removed from the cluster")]
@@ -49,9 +54,11 @@ impl FatalReason {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::MetaWrite { .. } => EXIT_META_WRITE,
-            Self::MetaRead { .. } | Self::LogWentBack { .. } | Self::WrongDisk { .. } | Self::Removed(_) => {
-                EXIT_BAD_DISK
-            }
+            Self::MetaRead { .. }
+            | Self::LogWentBack { .. }
+            | Self::DiskWentBack { .. }
+            | Self::WrongDisk { .. }
+            | Self::Removed(_) => EXIT_BAD_DISK,
             Self::RaftStopped(_) | Self::Panicked { .. } => EXIT_RAFT_STOPPED,
         }
     }

@@ -23,7 +23,7 @@ use crate::raft::{ProposalError, RaftNode};
 use crate::rpc::{RpcClient, RpcError};
 use crate::seat::Seat;
 use crate::standing::Standing;
-use crate::state::{Command, CommandBody, Node, Refusal, Reply, ReplyBody};
+use crate::state::{ClusterState, Command, CommandBody, Node, Refusal, Reply, ReplyBody};
 
 pub(crate) const LEADER_PATH: &str = "/meta/leader";
 
@@ -54,6 +54,11 @@ pub(crate) enum LeaderRequest {
     },
     Standing {
         raft_id: RaftId,
+    },
+    /// The same, of a disk that has not started Raft yet: may it go on where its log ends?
+    LogStanding {
+        raft_id: RaftId,
+        last_log: LogIndex,
     },
 }
 
@@ -90,7 +95,7 @@ impl LeaderRequest {
     fn lane(&self) -> Lane {
         match self {
             Self::Heartbeat(_) | Self::Goodbye { .. } => Lane::Vital,
-            Self::Propose(_) | Self::Read { .. } | Self::Standing { .. } => Lane::Short,
+            Self::Propose(_) | Self::Read { .. } | Self::Standing { .. } | Self::LogStanding { .. } => Lane::Short,
             Self::Barrier { .. } => Lane::Long,
         }
     }
@@ -240,7 +245,10 @@ impl Forward {
                     Err(NotLeader) => LeaderAnswer::NotLeader,
                 }
             }
-            LeaderRequest::Standing { raft_id } => self.standing(node, raft_id).await,
+            LeaderRequest::Standing { raft_id } => self.standing(node, |state| Standing::of(raft_id, state)).await,
+            LeaderRequest::LogStanding { raft_id, last_log } => {
+                self.standing(node, |state| Standing::of_log(raft_id, last_log, state)).await
+            }
         }
     }
 
@@ -295,10 +303,10 @@ impl Forward {
     }
 
     /// A node gives up its disk only on the word of a leader that proved its leadership.
-    async fn standing(&self, node: &RaftNode, raft_id: RaftId) -> LeaderAnswer {
+    async fn standing(&self, node: &RaftNode, tell: impl FnOnce(&ClusterState) -> Standing) -> LeaderAnswer {
         match node.read_index().await {
             Ok(read) if self.seat.replica.applied_at_least(read.index) => {
-                LeaderAnswer::Standing(self.seat.replica.look(|state| Standing::of(raft_id, state)))
+                LeaderAnswer::Standing(self.seat.replica.look(tell))
             }
             Ok(_) => LeaderAnswer::Standing(Standing::NotYetKnown),
             Err(_not_proved) => LeaderAnswer::NotLeader,

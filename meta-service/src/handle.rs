@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use crate::boot::BootStatus;
 use crate::fatal::FatalReason;
 use crate::forward::{ForwardError, HOPS_MAX, LeaderAnswer, LeaderRequest};
-use crate::identity::Identity;
+use crate::identity::{Identity, WentBack};
 use crate::leader::{LeaderMetrics, Reports};
 use crate::reads::{ReadError, ReadView};
 use crate::retry::LeaderSeeker;
 use crate::shared::{ProposeObserver, Shared};
-use crate::state::{ClusterState, Command, CommandBody, NodeRegistration, Reply, ReplyBody};
+use crate::state::{ClusterState, Command, CommandBody, NodeRegistration, Refusal, Reply, ReplyBody};
 use crate::status::RaftStatus;
 
 /// A proposal is tried for so long with the same request id; a change of the leader takes about a second.
@@ -154,15 +154,26 @@ impl Handle {
     }
 
     /// Registers this process. Its identity and the last index of its log are filled in here: the index that the log
-    /// had when it was opened, so that a disk that went back is found out before the leader has filled it up again.
+    /// had when it was opened, for the leader has filled up a disk that went back by now. That one is refused, and keeps
+    /// the verdict.
     pub async fn register(&self, registration: NodeRegistration) -> Result<Reply, ProposeError> {
         let node = self.shared.seat.node().ok_or(ProposeError::NotReady)?;
         let Identity { raft_id, disk_id, .. } = node.identity();
         let last_log = node.last_log_to_register();
         let registration = NodeRegistration { raft_id, disk_id, last_log, ..registration };
         let reply = self.propose(CommandBody::RegisterNode { registration }).await?;
-        if matches!(reply.body, ReplyBody::Registered { .. }) {
-            node.registered();
+        match reply.body {
+            ReplyBody::Registered { .. } => node.registered(),
+            ReplyBody::Refused(Refusal::DiskWentBack { expected, found }) => {
+                if let Err(reason) = self.shared.note_went_back(WentBack { expected, found }) {
+                    self.shared.fatal.raise(reason);
+                }
+            }
+            ReplyBody::Refused(_)
+            | ReplyBody::Done
+            | ReplyBody::Created { .. }
+            | ReplyBody::Deleting { .. }
+            | ReplyBody::Admitted { .. } => {}
         }
         Ok(reply)
     }

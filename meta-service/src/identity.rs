@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use api_types::{ClusterId, DiskId, RaftId};
+use api_types::{ClusterId, DiskId, LogIndex, RaftId};
 use serde::{Deserialize, Serialize};
 
 use crate::durable_file;
@@ -23,11 +23,20 @@ pub(crate) struct Membership {
     pub raft_id: RaftId,
 }
 
+/// The cluster has refused this disk: it holds less than what is known to have been synced on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WentBack {
+    pub expected: LogIndex,
+    pub found: LogIndex,
+}
+
 /// What the file says: a disk has its id from the first start, its membership from the adoption or the join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskIdentity {
     pub disk_id: DiskId,
     pub membership: Option<Membership>,
+    /// The verdict stays, whatever a leader has written into the log since.
+    pub went_back: Option<WentBack>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -36,12 +45,14 @@ struct File {
     disk_id: DiskId,
     cluster_id: Option<ClusterId>,
     raft_id: Option<RaftId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    went_back: Option<WentBack>,
 }
 
 impl DiskIdentity {
     pub(crate) fn load_or_create(data_dir: &Path) -> io::Result<Self> {
         let Some(bytes) = durable_file::read(&path(data_dir))? else {
-            let fresh = Self { disk_id: DiskId(rand::random()), membership: None };
+            let fresh = Self { disk_id: DiskId(rand::random()), membership: None, went_back: None };
             fresh.store(data_dir)?;
             return Ok(fresh);
         };
@@ -54,7 +65,7 @@ impl DiskIdentity {
                 return Err(invalid("identity.json has a cluster id or a raft id, but not both".to_owned()));
             }
         };
-        Ok(Self { disk_id: file.disk_id, membership })
+        Ok(Self { disk_id: file.disk_id, membership, went_back: file.went_back })
     }
 
     pub(crate) fn store(&self, data_dir: &Path) -> io::Result<()> {
@@ -62,6 +73,7 @@ impl DiskIdentity {
             disk_id: self.disk_id,
             cluster_id: self.membership.map(|membership| membership.cluster_id),
             raft_id: self.membership.map(|membership| membership.raft_id),
+            went_back: self.went_back,
         };
         let bytes = serde_json::to_vec_pretty(&file).map_err(io::Error::other)?;
         durable_file::replace(&path(data_dir), &bytes)
@@ -89,7 +101,11 @@ mod tests {
         let membership = Some(Membership { cluster_id: ClusterId(5), raft_id: RaftId(1042) });
         DiskIdentity { membership, ..fresh }.store(directory.path()).expect("stores");
         let found = DiskIdentity::load_or_create(directory.path()).expect("loads");
-        assert_eq!(found, DiskIdentity { disk_id: fresh.disk_id, membership });
+        assert_eq!(found, DiskIdentity { disk_id: fresh.disk_id, membership, went_back: None });
+        let went_back = Some(WentBack { expected: LogIndex(9), found: LogIndex(7) });
+        DiskIdentity { went_back, ..found }.store(directory.path()).expect("stores");
+        let refused = DiskIdentity::load_or_create(directory.path()).expect("loads");
+        assert_eq!(refused, DiskIdentity { went_back, ..found });
     }
 
     #[test]

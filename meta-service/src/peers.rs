@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use api_types::{ClusterId, DiskId, NodeName, RaftId};
+use api_types::{ClusterId, DiskId, LogIndex, NodeName, RaftId};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,9 @@ pub(crate) struct Adopted {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StandingQuestion {
     pub raft_id: RaftId,
+    /// Where the log ends, when that is asked about too.
+    #[serde(default)]
+    pub last_log: Option<LogIndex>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +136,8 @@ impl Peers {
         self.ask(address, JOIN_PATH, disk, CHANGE_TIMEOUT).await
     }
 
-    pub(crate) async fn standing(&self, address: &str, raft_id: RaftId) -> Result<Standing, PeerError> {
-        self.ask(address, STANDING_PATH, &StandingQuestion { raft_id }, HELLO_TIMEOUT).await
+    pub(crate) async fn standing(&self, address: &str, question: &StandingQuestion) -> Result<Standing, PeerError> {
+        self.ask(address, STANDING_PATH, question, HELLO_TIMEOUT).await
     }
 
     async fn ask<A: DeserializeOwned>(

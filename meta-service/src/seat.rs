@@ -8,7 +8,7 @@ use crate::identity::DiskIdentity;
 use crate::raft::RaftNode;
 use crate::replica::Replica;
 
-/// Written by the boot task only; everybody else looks.
+/// Written by the boot task only, but for the cluster's verdict about the disk; everybody else looks.
 pub(crate) struct Seat {
     pub replica: Arc<Replica>,
     disk: watch::Sender<DiskIdentity>,

@@ -195,7 +195,11 @@ async fn join(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Membersh
 
 async fn standing(State(door): State<Door>, body: Bytes) -> HttpResult<Json<Standing>> {
     let question: StandingQuestion = parse(&body)?;
-    let request = LeaderRequest::Standing { raft_id: question.raft_id };
+    let StandingQuestion { raft_id, last_log } = question;
+    let request = match last_log {
+        Some(last_log) => LeaderRequest::LogStanding { raft_id, last_log },
+        None => LeaderRequest::Standing { raft_id },
+    };
     let answer = door.shared.forward.to_leader(request, HOPS_MAX, FORWARDED_TIMEOUT).await;
     match answer {
         Ok(LeaderAnswer::Standing(standing)) => Ok(Json(standing)),

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::BootStatus;
-use crate::fatal::Fatal;
+use crate::fatal::{Fatal, FatalReason};
 use crate::forward::Forward;
+use crate::identity::{DiskIdentity, WentBack};
 use crate::leader::LeaderService;
 use crate::options::MetaOptions;
 use crate::peers::Peers;
@@ -48,6 +49,15 @@ impl Shared {
             name: self.options.node_name.clone(),
             rpc_address: self.options.rpc_address.clone(),
         }
+    }
+
+    /// The cluster's verdict about this disk, on it before anybody hears of it: the next start would find a log that the
+    /// leader has filled up.
+    pub(crate) fn note_went_back(&self, went_back: WentBack) -> Result<(), FatalReason> {
+        let disk = DiskIdentity { went_back: Some(went_back), ..self.seat.disk() };
+        let stored = disk.store(&self.options.data_dir);
+        self.seat.set_disk(disk);
+        stored.map_err(|error| FatalReason::MetaWrite { what: "identity.json", error })
     }
 
     pub(crate) fn is_first_voter(&self) -> bool {

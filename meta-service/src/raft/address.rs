@@ -80,7 +80,7 @@ impl RpcAddress {
         match Standing::of(self.from, state) {
             Standing::Removed => Err(Misdirected::Removed(self.from)),
             // Raft itself judges whom it does not know yet.
-            Standing::Member | Standing::NotYetKnown => Ok(()),
+            Standing::Member | Standing::NotYetKnown | Standing::WentBack { .. } => Ok(()),
         }
     }
 }

@@ -19,7 +19,7 @@ mod transfers;
 mod types;
 pub(crate) mod wire;
 
-pub(crate) use node::{NodeSettings, ProposalError, RaftNode, meta_dir};
+pub(crate) use node::{NodeSettings, OpenedNode, ProposalError, RaftNode, meta_dir};
 pub(crate) use server::routes;
 
 const APPEND_PATH: &str = "/raft/append";

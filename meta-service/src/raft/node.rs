@@ -94,18 +94,41 @@ pub(crate) fn meta_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("meta")
 }
 
-impl RaftNode {
-    pub(crate) async fn start(settings: NodeSettings) -> Result<Arc<Self>, FatalReason> {
-        let NodeSettings { data_dir, identity, timings, snapshot_every, replica, rpc, snapshot_rpc, fatal } = settings;
-        let directory = meta_dir(&data_dir);
+/// A log that is open, and nobody votes with it yet.
+pub(crate) struct OpenedNode {
+    settings: NodeSettings,
+    log: OpenedLog,
+}
+
+impl OpenedNode {
+    pub(crate) async fn open(settings: NodeSettings) -> Result<Self, FatalReason> {
         let open = {
-            let (directory, fatal) = (directory.clone(), fatal.clone());
-            move || LogStore::open(&directory, identity.raft_id, fatal)
+            let (directory, fatal) = (meta_dir(&settings.data_dir), settings.fatal.clone());
+            let raft_id = settings.identity.raft_id;
+            move || LogStore::open(&directory, raft_id, fatal)
         };
         // RocksDB's recovery reads files.
-        let opened = tokio::task::spawn_blocking(open).await;
-        let OpenedLog { store, last_index, closed } =
-            opened.map_err(|error| FatalReason::RaftStopped(error.to_string()))??;
+        let log = tokio::task::spawn_blocking(open).await;
+        let log = log.map_err(|error| FatalReason::RaftStopped(error.to_string()))??;
+        Ok(Self { settings, log })
+    }
+
+    pub(crate) fn last_log(&self) -> LogIndex {
+        self.log.last_index
+    }
+
+    /// Returns when the database is closed.
+    pub(crate) async fn close(self) {
+        let OpenedLog { store, closed, .. } = self.log;
+        drop(store);
+        await_closed(closed).await;
+    }
+
+    pub(crate) async fn start(self) -> Result<Arc<RaftNode>, FatalReason> {
+        let NodeSettings { data_dir, identity, timings, snapshot_every, replica, rpc, snapshot_rpc, fatal } =
+            self.settings;
+        let OpenedLog { store, last_index, closed } = self.log;
+        let directory = meta_dir(&data_dir);
         let snapshots =
             SnapshotStore::open(&directory).map_err(|error| FatalReason::MetaRead { what: "snapshot", error })?;
         let snapshots = Arc::new(snapshots);
@@ -122,7 +145,7 @@ impl RaftNode {
         let raft = raft.map_err(|error| FatalReason::RaftStopped(error.to_string()))?;
         let status = watch_status(&raft, fatal);
         let recovered = watch_recovery(&raft);
-        Ok(Arc::new(Self {
+        Ok(Arc::new(RaftNode {
             raft,
             identity,
             replica,
@@ -135,7 +158,9 @@ impl RaftNode {
             closed: Mutex::new(Some(closed)),
         }))
     }
+}
 
+impl RaftNode {
     pub(super) fn raft(&self) -> &Raft<Types, Machine> {
         &self.raft
     }
@@ -321,11 +346,15 @@ impl RaftNode {
             tracing::warn!(%error, "raft did not end well");
         }
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(closed) = closed
-            && tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err()
-        {
-            tracing::warn!("the raft log is still open");
+        if let Some(closed) = closed {
+            await_closed(closed).await;
         }
+    }
+}
+
+async fn await_closed(closed: oneshot::Receiver<()>) {
+    if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+        tracing::warn!("the raft log is still open");
     }
 }
 
@@ -351,9 +380,10 @@ fn config(timings: &Timings, snapshot_every: u64) -> Result<Config, String> {
         replication_lag_threshold: LAG_MAX.max(snapshot_every.saturating_mul(2)),
         max_payload_entries: APPEND_ENTRIES_MAX,
         install_snapshot_timeout: ms(SNAPSHOT_TIMEOUT),
-        // A disk that went back is found out when it registers, and its process ends. Until then its log must not stop
-        // the leader, which a debug build takes for a bug of openraft's. It is about the leader's book-keeping only:
-        // what the disk forgot is forgotten either way, and what was committed stays so.
+        // A disk that went back is found out before it starts Raft, if a leader can be asked then, else when it
+        // registers; it keeps that verdict, for by then the leader has filled its log up again. Until then that log must
+        // not stop the leader, which a debug build takes for a bug of openraft's. It is about the leader's book-keeping
+        // only: what the disk forgot is forgotten either way, and what was committed stays so.
         allow_log_reversion: Some(true),
         ..Config::default()
     };

@@ -1,9 +1,13 @@
+use std::path::Path;
+
 use api_types::heartbeat::{Heartbeat, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
-use meta_service::BootStatus;
 use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
+use meta_service::{BootStatus, FatalReason};
 
-use crate::cluster::{Site, TestNode, eventually, free_address, leader_of, names, ready_cluster, sites, three_sites};
+use crate::cluster::{
+    PATIENCE, Site, TestNode, eventually, free_address, leader_of, names, ready_cluster, sites, three_sites,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_node_catches_up_from_a_snapshot() {
@@ -190,24 +194,8 @@ async fn a_process_that_registers_again_under_a_new_leader_is_not_taken_for_an_o
     let nodes = ready_cluster(&sites).await;
     for nonce in 1..=5 {
         let leader = leader_of(&nodes).await;
-        let (node, registration) = (&nodes[leader], registration(&sites[leader], nonce));
-        let raft_id = node.status().raft_id;
-        let handle = node.handle.clone();
-        let registered = node.run(async move { handle.register(registration).await.expect("proposed").body }).await;
-        let ReplyBody::Registered { node_epoch } = registered else { panic!("attempt {nonce}: {registered:?}") };
-        let heartbeat = Heartbeat {
-            node: raft_id,
-            node_epoch,
-            number: 1,
-            catalogue_index: node.handle.state().applied,
-            running: Vec::new(),
-            stopped: Vec::new(),
-            load: NodeLoad::default(),
-            stopping: false,
-        };
-        let handle = node.handle.clone();
-        node.run(async move { handle.heartbeat(heartbeat).await.expect("answered") }).await;
-        eventually("its log is noted", || node.handle.state().nodes[&raft_id].log_synced.0 >= node_epoch.0).await;
+        let node = &nodes[leader];
+        registered_and_noted(node, registration(&sites[leader], nonce)).await;
 
         let (handle, again) = (node.handle.clone(), self::registration(&sites[leader], 100 + nonce));
         let again = node.run(async move {
@@ -241,6 +229,71 @@ async fn a_goodbye_right_after_the_leadership_was_handed_over_is_heard() {
     })
     .await;
     assert_eq!(state, NodeState::Left, "and was not fenced for its silence");
+}
+
+/// Registers, and waits until the cluster has noted how far the log is.
+async fn registered_and_noted(node: &TestNode, registration: NodeRegistration) {
+    let (raft_id, boot_nonce) = (node.status().raft_id, registration.boot_nonce);
+    let handle = node.handle.clone();
+    let registered = node.run(async move { handle.register(registration).await.expect("proposed").body }).await;
+    let ReplyBody::Registered { node_epoch } = registered else { panic!("attempt {boot_nonce}: {registered:?}") };
+    let applied = || node.handle.state().applied;
+    eventually("it has applied its registration", || applied().0 >= node_epoch.0).await;
+    let heartbeat = Heartbeat {
+        node: raft_id,
+        node_epoch,
+        number: 1,
+        catalogue_index: applied(),
+        running: Vec::new(),
+        stopped: Vec::new(),
+        load: NodeLoad::default(),
+        stopping: false,
+    };
+    let handle = node.handle.clone();
+    node.run(async move { handle.heartbeat(heartbeat).await.expect("answered") }).await;
+    eventually("its log is noted", || node.handle.state().nodes[&raft_id].log_synced.0 >= node_epoch.0).await;
+}
+
+/// One that can ask a leader is refused before it votes, the other when it registers: by then its log is full again,
+/// and only the disk itself remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_disk_is_refused_at_every_start() {
+    for can_ask in [true, false] {
+        let mut sites = three_sites();
+        let mut nodes = ready_cluster(&sites).await;
+        nodes.pop().expect("the third").stop().await;
+        let older = tempfile::TempDir::new().expect("temporary folder");
+        copy_folder(sites[2].path(), &older.path().join("copy"));
+        let node = sites[2].start_again().await;
+        node.ready().await;
+        registered_and_noted(&node, registration(&sites[2], 1)).await;
+        node.stop().await;
+
+        std::fs::remove_dir_all(sites[2].path()).expect("removed");
+        copy_folder(&older.path().join("copy"), sites[2].path());
+        if !can_ask {
+            sites[2].initial_voters.clear();
+            sites[2].join = vec![free_address().to_string()];
+            let node = sites[2].start_again().await;
+            node.ready().await;
+            let (handle, again) = (node.handle.clone(), registration(&sites[2], 2));
+            let refused = node.run(async move { handle.register(again).await.expect("answered").body }).await;
+            assert!(matches!(refused, ReplyBody::Refused(Refusal::DiskWentBack { .. })), "{refused:?}");
+            node.stop().await;
+        }
+        for start in 1..=2 {
+            let node = sites[2].start().await;
+            let reason = tokio::time::timeout(PATIENCE, node.handle.wait_fatal()).await.expect("refused");
+            assert!(matches!(*reason, FatalReason::DiskWentBack { .. }), "start {start}: {reason:?}");
+            assert!(node.handle.raft_status().is_none(), "it must not vote");
+            node.stop().await;
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "not copied");
 }
 
 fn registration(site: &Site, boot_nonce: u64) -> NodeRegistration {
