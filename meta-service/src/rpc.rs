@@ -5,9 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use api_types::RaftId;
 use api_types::secret::same_bytes;
 use bytes::Bytes;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::handle::Handle;
+
+/// The Raft id that a request is for. An address may lead to another disk by now, which must not answer for that one.
+pub(crate) const TO: HeaderName = HeaderName::from_static("sluice-to");
 
 /// `cluster.secret` and `cluster.secret_previous`; none means an open RPC on loopback.
 #[derive(Clone, Default)]
@@ -98,6 +104,32 @@ impl RpcClient {
         response.bytes().await.map_err(RpcError::Transport)
     }
 
+    /// Like `post`, and only the node of this id answers; see [`only_for_this_node`].
+    pub async fn post_to(
+        &self,
+        to: RaftId,
+        address: &str,
+        path: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, RpcError> {
+        let response = self.send_to(to, address, path, reqwest::Body::from(body), Some(timeout)).await?;
+        response.bytes().await.map_err(RpcError::Transport)
+    }
+
+    /// Like `send`, and only the node of this id answers.
+    pub async fn send_to(
+        &self,
+        to: RaftId,
+        address: &str,
+        path: &str,
+        body: reqwest::Body,
+        timeout: Option<Duration>,
+    ) -> Result<reqwest::Response, RpcError> {
+        let headers = HeaderMap::from_iter([(TO, HeaderValue::from(to.0))]);
+        self.send_with(address, path, headers, body, timeout).await
+    }
+
     /// POSTs and returns the response once its head is there; the caller reads the body as it comes.
     /// Without a timeout it lasts until one side ends it.
     pub async fn send(
@@ -154,6 +186,22 @@ pub async fn authorize(
         next.run(request).await
     } else {
         (axum::http::StatusCode::UNAUTHORIZED, "cluster secret missing or wrong").into_response()
+    }
+}
+
+/// Refuses what is meant for another node. A request that names none, as those of earlier versions do, is taken.
+pub async fn only_for_this_node(
+    axum::extract::State(handle): axum::extract::State<Handle>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    use axum::response::IntoResponse;
+    let here = handle.identity().map(|identity| identity.raft_id);
+    let is_for = |to: &HeaderValue| here.is_some_and(|here| *to == HeaderValue::from(here.0));
+    if request.headers().get(TO).is_none_or(is_for) {
+        next.run(request).await
+    } else {
+        (axum::http::StatusCode::MISDIRECTED_REQUEST, "WRONG_NODE: another node is here").into_response()
     }
 }
 

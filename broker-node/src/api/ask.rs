@@ -19,7 +19,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use futures::future::join_all;
 use meta_service::rpc::{RpcClient, RpcError};
-use meta_service::state::ClusterState;
+use meta_service::state::{ClusterState, Node};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -74,8 +74,8 @@ fn answer<T: Serialize>(value: &T) -> Result<Vec<u8>, StatusCode> {
 }
 
 /// The task as its owner sees it; `Ok(None)` when the owner has none.
-pub async fn task(rpc: &RpcClient, address: &str, incarnation: Incarnation) -> Result<Option<TaskReport>, AskError> {
-    ask(rpc, address, TASK_PATH, incarnation).await
+pub async fn task(rpc: &RpcClient, owner: &Node, incarnation: Incarnation) -> Result<Option<TaskReport>, AskError> {
+    ask(rpc, owner, TASK_PATH, incarnation).await
 }
 
 /// What every node that ever registered holds; this node is asked by call, the others at the same time.
@@ -91,7 +91,7 @@ pub async fn shares(
         let holds = if own == Some(node.raft_id) {
             local.holding(incarnation).await
         } else {
-            ask(rpc, &node.rpc_address, SHARE_PATH, incarnation).await.unwrap_or_default()
+            ask(rpc, node, SHARE_PATH, incarnation).await.unwrap_or_default()
         };
         QueueShare { node: node.raft_id, name: node.name.clone(), holds }
     });
@@ -100,12 +100,12 @@ pub async fn shares(
 
 async fn ask<T: DeserializeOwned>(
     rpc: &RpcClient,
-    address: &str,
+    node: &Node,
     path: &str,
     incarnation: Incarnation,
 ) -> Result<T, AskError> {
     let body = encode(&incarnation).map_err(AskError::Format)?;
-    let answer = rpc.post(address, path, body.into(), ASK_TIMEOUT).await?;
+    let answer = rpc.post_to(node.raft_id, &node.rpc_address, path, body.into(), ASK_TIMEOUT).await?;
     decode(&answer)
 }
 
@@ -158,6 +158,25 @@ mod tests {
         address
     }
 
+    fn node(id: u64, address: &str) -> Node {
+        Node {
+            raft_id: RaftId(id),
+            disk_id: Default::default(),
+            name: format!("n{id}").into(),
+            rpc_address: address.to_owned(),
+            api_address: String::new(),
+            mqtt_address: String::new(),
+            zone: String::new(),
+            version: String::new(),
+            kinds: Vec::new(),
+            state: meta_service::state::NodeState::Up,
+            node_epoch: api_types::NodeEpoch(id),
+            boot_nonce: id,
+            since_ms: 0,
+            log_synced: Default::default(),
+        }
+    }
+
     fn client() -> RpcClient {
         let _ = rustls::crypto::ring::default_provider().install_default();
         RpcClient::new(meta_service::rpc::Secrets::default()).expect("a client")
@@ -167,9 +186,10 @@ mod tests {
     async fn owners_are_asked_over_the_wire() {
         let address = serve(Fixed(None)).await;
         let rpc = client();
-        let known = task(&rpc, &address, Incarnation(7)).await.expect("an answer");
+        let owner = node(2, &address);
+        let known = task(&rpc, &owner, Incarnation(7)).await.expect("an answer");
         assert_eq!(known.map(|report| report.incarnation), Some(Incarnation(7)));
-        assert_eq!(task(&rpc, &address, Incarnation(8)).await.expect("an answer"), None);
+        assert_eq!(task(&rpc, &owner, Incarnation(8)).await.expect("an answer"), None);
     }
 
     #[tokio::test]
@@ -183,23 +203,7 @@ mod tests {
         };
         let mut state = ClusterState::default();
         for (id, address) in [(1, "unused"), (2, there.as_str()), (3, closed.as_str())] {
-            let node = meta_service::state::Node {
-                raft_id: RaftId(id),
-                disk_id: Default::default(),
-                name: format!("n{id}").into(),
-                rpc_address: address.to_owned(),
-                api_address: String::new(),
-                mqtt_address: String::new(),
-                zone: String::new(),
-                version: String::new(),
-                kinds: Vec::new(),
-                state: meta_service::state::NodeState::Up,
-                node_epoch: api_types::NodeEpoch(id),
-                boot_nonce: id,
-                since_ms: 0,
-                log_synced: Default::default(),
-            };
-            state.nodes.insert(RaftId(id), Arc::new(node));
+            state.nodes.insert(RaftId(id), Arc::new(node(id, address)));
         }
         let local = Fixed(Some(QueueHolding::default()));
         let shares = shares(&client(), &state, Some(RaftId(1)), &local, Incarnation(7)).await;

@@ -111,7 +111,7 @@ impl ControlPlane for Control {
         }
         let state = self.handle.state();
         let node = state.nodes.get(&owner).ok_or(OwnerSilent)?;
-        ask::task(&self.rpc, &node.rpc_address, incarnation).await.map_err(|error| {
+        ask::task(&self.rpc, node, incarnation).await.map_err(|error| {
             tracing::debug!(%owner, %incarnation, %error, "owner did not tell how its task goes");
             OwnerSilent
         })

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use api_types::heartbeat::NodeLoad;
 use api_types::{LogIndex, NodeEpoch, RaftId};
+use axum::middleware::from_fn_with_state;
 use connector_runtime::metrics::RuntimeMetrics;
 use connector_runtime::sinks;
 use connector_runtime::supervisor::{RuntimeOptions, Supervisor};
 use meta_service::Identity;
+use meta_service::rpc::only_for_this_node;
 use meta_service::state::{ClusterState, Node, NodeRegistration, NodeState};
 use tokio::net::lookup_host;
 use tokio::sync::watch;
@@ -76,7 +78,8 @@ impl Up {
             tracing::error!("a node was put together twice");
         }
         let local: Arc<dyn ask::LocalView> = Arc::clone(&ground.control) as _;
-        ground.late.set(rooms.queues.routes().merge(rooms.mqtt.routes()).merge(ask::routes(local)));
+        let routes = rooms.queues.routes().merge(rooms.mqtt.routes()).merge(ask::routes(local));
+        ground.late.set(routes.layer(from_fn_with_state(ground.handle(), only_for_this_node)));
         let letters = rooms.queues.clone();
         let publisher = Arc::new(Letters { mqtt: Arc::clone(&rooms.mqtt), lease: ground.lease.lease().clone() });
         let closing = ground.servers.closing();
@@ -205,5 +208,7 @@ fn cluster_link(ground: &Ground, identity: Identity) -> ClusterLink {
 fn other_nodes(state: &ClusterState, me: RaftId) -> Vec<Peer> {
     let there = |node: &&Arc<Node>| node.state != NodeState::Left && !node.rpc_address.is_empty();
     let others = state.nodes.values().filter(there).filter(|node| node.raft_id != me);
-    others.map(|node| Peer { name: node.name.clone(), address: node.rpc_address.clone() }).collect()
+    others
+        .map(|node| Peer { raft_id: node.raft_id, name: node.name.clone(), address: node.rpc_address.clone() })
+        .collect()
 }

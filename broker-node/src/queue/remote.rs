@@ -67,7 +67,7 @@ impl Peers {
         timeout: Duration,
     ) -> Result<Result<A, CallError>, QueueRpcError> {
         let body = Bytes::from(rows::encode(request)?);
-        let answer = self.rpc.post(&self.address(node)?, path, body, timeout).await?;
+        let answer = self.rpc.post_to(node, &self.address(node)?, path, body, timeout).await?;
         Ok(rows::decode::<Reply<A>>(&answer)?.into_result())
     }
 
@@ -85,7 +85,7 @@ impl Peers {
     ) -> Result<ReadyStream, QueueRpcError> {
         let body = rows::encode(&WatchRequest { owner, pairs })?;
         let address = self.address(node)?;
-        let opened = self.rpc.send(&address, wire::WATCH, body.into(), None);
+        let opened = self.rpc.send_to(node, &address, wire::WATCH, body.into(), None);
         let response = tokio::time::timeout(STREAM_TIMEOUT, opened).await.map_err(|_| QueueRpcError::Timeout)??;
         Ok(ReadyStream { chunks: response.bytes_stream().boxed(), reader: FrameReader::default(), expect: 0 })
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_types::Message;
+use api_types::{Message, RaftId};
 use broker_node::mqtt::{ClusterLink, Dropped, Peer};
 use meta_service::rpc::{RpcClient, Secrets, authorize};
 use tokio::net::TcpListener;
@@ -23,7 +23,8 @@ impl Node {
     /// A node whose RPC listens on this port; 0 = any.
     async fn start(name: &str, secret: &str, port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("free port");
-        let peer = Peer { name: name.into(), address: listener.local_addr().expect("bound").to_string() };
+        let peer =
+            Peer { raft_id: RaftId(0), name: name.into(), address: listener.local_addr().expect("bound").to_string() };
         let secrets = Secrets::new(Some(secret), None);
         let (peers, receiver) = watch::channel(Vec::new());
         let rpc = client(secrets.clone());

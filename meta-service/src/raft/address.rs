@@ -8,12 +8,12 @@ use api_types::{ClusterId, DiskId, RaftId};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::identity::Membership;
+use crate::rpc::TO;
 use crate::standing::Standing;
 use crate::state::ClusterState;
 
 const CLUSTER: HeaderName = HeaderName::from_static("sluice-cluster");
 const FROM: HeaderName = HeaderName::from_static("sluice-from");
-const TO: HeaderName = HeaderName::from_static("sluice-to");
 const TO_DISK: HeaderName = HeaderName::from_static("sluice-to-disk");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

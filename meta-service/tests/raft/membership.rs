@@ -2,6 +2,7 @@ use std::path::Path;
 
 use api_types::heartbeat::{Heartbeat, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
+use meta_service::rpc::{RpcClient, RpcError, Secrets, only_for_this_node};
 use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
 use meta_service::{BootStatus, FatalReason};
 
@@ -289,6 +290,25 @@ async fn a_restored_disk_is_refused_at_every_start() {
             node.stop().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_answers_for_another() {
+    let sites = sites(1);
+    let node = ready_cluster(&sites).await.remove(0);
+    let layer = axum::middleware::from_fn_with_state(node.handle.clone(), only_for_this_node);
+    let routes = axum::Router::new().route("/who", axum::routing::post(|| async { "me" })).layer(layer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let served = tokio::spawn(axum::serve(listener, routes).into_future());
+    let rpc = RpcClient::new(Secrets::default()).expect("a client");
+    let ask = async |to| rpc.post_to(RaftId(to), &address, "/who", Default::default(), PATIENCE).await;
+    assert_eq!(ask(1).await.expect("answers"), "me");
+    let refused = ask(2).await;
+    assert!(matches!(refused, Err(RpcError::Status { status: 421, .. })), "{refused:?}");
+    let unnamed = rpc.post(&address, "/who", Default::default(), PATIENCE).await;
+    assert_eq!(unnamed.expect("of an earlier version"), "me");
+    served.abort();
 }
 
 fn copy_folder(from: &Path, to: &Path) {

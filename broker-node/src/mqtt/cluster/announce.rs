@@ -106,7 +106,7 @@ async fn announce(cluster: &Cluster, peer: &Peer, known: Option<Version>) -> Res
         }
     };
     let body = encode(&Announcement { origin: cluster.origin.clone(), to, content }).map_err(AnnounceError::Format)?;
-    let answer = cluster.rpc.post(&peer.address, ANNOUNCE_PATH, Bytes::from(body), TIMEOUT).await?;
+    let answer = cluster.rpc.post_to(peer.raft_id, &peer.address, ANNOUNCE_PATH, Bytes::from(body), TIMEOUT).await?;
     match decode(&answer).map_err(AnnounceError::Format)? {
         Announced::Known => Ok(Some(to)),
         Announced::TellAll => Ok(None),

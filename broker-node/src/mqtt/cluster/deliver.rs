@@ -140,7 +140,7 @@ async fn send(cluster: &Cluster, peer: &Peer, number: u64, batch: &[Arc<Publicat
     let batch = DeliveryBatch { origin: cluster.origin.clone(), number, publications };
     let body = Bytes::from(encode(&batch).map_err(|_| DeliverError::Encode)?);
     loop {
-        match cluster.rpc.post(&peer.address, DELIVER_PATH, body.clone(), TIMEOUT).await {
+        match cluster.rpc.post_to(peer.raft_id, &peer.address, DELIVER_PATH, body.clone(), TIMEOUT).await {
             Ok(_) => return Ok(()),
             Err(error) if started.elapsed() >= RETRY_FOR => return Err(error.into()),
             Err(_) => tokio::time::sleep(RETRY_PAUSE).await,

@@ -19,7 +19,7 @@ mod remote;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api_types::NodeName;
+use api_types::{NodeName, RaftId};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -50,6 +50,8 @@ const ANNOUNCE_BYTES_MAX: usize = 4 * NODE_FILTER_BYTES_MAX;
 /// Another node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Peer {
+    /// Only this one takes what is sent there.
+    pub raft_id: RaftId,
     pub name: NodeName,
     /// Address of its node RPC.
     pub address: String,
@@ -89,7 +91,7 @@ pub struct Cluster {
 type LocalDelivery = Box<dyn Fn(Publication) + Send + Sync>;
 
 struct PeerTasks {
-    address: String,
+    peer: Peer,
     outbox: Arc<Outbox>,
     cancel: CancellationToken,
 }
@@ -134,7 +136,7 @@ impl Cluster {
     fn follow(self: &Arc<Self>, wanted: &[Peer], tasks: &TaskTracker, cancel: &CancellationToken) {
         let mut outboxes = self.outboxes();
         outboxes.retain(|name, running| {
-            let stays = wanted.iter().any(|peer| peer.name == *name && peer.address == running.address);
+            let stays = wanted.contains(&running.peer);
             if !stays {
                 running.cancel.cancel();
             }
@@ -151,7 +153,7 @@ impl Cluster {
             let outbox = Arc::new(Outbox::default());
             tasks.spawn(announce::run(self.clone(), peer.clone(), cancel.clone()));
             tasks.spawn(deliver::run(self.clone(), peer.clone(), outbox.clone(), cancel.clone()));
-            outboxes.insert(peer.name.clone(), PeerTasks { address: peer.address.clone(), outbox, cancel });
+            outboxes.insert(peer.name.clone(), PeerTasks { peer: peer.clone(), outbox, cancel });
         }
     }
 
