@@ -47,7 +47,7 @@ verify:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features --log-level error check $(DENY); \
 	else echo 'verify: cargo-deny is not installed; licences, sources and bans were not checked'; fi
-	$(CARGO) test --locked --package tests --test tidy
+	$(CARGO) test --locked --workspace --test tidy
 
 fix:
 	$(CARGO) fmt --all
