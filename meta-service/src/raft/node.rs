@@ -14,7 +14,7 @@ use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, ServerState
 use tokio::sync::{oneshot, watch};
 
 use super::network::Network;
-use super::store::{LogStore, Machine, OpenedLog, SnapshotStore};
+use super::store::{Extent, LogStore, Machine, OpenedLog, SnapshotStore};
 use super::transfers::Transfers;
 use super::types::{Peer, Proposal, Types};
 use super::wire;
@@ -59,6 +59,7 @@ pub(crate) struct RaftNode {
     snapshots: Arc<SnapshotStore>,
     transfers: Transfers,
     status: watch::Receiver<RaftStatus>,
+    log: Extent,
     opened_at: LogIndex,
     registered: AtomicBool,
     recovered: Arc<AtomicBool>,
@@ -141,6 +142,7 @@ impl OpenedNode {
             heartbeat_timeout: timings.election_min,
         };
         let config = config(&timings, snapshot_every).map_err(FatalReason::RaftStopped)?;
+        let log = store.extent();
         let raft = Raft::new(identity.raft_id.0, Arc::new(config), network, store, machine).await;
         let raft = raft.map_err(|error| FatalReason::RaftStopped(error.to_string()))?;
         let status = watch_status(&raft, fatal);
@@ -152,6 +154,7 @@ impl OpenedNode {
             snapshots,
             transfers: Transfers::new(identity.raft_id, timings.election_max),
             status,
+            log,
             opened_at: last_index,
             registered: AtomicBool::new(false),
             recovered,
@@ -206,7 +209,7 @@ impl RaftNode {
 
     /// Whether this disk has never held an entry: then it may still take another plan of the bootstrap.
     pub(crate) fn log_is_empty(&self) -> bool {
-        self.status.borrow().last_log.is_none()
+        self.log.is_empty()
     }
 
     /// What a registration says of this log: its last index when it was opened, until the cluster has accepted that
@@ -460,5 +463,50 @@ fn status_of(metrics: &RaftMetrics<Types>) -> RaftStatus {
         learners: membership.learner_ids().map(RaftId).collect(),
         voters_change: membership.get_joint_config().len() > 1,
         matched: matched.filter_map(|(id, log_id)| Some((RaftId(*id), index(log_id)?))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::{ClusterId, DiskId};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::rpc::Secrets;
+
+    fn settings(directory: &TempDir) -> NodeSettings {
+        let rpc = RpcClient::new(Secrets::new(None, None)).expect("makes a client");
+        NodeSettings {
+            data_dir: directory.path().to_owned(),
+            identity: Identity { cluster_id: ClusterId(5), raft_id: RaftId(1), disk_id: DiskId(7) },
+            timings: Timings::default(),
+            snapshot_every: 1_000,
+            replica: Arc::new(Replica::default()),
+            rpc: rpc.clone(),
+            snapshot_rpc: rpc,
+            fatal: Fatal::default(),
+        }
+    }
+
+    async fn start(directory: &TempDir) -> Arc<RaftNode> {
+        OpenedNode::open(settings(directory)).await.expect("opens").start().await.expect("starts")
+    }
+
+    /// A log that is called empty is founded anew, and what it held is removed.
+    #[tokio::test]
+    async fn a_log_with_entries_is_not_called_empty_before_raft_has_looked() {
+        let directory = TempDir::new().expect("temporary folder");
+        let node = start(&directory).await;
+        assert!(node.log_is_empty());
+        let disk = Disk { disk_id: DiskId(7), name: "one".into(), rpc_address: "127.0.0.1:1".to_owned() };
+        node.initialize(&[(RaftId(1), disk)]).await.expect("founds");
+        assert!(!node.log_is_empty());
+        node.shutdown().await;
+        drop(node);
+
+        let node = start(&directory).await;
+        // There is one thread, and Raft's own task has had no turn on it.
+        assert!(!node.log_is_empty());
+        node.shutdown().await;
     }
 }

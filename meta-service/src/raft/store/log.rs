@@ -42,6 +42,17 @@ struct Bounds {
     last: Option<LogId>,
 }
 
+/// What the log itself says of its entries. Raft tells what it found only some time after its start, and before that
+/// nobody may believe that there is nothing.
+pub(crate) struct Extent(Arc<Mutex<Bounds>>);
+
+impl Extent {
+    /// Whether the log has never held an entry.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last.is_none()
+    }
+}
+
 /// A log that was opened, and what it held then.
 pub(crate) struct OpenedLog {
     pub store: LogStore,
@@ -77,6 +88,10 @@ impl LogStore {
         let store = Self { database, bounds: bounds_now, flusher, high_water, generation, fatal };
         let last_index = LogIndex(bounds.last.map_or(0, |last| last.index));
         Ok(OpenedLog { store, last_index, closed })
+    }
+
+    pub(crate) fn extent(&self) -> Extent {
+        Extent(Arc::clone(&self.bounds))
     }
 
     fn bounds(&self) -> MutexGuard<'_, Bounds> {

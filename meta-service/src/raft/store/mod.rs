@@ -15,6 +15,6 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub(super) use log::{LogStore, OpenedLog};
+pub(super) use log::{Extent, LogStore, OpenedLog};
 pub(super) use machine::Machine;
 pub(super) use snapshot::{SnapshotFile, SnapshotStore};
