@@ -17,9 +17,11 @@ pub async fn single() -> Result<Cluster> {
     Cluster::with(ClusterOptions { nodes: 1, ..ClusterOptions::default() }).await
 }
 
-/// A connector that only queues: nobody offers its kind.
+/// A connector that only queues: it is stopped.
 pub fn queue_only(topic: &str) -> Value {
-    connector("queue_only", "kafka", topic, json!({ "bootstrap_servers": "127.0.0.1:9", "topic": "t" }))
+    let mut stopped = connector("queue_only", "webhook", topic, json!({ "url": "http://127.0.0.1:9" }));
+    stopped["desired"] = "stopped".into();
+    stopped
 }
 
 pub fn connector(name: &str, kind: &str, topic: &str, config: Value) -> Value {

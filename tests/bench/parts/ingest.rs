@@ -136,8 +136,8 @@ fn rates(all: &BTreeMap<(usize, System), Rounds>) -> Table {
     }
     table.note(format!(
         "QoS 1, {PAYLOAD_BYTES} bytes, {SECONDS} s after 1 s of warm-up, one thread of `sluice bench publish`, one fresh \
-         server each. Sluice syncs before it acknowledges, for one connector that matches: one that only queues (a kind \
-         that nobody offers), or the file sink at work. Mosquitto forgets everything when it is killed; nobody subscribes. \
+         server each. Sluice syncs before it acknowledges, for one connector that matches: one that only queues (it is \
+         stopped), or the file sink at work. Mosquitto forgets everything when it is killed; nobody subscribes. \
          NATS: JetStream with `sync_interval: always`, one durable subscription."
     ));
     table

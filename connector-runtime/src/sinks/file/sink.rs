@@ -186,7 +186,10 @@ fn io_kind(error: &io::Error) -> TargetFaultKind {
             TargetFaultKind::Full
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => TargetFaultKind::Permission,
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => TargetFaultKind::Missing,
+        // The last one: a file stands where a folder should be made.
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            TargetFaultKind::Missing
+        }
         _ => TargetFaultKind::Down,
     }
 }

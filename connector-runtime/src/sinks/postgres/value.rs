@@ -6,7 +6,7 @@
 //!
 //! A type that has no form here is sent as text, which PostgreSQL reads as it reads a literal.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use api_types::{ClusterId, Record};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -164,17 +164,32 @@ impl Field {
     }
 
     fn put_text(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
+        self.put_as(record, put_checked, out)
+    }
+
+    fn put_bytes(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
+        let any = |value: &[u8], _: &dyn Display, out: &mut BytesMut| {
+            out.put_slice(value);
+            Ok(())
+        };
+        self.put_as(record, any, out)
+    }
+
+    /// What a user wrote goes through `put`; what is ours is plain text.
+    fn put_as(
+        &self,
+        record: &Record,
+        put: fn(&[u8], &dyn Display, &mut BytesMut) -> Result<(), RecordFault>,
+        out: &mut BytesMut,
+    ) -> Result<(), RecordFault> {
         let message = &record.message;
         match &self.source {
             Source::Id(cluster) => write_to(out, format_args!("{cluster}-{}", record.id)),
             Source::TimestampMs => write_to(out, message.timestamp_ms),
-            Source::ClientId => put_checked(message.client_id.as_bytes(), "the client id", out)?,
-            Source::Topic => put_checked(message.topic.as_bytes(), "the topic", out)?,
-            Source::Payload => put_checked(&message.payload, "the payload", out)?,
-            Source::Named(placeholder) => {
-                let value = placeholder.value(record).map_err(missing)?;
-                put_checked(&value, &placeholder.to_string(), out)?;
-            }
+            Source::ClientId => put(message.client_id.as_bytes(), &"the client id", out)?,
+            Source::Topic => put(message.topic.as_bytes(), &"the topic", out)?,
+            Source::Payload => put(&message.payload, &"the payload", out)?,
+            Source::Named(placeholder) => put(&placeholder.value(record).map_err(missing)?, placeholder, out)?,
         }
         Ok(())
     }
@@ -191,19 +206,6 @@ impl Field {
             Source::Named(placeholder) => placeholder.json(record).map_err(missing)?,
         };
         write_to(out, value);
-        Ok(())
-    }
-
-    fn put_bytes(&self, record: &Record, out: &mut BytesMut) -> Result<(), RecordFault> {
-        let message = &record.message;
-        match &self.source {
-            Source::Id(cluster) => write_to(out, format_args!("{cluster}-{}", record.id)),
-            Source::TimestampMs => write_to(out, message.timestamp_ms),
-            Source::ClientId => out.put_slice(message.client_id.as_bytes()),
-            Source::Topic => out.put_slice(message.topic.as_bytes()),
-            Source::Payload => out.put_slice(&message.payload),
-            Source::Named(placeholder) => out.put_slice(&placeholder.value(record).map_err(missing)?),
-        }
         Ok(())
     }
 
@@ -253,7 +255,7 @@ fn is_text(value: &[u8]) -> bool {
 }
 
 /// Text of PostgreSQL is valid in its encoding and has no U+0000.
-fn put_checked(value: &[u8], what: &str, out: &mut BytesMut) -> Result<(), RecordFault> {
+fn put_checked(value: &[u8], what: &dyn Display, out: &mut BytesMut) -> Result<(), RecordFault> {
     if std::str::from_utf8(value).is_err() {
         return Err(RecordFault::offline("not_utf8", format!("{what} is not UTF-8, and its column takes text only")));
     }
@@ -264,7 +266,7 @@ fn put_checked(value: &[u8], what: &str, out: &mut BytesMut) -> Result<(), Recor
     Ok(())
 }
 
-fn write_to(out: &mut BytesMut, value: impl std::fmt::Display) {
+fn write_to(out: &mut BytesMut, value: impl Display) {
     // A buffer that grows refuses nothing.
     let _ = write!(out, "{value}");
 }
