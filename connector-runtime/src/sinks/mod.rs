@@ -37,7 +37,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
         .offered(cfg!(feature = "mqtt")),
     entry("redis",         "Redis",          "Cache / database",     OrderClass::Lanes, &redis::config::SCHEMA),
     entry("mysql",         "MySQL",          "Relational database",  OrderClass::Queue, &mysql::config::SCHEMA)
-        .with_ddl(mysql::config::DDL),
+        .with_ddl(mysql::config::DDL)
+        .offered(cfg!(feature = "mysql")),
     entry("postgres",      "PostgreSQL",     "Relational database",  OrderClass::Queue, &postgres::config::SCHEMA)
         .with_ddl(postgres::config::DDL)
         .offered(cfg!(feature = "postgres")),

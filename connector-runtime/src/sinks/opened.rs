@@ -44,7 +44,7 @@ impl TestNode {
         Self { sinks: CompiledSinks::with_context(context), fences }
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     pub(crate) fn of_cluster(mut self, cluster: ClusterId) -> Self {
         self.sinks = CompiledSinks::with_context(SinkContext { cluster, ..self.sinks.context().clone() });
         self
