@@ -211,10 +211,11 @@ fn make_data(folder: &Path, data: &Path) -> Result<()> {
     let settings = folder.join("make.cnf");
     std::fs::write(&settings, SETTINGS)?;
     let mut install = Command::new("mariadb-install-db");
-    install
-        .arg(format!("--defaults-file={}", settings.display()))
-        .arg(format!("--datadir={}", data.display()))
-        .args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
+    install.arg(format!("--defaults-file={}", settings.display())).arg(format!("--datadir={}", data.display())).args([
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+        "--skip-name-resolve",
+    ]);
     kept::run(install, folder, None)?;
     let setup = folder.join("setup.sql");
     std::fs::write(&setup, SETUP.replace("{password}", &PASSWORD.replace('\\', "\\\\").replace('\'', "\\'")))?;

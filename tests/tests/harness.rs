@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tests::mariadb::MariaDb;
 use tests::mosquitto::{self, Broker, Subscriber};
 use tests::mqtt_session::Version;
 use tests::nginx::Nginx;
-use tests::mariadb::MariaDb;
 use tests::postgres::Postgres;
 use tests::process::{self, Finished};
 use tests::prometheus::{self, Prometheus};

@@ -95,7 +95,9 @@ pub(super) struct Answers {
 
 /// What one packet at the beginning of an answer says.
 enum Head {
-    Done { more: bool },
+    Done {
+        more: bool,
+    },
     /// Rows follow.
     Columns(u64),
 }

@@ -58,17 +58,52 @@ fn kind(error: &ServerError) -> Option<TargetFaultKind> {
     Some(match error.code {
         _ if engine_is_full => TargetFaultKind::Full,
         // Null, duplicate, out of range, truncated, wrong form, too long, foreign keys, checks, partitions, JSON.
-        1022 | 1048 | DUPLICATE | 1118 | 1153 | 1169 | 1216 | 1217 | 1264 | 1265 | 1292 | 1300 | 1301 | 1365
-        | 1366 | 1367 | 1369 | 1406 | 1411 | 1416 | 1441 | 1451 | 1452 | 1525 | 1526 | 1557 | 1586 | 1690 | 1748
-        | 1761 | 1762 | 1859 | 1863 | 3140..=3158 | 3819 | 3854 | 3988 | 4025 => return None,
+        1022
+        | 1048
+        | DUPLICATE
+        | 1118
+        | 1153
+        | 1169
+        | 1216
+        | 1217
+        | 1264
+        | 1265
+        | 1292
+        | 1300
+        | 1301
+        | 1365
+        | 1366
+        | 1367
+        | 1369
+        | 1406
+        | 1411
+        | 1416
+        | 1441
+        | 1451
+        | 1452
+        | 1525
+        | 1526
+        | 1557
+        | 1586
+        | 1690
+        | 1748
+        | 1761
+        | 1762
+        | 1859
+        | 1863
+        | 3140..=3158
+        | 3819
+        | 3854
+        | 3988
+        | 4025 => return None,
         1021 | 1114 => TargetFaultKind::Full,
         // Host or user not known, password wrong, expired or to be changed, account locked, way of authentication.
         1044 | 1045 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => TargetFaultKind::Auth,
         1142 | 1143 | 1227 | 1370 => TargetFaultKind::Permission,
         1049 | 1051 | 1054 | 1109 | 1146 | 1305 => TargetFaultKind::Missing,
         // Ambiguous column, no default value, not updatable, unsupported as prepared, binary log by statement.
-        1052 | 1064 | 1136 | 1149 | 1267 | 1271 | 1288 | 1295 | 1348 | 1356 | 1364 | 1393 | 1394 | 1423 | 1442 | 1449
-        | 1471 | 1662 | 1665 | 1906 | 3105 => DOES_NOT_FIT,
+        1052 | 1064 | 1136 | 1149 | 1267 | 1271 | 1288 | 1295 | 1348 | 1356 | 1364 | 1393 | 1394 | 1423 | 1442
+        | 1449 | 1471 | 1662 | 1665 | 1906 | 3105 => DOES_NOT_FIT,
         // Limits of users, connections and statements have SQLSTATE 42000 too.
         1203 | 1226 | 1461 | LOCK_WAIT | DEADLOCK => TargetFaultKind::Down,
         _ => match error.state.get(..2).unwrap_or_default() {

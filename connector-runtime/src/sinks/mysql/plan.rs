@@ -38,6 +38,8 @@ pub(super) struct Plan {
     pub(super) statement: u32,
     pub(super) many: Option<Many>,
     pub(super) ids: Option<Ids>,
+    /// What the plan was made for; a statement of one's own has no table that is known.
+    pub(super) table: Option<Table>,
 }
 
 /// Statements for many rows: the one for 2^n rows stands at place n.
@@ -86,7 +88,7 @@ impl Wanted {
                 found.check_transactions()?;
                 let ids = check_conflict(session, &found, table, conflict, &names, *cluster).await?;
                 let many = many_at_once.then(|| Many::new(insert, prepared.id, format.width()));
-                Ok(Plan { format, statement: prepared.id, many, ids })
+                Ok(Plan { format, statement: prepared.id, many, ids, table: Some(found) })
             }
         }
     }
@@ -111,7 +113,7 @@ async fn plan_of_template(
         return Err(TargetFault::new(DOES_NOT_FIT, "the statement answers with rows, which nobody would read"));
     }
     let format = RowFormat::new(sources.into_iter().map(|source| Field::new(source, None)).collect());
-    Ok(Plan { format, statement: prepared.id, many: None, ids: None })
+    Ok(Plan { format, statement: prepared.id, many: None, ids: None, table: None })
 }
 
 async fn check_conflict(

@@ -13,7 +13,7 @@ use super::config::Config;
 use super::connect::Connector;
 use super::login::Login;
 use super::plan::Wanted;
-use super::write::{Fate, Failure, write};
+use super::write::{Failure, Fate, write};
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext};

@@ -71,6 +71,15 @@ impl Table {
         Ok(Self { name, columns, unique_keys, engine_without_transactions: without })
     }
 
+    /// Rows are refused also because the table is not any more what it was when it was looked at.
+    pub(super) async fn has_changed(&self, session: &mut Session) -> Result<bool, AnswerError> {
+        Ok(Self::look_at(session, &self.name).await? != *self)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn may_have(&self, column: &str) -> bool {
         self.columns.is_empty() || self.column(column).is_some()
     }

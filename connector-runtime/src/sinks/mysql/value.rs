@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use api_types::envelope::write_envelope;
 use api_types::{ClusterId, Record};
 use bytes::{BufMut, Bytes, BytesMut};
-use chrono::{DateTime, Datelike, Timelike, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use mysql_common::constants::ColumnType;
 use serde_json::Value;
 
@@ -20,10 +20,8 @@ use crate::sinks::shared::relational::{Unfit, row_id};
 use crate::template::{MissingValue, Placeholder};
 
 /// MySQL's calendar ends with this year.
-const YEAR_MAX: u16 = 9_999;
+const YEAR_MAX: i32 = 9_999;
 const UNSIGNED: u8 = 0x80;
-/// Year, month, day, hour, minute, second, microseconds.
-const TIME_BYTES: u8 = 11;
 
 /// What of the record a value is made from.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,15 +147,12 @@ fn put_integer(value: u64, types: &mut Vec<u8>, out: &mut BytesMut) {
     out.put_u64_le(value);
 }
 
+/// As text: a column that has become a number since it was looked at refuses it.
 fn put_time(time: DateTime<Utc>, types: &mut Vec<u8>, out: &mut BytesMut) -> Result<(), RecordFault> {
-    let year = u16::try_from(time.year()).ok().filter(|year| *year <= YEAR_MAX).ok_or_else(out_of_range)?;
-    put_type(ColumnType::MYSQL_TYPE_DATETIME, 0, types);
-    out.put_u8(TIME_BYTES);
-    out.put_u16_le(year);
-    for part in [time.month(), time.day(), time.hour(), time.minute(), time.second()] {
-        out.put_u8(part as u8);
+    if time.year() > YEAR_MAX {
+        return Err(out_of_range());
     }
-    out.put_u32_le(time.timestamp_subsec_micros());
+    put_bytes(time.format("%Y-%m-%d %H:%M:%S%.3f").to_string().as_bytes(), types, out);
     Ok(())
 }
 
@@ -259,8 +254,7 @@ mod tests {
         }
         for data_type in ["datetime", "timestamp", "date"] {
             let found = row(Source::TimestampMs, Some(data_type), message.clone()).expect("fits");
-            let time = [11, 0xe7, 0x07, 11, 14, 22, 13, 20, 0x58, 0x1b, 0, 0];
-            assert_eq!(found, (vec![12, 0], time.to_vec()), "{data_type}");
+            assert_eq!(found, (vec![0xfd, 0], b"\x172023-11-14 22:13:20.007".to_vec()), "{data_type}");
         }
         let late = Message { timestamp_ms: 253_402_300_800_000, ..Message::default() };
         let fault = row(Source::TimestampMs, Some("datetime"), late).expect_err("is in the year 10000");

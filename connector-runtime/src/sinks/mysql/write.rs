@@ -21,6 +21,7 @@ use super::fault::{DUPLICATE, is_of_a_lock, judge, record_fault, target_fault};
 use super::packet::{execute_bytes, put_execute, put_query};
 use super::plan::{Ids, Many, Plan};
 use super::value::Row;
+use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::shared::relational::{Judgement, Progress, Unfit, row_id};
 
 /// A client that is silent for so long in a transaction is paused or cut off: the server rolls back, so that whoever
@@ -67,6 +68,14 @@ impl From<AnswerError> for Failure {
     }
 }
 
+impl Failure {
+    /// The table is not the one that the plan was made for.
+    fn of_a_change(table: &str) -> Self {
+        let fault = TargetFault::new(TargetFaultKind::Down, format!("the columns or keys of {table} have changed"));
+        Self { judgement: Judgement::Target(fault), culprits: Unfit::new(), connection: Fate::LookAnew }
+    }
+}
+
 /// Writes all records that fit and commits them. The connection can be used again unless it says otherwise.
 pub(super) async fn write(
     connection: &mut Connection,
@@ -88,6 +97,11 @@ pub(super) async fn write(
         let judgement = Judgement::Record(record_fault(first));
         let culprits = refused.iter().map(|(place, error)| (*place, record_fault(error))).collect();
         roll_back(session).await?;
+        if let Some(table) = &plan.table
+            && table.has_changed(session).await?
+        {
+            return Err(Failure::of_a_change(table.name()));
+        }
         return Err(Failure { judgement, culprits, connection: Fate::Keep });
     }
     progress.committing = true;

@@ -80,8 +80,12 @@ pub(crate) enum Conflict {
     /// The server decides: with a unique index it refuses.
     Refuse,
     /// The row is ours, from before.
-    Skip { id_column: String },
-    Replace { key: Vec<String> },
+    Skip {
+        id_column: String,
+    },
+    Replace {
+        key: Vec<String>,
+    },
 }
 
 impl Conflict {
