@@ -267,3 +267,6 @@ fn unknown(what: &str) -> AnswerError {
     use super::answer::ServerError;
     AnswerError::Server(ServerError { code: 1251, state: "08004".into(), message: format!("the server {what}") })
 }
+
+#[cfg(test)]
+mod tests;
