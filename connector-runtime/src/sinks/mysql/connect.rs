@@ -66,6 +66,8 @@ impl Connect for Connector {
         let mut session = Session::new(self.log_in().await?);
         session.settle().await.map_err(|error| target_fault(&error))?;
         let plan = self.wanted.plan(&mut session).await?;
+        // Whoever has looked at a table without ending his transaction keeps others from changing it.
+        session.execute("ROLLBACK").await.map_err(|error| target_fault(&error))?;
         Ok(Connection { session, plan })
     }
 

@@ -96,12 +96,12 @@ pub(super) async fn write(
     if let Some((_, first)) = refused.first() {
         let judgement = Judgement::Record(record_fault(first));
         let culprits = refused.iter().map(|(place, error)| (*place, record_fault(error))).collect();
-        roll_back(session).await?;
         if let Some(table) = &plan.table
             && table.has_changed(session).await?
         {
             return Err(Failure::of_a_change(table.name()));
         }
+        roll_back(session).await?;
         return Err(Failure { judgement, culprits, connection: Fate::Keep });
     }
     progress.committing = true;
