@@ -87,6 +87,21 @@ impl Broker {
         .await
     }
 
+    /// Reads passwords and access rules anew.
+    pub fn reload(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
+    }
+
+    /// Stops (SIGSTOP) or continues it.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Pid of the server, for whoever counts its sockets.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.process.log_path()).unwrap_or_default()
     }

@@ -6,6 +6,7 @@
 //!                      /accept → 200   /refuse → 400   /down → 503
 //!                      /judge → 422 when the body says "poison", else 200
 //!                      /slow → 200, whose last bytes come a second later: delivered, and not yet heard of
+//!                      /place/{name} → as /judge, for whoever has the password, while the place is there and open
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -15,10 +16,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::records::{self, Arrived};
 use crate::scratch::Scratch;
 use crate::{ports, wait};
+
+/// Who may write to a place.
+pub const USER: &str = "sluice";
+const PASSWORDS_LIMIT: Duration = Duration::from_secs(10);
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// More than the headers of an answer, which count too.
@@ -27,6 +32,8 @@ const SLOW_BYTES_PER_SECOND: usize = 512;
 pub struct Nginx {
     process: Process,
     port: u16,
+    back: u16,
+    listeners: usize,
     log: PathBuf,
     config: PathBuf,
     scratch: Scratch,
@@ -51,14 +58,65 @@ pub struct Request {
 impl Nginx {
     pub async fn start() -> Result<Self> {
         let scratch = Scratch::new("nginx")?;
-        let port = ports::free()?;
+        let (port, back) = (ports::free()?, ports::free()?);
         let config = scratch.path().join("nginx.conf");
-        std::fs::write(&config, configuration(scratch.path(), port, ports::free()?))?;
+        std::fs::write(&config, configuration(scratch.path(), port, back))?;
+        for folder in ["place", "closed/place"] {
+            std::fs::create_dir_all(scratch.path().join(folder))?;
+        }
         let process = spawn(scratch.path(), &config)?;
         let log = scratch.path().join("requests.log");
-        let mut nginx = Self { process, port, log, config, scratch };
+        let mut nginx = Self { process, port, back, listeners: 0, log, config, scratch };
         nginx.wait_ready().await?;
         Ok(nginx)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes a place, or takes it away.
+    pub fn set_place(&self, name: &str, there: bool) -> Result<()> {
+        toggle(&self.scratch.path().join("place").join(name), there)
+    }
+
+    /// Nobody may write to a closed place.
+    pub fn set_closed(&self, name: &str, closed: bool) -> Result<()> {
+        toggle(&self.scratch.path().join("closed/place").join(name), closed)
+    }
+
+    /// What [`USER`] has to say from now on at every place.
+    pub async fn set_password(&self, password: &str) -> Result<()> {
+        let mut openssl = tokio::process::Command::new("openssl");
+        openssl.args(["passwd", "-apr1", password]);
+        let hash = process::run(&mut openssl, PASSWORDS_LIMIT).await?.success()?.stdout;
+        let passwords = self.scratch.path().join("passwords");
+        std::fs::write(&passwords, format!("{USER}:{hash}")).with_context(|| passwords.display().to_string())
+    }
+
+    /// One more listener, with TLS; gives its port. The server is started again for it.
+    pub async fn listen_with_tls(&mut self, certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<u16> {
+        let port = ports::free()?;
+        let mut tls = format!("ssl_certificate {};\n    ssl_certificate_key {};\n", certificate.display(), key.display());
+        if let Some(ca) = client_ca {
+            tls.push_str(&format!("    ssl_client_certificate {};\n    ssl_verify_client on;\n", ca.display()));
+        }
+        let server = server(self.scratch.path(), &format!("127.0.0.1:{port} ssl"), self.back, &tls);
+        self.listeners += 1;
+        std::fs::write(self.scratch.path().join(format!("listener-{}.conf", self.listeners)), server)?;
+        self.kill()?;
+        self.restart().await?;
+        Ok(port)
+    }
+
+    /// Stops (SIGSTOP) or continues it.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Pid of the server, for whoever counts its sockets.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// A target that accepts everything.
@@ -152,6 +210,7 @@ fn program() -> PathBuf {
 }
 
 fn configuration(folder: &Path, front: u16, back: u16) -> String {
+    let front = server(folder, &format!("127.0.0.1:{front}"), back, "");
     let folder = folder.display();
     // With its headers more than one second's worth, less than two.
     let slow_answer = "x".repeat(SLOW_BYTES_PER_SECOND);
@@ -176,25 +235,51 @@ http {{
   scgi_temp_path {folder}/scgi;
   client_max_body_size 64m;
   client_body_buffer_size 64m;
-  server {{
-    listen 127.0.0.1:{front};
-    access_log {folder}/requests.log requests;
-    proxy_set_header Content-Type $http_content_type;
-    proxy_set_header Poison $poison;
-    location / {{ proxy_pass http://127.0.0.1:{back}; }}
-    location /slow {{ proxy_pass http://127.0.0.1:{back}; limit_rate {SLOW_BYTES_PER_SECOND}; }}
-  }}
+  {front}
+  include {folder}/listener-*.conf;
   server {{
     listen 127.0.0.1:{back};
     location /accept {{ return 200; }}
     location /refuse {{ return 400 "this record cannot be read\n"; }}
     location /down {{ return 503; }}
+    location /place {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
     location /judge {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
     location /slow {{ access_log {folder}/slow.log paths; return 200 "{slow_answer}"; }}
   }}
 }}
 "#
     )
+}
+
+/// What is asked comes here. An `if` is looked at before the password is.
+fn server(folder: &Path, listen: &str, back: u16, more: &str) -> String {
+    let folder = folder.display();
+    format!(
+        r#"server {{
+    listen {listen};
+    {more}
+    access_log {folder}/requests.log requests;
+    proxy_set_header Content-Type $http_content_type;
+    proxy_set_header Poison $poison;
+    location / {{ proxy_pass http://127.0.0.1:{back}; }}
+    location /slow {{ proxy_pass http://127.0.0.1:{back}; limit_rate {SLOW_BYTES_PER_SECOND}; }}
+    location /place/ {{
+      if (!-e {folder}$uri) {{ return 404 "there is no such place\n"; }}
+      if (-e {folder}/closed$uri) {{ return 403 "this place is closed\n"; }}
+      auth_basic "places";
+      auth_basic_user_file {folder}/passwords;
+      proxy_pass http://127.0.0.1:{back};
+    }}
+  }}
+"#
+    )
+}
+
+fn toggle(file: &Path, there: bool) -> Result<()> {
+    match there {
+        true => std::fs::write(file, "").with_context(|| file.display().to_string()),
+        false => std::fs::remove_file(file).with_context(|| file.display().to_string()),
+    }
 }
 
 fn parse_line(line: &str) -> Result<Request> {

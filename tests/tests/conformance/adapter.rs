@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
+use tests::certificates::Certificates;
 
 use crate::shapes::{Message, Shape};
 
@@ -85,7 +86,7 @@ pub trait Adapter: Sized {
         Ok(None)
     }
 
-    /// Offers TLS with the certificate of `offer` and gives the `config` of a connector into the destination over it,
+    /// Offers TLS as `offer` says and gives the `config` of a connector into the destination over it,
     /// without the fields about certificates (`ca_cert_path`, `client_cert_path`, …), which the case adds. The address
     /// in it is `127.0.0.1`. Called for one offer after the other; may start a server for each, where `read` and `make`
     /// find the destination.
@@ -222,15 +223,13 @@ pub struct Breakage {
     pub words: &'static str,
 }
 
-/// PEM files for one TLS case, all readable by everybody.
+/// What a server shows and asks for in one TLS case.
 #[derive(Clone, Debug)]
 pub struct TlsOffer {
-    /// Shown by the server: for `localhost` and `127.0.0.1`, or expired.
-    pub server: PathBuf,
-    pub server_key: PathBuf,
-    /// Signed both the server's and the client's certificate.
-    pub ca: PathBuf,
-    /// The server refuses clients without a certificate of `ca`.
+    /// Its `server` is for `localhost` and `127.0.0.1`, or expired; all files are readable by everybody, but stay where
+    /// they are: a server that wants to own its key takes [`Certificates::copied_to`].
+    pub certificates: Certificates,
+    /// The server refuses clients without a certificate of the same authority. Theirs has the common name `sluice`.
     pub client_required: bool,
 }
 
