@@ -87,9 +87,16 @@ impl Broker {
         .await
     }
 
-    /// Reads passwords and access rules anew.
-    pub fn reload(&self) -> Result<()> {
-        self.process.signal(Signal::HUP)
+    /// Passwords and access rules are read anew; what connects after this is judged by the new ones.
+    pub async fn reload(&self) -> Result<()> {
+        const SAYS: &str = "Reloading config";
+        let before = self.log().matches(SAYS).count();
+        self.process.signal(Signal::HUP)?;
+        wait::until(START_LIMIT, "mosquitto reads its configuration", async || {
+            anyhow::ensure!(self.log().matches(SAYS).count() > before, "it has not said so");
+            Ok(())
+        })
+        .await
     }
 
     /// Stops (SIGSTOP) or continues it.
@@ -97,9 +104,9 @@ impl Broker {
         self.process.signal(signal)
     }
 
-    /// Pid of the server, for whoever counts its sockets.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    /// Where it keeps what it has: readable by it.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
     }
 
     pub fn log(&self) -> String {

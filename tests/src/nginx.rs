@@ -6,7 +6,8 @@
 //!                      /accept → 200   /refuse → 400   /down → 503
 //!                      /judge → 422 when the body says "poison", else 200
 //!                      /slow → 200, whose last bytes come a second later: delivered, and not yet heard of
-//!                      /place/{name} → as /judge, for whoever has the password, while the place is there and open
+//!                      /place/{name} → as /judge, for whoever has the password, while the place is there and open;
+//!                        written down (`places`) before it is answered, so that no kill comes in between
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ impl Nginx {
         let scratch = Scratch::new("nginx")?;
         let (port, back) = (ports::free()?, ports::free()?);
         let config = scratch.path().join("nginx.conf");
-        std::fs::write(&config, configuration(scratch.path(), port, back))?;
+        std::fs::write(&config, configuration(scratch.path(), port, back, ports::free()?))?;
         for folder in ["place", "closed/place"] {
             std::fs::create_dir_all(scratch.path().join(folder))?;
         }
@@ -97,8 +98,13 @@ impl Nginx {
     /// One more listener, with TLS; gives its port. The server is started again for it.
     pub async fn listen_with_tls(&mut self, certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<u16> {
         let port = ports::free()?;
-        let mut tls = format!("ssl_certificate {};\n    ssl_certificate_key {};\n", certificate.display(), key.display());
+        let mut tls =
+            format!("ssl_certificate {};\n    ssl_certificate_key {};\n", certificate.display(), key.display());
         if let Some(ca) = client_ca {
+            // Otherwise its answer is 400, as if something were wrong with the request.
+            tls.push_str(
+                "    error_page 495 496 = @unknown;\n    location @unknown { return 403 \"nobody knows you\\n\"; }\n",
+            );
             tls.push_str(&format!("    ssl_client_certificate {};\n    ssl_verify_client on;\n", ca.display()));
         }
         let server = server(self.scratch.path(), &format!("127.0.0.1:{port} ssl"), self.back, &tls);
@@ -114,9 +120,9 @@ impl Nginx {
         self.process.signal(signal)
     }
 
-    /// Pid of the server, for whoever counts its sockets.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    /// The log of requests that came to a place; [`Request::read`] reads its lines.
+    pub fn places_log(&self) -> PathBuf {
+        self.scratch.path().join("places.log")
     }
 
     /// A target that accepts everything.
@@ -162,7 +168,7 @@ impl Nginx {
 
     pub fn requests(&self) -> Result<Vec<Request>> {
         let text = std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))?;
-        records::complete_lines(&text).map(parse_line).collect()
+        records::complete_lines(&text).map(Request::read).collect()
     }
 
     /// What arrived at [`Self::url`] and was answered with 200.
@@ -209,7 +215,7 @@ fn program() -> PathBuf {
     if path.exists() { path.to_owned() } else { PathBuf::from("nginx") }
 }
 
-fn configuration(folder: &Path, front: u16, back: u16) -> String {
+fn configuration(folder: &Path, front: u16, back: u16, end: u16) -> String {
     let front = server(folder, &format!("127.0.0.1:{front}"), back, "");
     let folder = folder.display();
     // With its headers more than one second's worth, less than two.
@@ -242,9 +248,17 @@ http {{
     location /accept {{ return 200; }}
     location /refuse {{ return 400 "this record cannot be read\n"; }}
     location /down {{ return 503; }}
-    location /place {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
+    location /place {{
+      access_log {folder}/places.log requests;
+      proxy_set_header Poison $poison;
+      proxy_pass http://127.0.0.1:{end};
+    }}
     location /judge {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
     location /slow {{ access_log {folder}/slow.log paths; return 200 "{slow_answer}"; }}
+  }}
+  server {{
+    listen 127.0.0.1:{end};
+    location / {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
   }}
 }}
 "#
@@ -282,20 +296,23 @@ fn toggle(file: &Path, there: bool) -> Result<()> {
     }
 }
 
-fn parse_line(line: &str) -> Result<Request> {
-    let value: Value = serde_json::from_str(line).with_context(|| format!("access log line: {line}"))?;
-    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    // Seconds with three digits behind the point.
-    let at_ms = text("at").replace('.', "").parse().context("no time")?;
-    Ok(Request {
-        at_ms,
-        method: text("method"),
-        path: text("path"),
-        status: u16::try_from(value["status"].as_u64().context("no status")?)?,
-        content_type: text("content_type"),
-        idempotency_key: text("idempotency_key"),
-        epoch: text("epoch").parse().unwrap_or_default(),
-        authorization: text("authorization"),
-        body: text("body"),
-    })
+impl Request {
+    /// A line of the log.
+    pub fn read(line: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(line).with_context(|| format!("access log line: {line}"))?;
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        // Seconds with three digits behind the point.
+        let at_ms = text("at").replace('.', "").parse().context("no time")?;
+        Ok(Self {
+            at_ms,
+            method: text("method"),
+            path: text("path"),
+            status: u16::try_from(value["status"].as_u64().context("no status")?)?,
+            content_type: text("content_type"),
+            idempotency_key: text("idempotency_key"),
+            epoch: text("epoch").parse().unwrap_or_default(),
+            authorization: text("authorization"),
+            body: text("body"),
+        })
+    }
 }

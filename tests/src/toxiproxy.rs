@@ -70,9 +70,7 @@ impl Toxiproxy {
 
     /// From now on, until [`Self::heal`].
     pub async fn inflict(&self, fault: Fault) -> Result<()> {
-        let toxic = |kind: &str, stream: &str, attributes: Value| {
-            json!({ "name": "fault", "type": kind, "stream": stream, "attributes": attributes })
-        };
+        let toxic = |kind: &str, stream: &str, attributes: Value| json!({ "name": "fault", "type": kind, "stream": stream, "attributes": attributes });
         let toxic = match fault {
             Fault::Refused => return self.enable(false).await,
             Fault::Reset => toxic("reset_peer", "upstream", json!({ "timeout": RESET_AFTER_MS })),
