@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::counts::Counts;
 
-/// The page to write, with a folder `conformance` beside the target's build files for what other kinds said.
+/// The page to write.
 const PAGE: &str = "SLUICE_CONFORMANCE_PAGE";
 /// Where each kind leaves its rows, so that kinds which ran one by one stand on one page.
 const ROWS: &str = "SLUICE_CONFORMANCE_ROWS";
