@@ -231,7 +231,8 @@ impl<A: Adapter> Stage<A> {
         let name = &connected.name;
         let ledger = self.cluster.drained(self.asked, name, self.counts.limit).await?;
         let letters = self.letters_of(name, ledger.dead_lettered).await?;
-        let seen = wait::until(limit, &format!("everything of {name} is seen"), async || {
+        let what = format!("everything of {name} is seen");
+        let seen = wait::until(limit, &what, async || {
             let seen = self.adapter.read(&connected.destination).await?;
             let names: std::collections::BTreeSet<_> = seen.iter().filter_map(crate::adapter::Seen::name).collect();
             let ended = (ledger.discarded + ledger.dead_lettered) as usize;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::envelope;
-use crate::adapter::{Adapter, Breakage, Carried, Destination, Facts, Parts, Refused, Repeats, Seen, Start, Way};
+use crate::adapter::{Adapter, Breakage, Carried, Destination, Facts, Refused, Repeats, Safety, Seen, Start, Way};
 use crate::shapes::Shape;
 
 const BATCH_RECORDS: u64 = 500;
@@ -72,8 +72,8 @@ impl Adapter for File {
     fn config(&self, destination: &Destination, way: Way) -> Value {
         let mut config = json!({ "local_file_path": self.path(destination) });
         match way.safety {
-            crate::adapter::Safety::Confirmed => config["batch_records"] = BATCH_RECORDS.into(),
-            crate::adapter::Safety::SeedDefaults => {}
+            Safety::Confirmed => config["batch_records"] = BATCH_RECORDS.into(),
+            Safety::SeedDefaults => {}
         }
         if destination.guarded {
             config["payload_format"] = "raw".into();
