@@ -36,6 +36,8 @@ pub struct MariaDbOptions {
     pub settings: Vec<(String, String)>,
     /// Names of the server in its certificate; without them it speaks no TLS.
     pub tls_names: Option<String>,
+    /// The same with certificates that were made elsewhere.
+    pub certificates: Option<Certificates>,
 }
 
 pub struct MariaDb {
@@ -54,9 +56,11 @@ impl MariaDb {
     pub async fn with(options: MariaDbOptions) -> Result<Self> {
         let scratch = Scratch::new("mariadb")?;
         copy_fresh_data(scratch.path())?;
-        let certificates = match &options.tls_names {
-            Some(names) => Some(Certificates::make(scratch.path(), names, USER)?),
-            None => None,
+        let certificates = match (&options.tls_names, &options.certificates) {
+            (Some(names), _) => Some(Certificates::make(scratch.path(), names, USER)?),
+            // The server's key has to be its own.
+            (None, Some(made)) => Some(made.copied_to(scratch.path())?),
+            (None, None) => None,
         };
         let port = ports::free()?;
         let process = spawn(scratch.path(), port, &options, certificates.as_ref())?;

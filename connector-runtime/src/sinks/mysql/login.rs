@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::crypto;
 use mysql_common::io::ParseBuf;
-use mysql_common::packets::{AuthPlugin, AuthSwitchRequest, HandshakePacket, HandshakeResponse, SslRequest};
+use mysql_common::packets::{AuthPlugin, HandshakePacket, HandshakeResponse, SslRequest};
 use mysql_common::proto::MySerialize;
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
@@ -51,6 +51,11 @@ const COLLATION: u8 = 45;
 const PACKET_BYTES_MAX: u32 = 16 << 20;
 /// Only texts from here on `HandshakeResponse` writes in four bytes for each character.
 const SERVER_VERSION: (u16, u16, u16) = (5, 5, 3);
+
+/// The server may know a user by several ways, and asks for one after the other.
+const STEPS_MAX: usize = 16;
+const CHALLENGE_BYTES: usize = 20;
+const ED25519_CHALLENGE_BYTES: usize = 32;
 
 const WELCOME: u8 = 0x00;
 const MORE: u8 = 0x01;
@@ -189,15 +194,11 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     async fn to_the_end(&mut self) -> Result<(), AnswerError> {
-        let mut switched = false;
-        loop {
+        for _ in 0..STEPS_MAX {
             let packet = self.channel.read().await?;
             match packet.first() {
                 Some(&WELCOME) => return Ok(()),
-                Some(&SWITCH) if !switched => {
-                    switched = true;
-                    self.switch(&packet).await?;
-                }
+                Some(&SWITCH) => self.switch(&packet[1..]).await?,
                 Some(&MORE) if self.plugin == AuthPlugin::CachingSha2Password => match packet.get(1) {
                     Some(&KNOWN) => {}
                     Some(&FULL) => self.show_password().await?,
@@ -206,13 +207,15 @@ impl Exchange<'_> {
                 Some(_) | None => return Err(AnswerError::Protocol("a step of authentication")),
             }
         }
+        Err(AnswerError::Protocol("no end of authentication"))
     }
 
-    /// The server knows this user by another way, and has another challenge for it.
-    async fn switch(&mut self, packet: &Bytes) -> Result<(), AnswerError> {
-        let unreadable = |_| AnswerError::Protocol("a change of authentication");
-        let request: AuthSwitchRequest<'_> = ParseBuf(packet).parse(()).map_err(unreadable)?;
-        let plugin = request.auth_plugin().into_owned();
+    /// The server knows this user by another way (name, NUL), and has another challenge for it.
+    async fn switch(&mut self, request: &[u8]) -> Result<(), AnswerError> {
+        let name = request.iter().position(|byte| *byte == 0);
+        let name = name.ok_or(AnswerError::Protocol("a change of authentication"))?;
+        let (name, challenge) = (&request[..name], &request[name + 1..]);
+        let plugin = AuthPlugin::from_bytes(name).into_owned();
         match &plugin {
             AuthPlugin::MysqlNativePassword | AuthPlugin::CachingSha2Password | AuthPlugin::Ed25519 => {}
             // It is sent as it is: only where nobody else can read it.
@@ -226,7 +229,9 @@ impl Exchange<'_> {
                 return Err(unknown(&format!("wants authentication by {name}, which is not spoken here")));
             }
         }
-        self.nonce = request.plugin_data().to_vec();
+        // What comes behind a challenge is no part of it, and a challenge may end with any byte.
+        let length = if plugin == AuthPlugin::Ed25519 { ED25519_CHALLENGE_BYTES } else { CHALLENGE_BYTES };
+        self.nonce = challenge[..length.min(challenge.len())].to_vec();
         let data = plugin.gen_data(Some(self.password), &self.nonce).map(|data| data.to_vec());
         let data = match &plugin {
             AuthPlugin::MysqlClearPassword => terminated(self.password),

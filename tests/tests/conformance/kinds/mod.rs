@@ -3,6 +3,7 @@
 mod envelope;
 pub mod file;
 pub mod mqtt;
+pub mod mysql;
 pub mod postgres;
 pub mod webhook;
 
@@ -14,6 +15,7 @@ macro_rules! for_each {
         $crate::kinds::$with! {
             file = $crate::kinds::file::File,
             mqtt = $crate::kinds::mqtt::Mqtt,
+            mysql = $crate::kinds::mysql::Mysql,
             postgres = $crate::kinds::postgres::Postgres,
             webhook = $crate::kinds::webhook::Webhook,
         }

@@ -201,7 +201,7 @@ async fn what_the_target_lacks_is_told_when_it_is_opened() {
     server.sql("GRANT INSERT ON sluice.mqtt_messages TO weak@'%'").await.expect("gives");
     for (more, right) in [
         (json!({"id_column": "id"}), "SELECT (id)"),
-        (json!({"enable_upsert": true, "conflict_columns": "record_key"}), "UPDATE"),
+        (json!({"enable_upsert": true, "conflict_columns": "record_key"}), "SELECT, UPDATE"),
     ] {
         let config = weak(more);
         let fault = refused(&server, &config).await;

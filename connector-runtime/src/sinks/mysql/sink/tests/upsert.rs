@@ -77,10 +77,10 @@ async fn the_longest_id_fits_into_the_documented_column() {
     server.sql_of_user(ID_COLUMN).await.expect("adds the column");
     let config = server.config(&json!({"id_column": "id"}));
     let sink = node().of_cluster(ClusterId(u128::MAX)).open("rows", "mysql", config).await.expect("opens");
-    let mut longest = record(u64::MAX - 1, "x");
+    let mut longest = record(0, "x");
+    longest.id.sequence = api_types::Sequence(u64::MAX - 1);
     longest.id.raft_id = api_types::RaftId(u64::MAX);
     longest.id.incarnation = api_types::Incarnation(u64::MAX);
-    longest.message.timestamp_ms = 0;
     for _ in 0..2 {
         assert_eq!(deliver(&*sink, std::slice::from_ref(&longest)).await, [Outcome::Delivered]);
     }
