@@ -128,8 +128,9 @@ impl Session {
         }
         let rows = self.query(LONGEST_PACKET).await?;
         let longest = rows.first().and_then(|row| row.first().cloned().flatten());
-        let longest = longest.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
-        self.packet_bytes_max = longest.ok_or(AnswerError::Protocol("no max_allowed_packet"))?;
+        let longest = longest.and_then(|text| std::str::from_utf8(&text).ok()?.parse::<usize>().ok());
+        // One of this very length is refused already.
+        self.packet_bytes_max = longest.ok_or(AnswerError::Protocol("no max_allowed_packet"))?.saturating_sub(1);
         Ok(())
     }
 

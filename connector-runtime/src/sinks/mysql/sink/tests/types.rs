@@ -160,6 +160,20 @@ async fn both_forms_of_templates_bind_their_values() {
 }
 
 #[tokio::test]
+async fn the_statement_of_the_page_works() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/connectors/mysql.md");
+    let page = std::fs::read_to_string(page).expect("reads");
+    let (_, statement) = page.split_once("```sql\nINSERT INTO readings").expect("has it");
+    let (statement, _) = statement.split_once("```").expect("has its end");
+    let server = server().await;
+    server.sql_of_user("CREATE TABLE readings (room TEXT, value DOUBLE, at DATETIME)").await.expect("makes");
+    let sink = open(&server, &json!({"sql_template": format!("INSERT INTO readings{statement}")})).await;
+    assert_eq!(deliver(&*sink, &[record(7, "{\"t\": 21.5}")]).await, [Outcome::Delivered]);
+    assert_eq!(server.sql("SELECT * FROM readings").await.expect("reads"), "one|21.5|2023-11-14 22:13:20");
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_statement_of_ones_own_that_cannot_be_is_told_at_once() {
     let server = server().await;
     let does_not_fit = TargetFaultKind::Misconfigured("TARGET_REFUSES_STATEMENT");
@@ -214,13 +228,13 @@ async fn the_session_is_strict_whatever_the_server_is() {
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let server = MariaDb::with(MariaDbOptions { settings, ..MariaDbOptions::default() }).await.expect("starts");
     server.sql_of_user(TABLE).await.expect("makes the table");
-    let template = "INSERT INTO mqtt_messages SELECT CONCAT_WS(' ', @@autocommit, @@time_zone, @@tx_isolation, \
+    let template = "INSERT INTO mqtt_messages SELECT CONCAT_WS(' ', IF(@@autocommit, 'on', 'off'), @@time_zone, @@tx_isolation, \
                     @@character_set_client, @@innodb_lock_wait_timeout, @@lock_wait_timeout, @@wait_timeout), \
                     CONCAT(@@sql_mode, LEFT(${payload}, 0)), 7";
     let sink = open(&server, &json!({"sql_template": template})).await;
     assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
     let found = server.sql("SELECT record_key FROM mqtt_messages").await.expect("reads");
-    assert_eq!(found, "0 +00:00 READ-COMMITTED utf8mb4 10 10 5");
+    assert_eq!(found, "off +00:00 READ-COMMITTED utf8mb4 10 10 5");
     let modes = server.sql("SELECT payload FROM mqtt_messages").await.expect("reads");
     assert!(modes.contains("STRICT_ALL_TABLES") && !modes.contains("ANSI_QUOTES"), "{modes}");
     server.finish();
