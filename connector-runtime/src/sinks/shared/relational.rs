@@ -1,10 +1,11 @@
 //! What writing into a table means, whatever the database: a batch is one transaction, and either all of its rows are
 //! kept or none.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{ClusterId, Record};
+use api_types::{ClusterId, RecordId};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
@@ -139,8 +140,16 @@ pub(crate) fn written_columns<S>(
 }
 
 /// A record's id is unique within its cluster only, and clusters may share a table.
-pub(crate) fn row_id(cluster: ClusterId, record: &Record) -> String {
-    format!("{cluster}-{}", record.id)
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowId {
+    pub(crate) cluster: ClusterId,
+    pub(crate) record: RecordId,
+}
+
+impl fmt::Display for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.cluster, self.record)
+    }
 }
 
 /// The seed's fields of a pool.

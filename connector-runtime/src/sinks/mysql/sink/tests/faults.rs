@@ -1,5 +1,7 @@
 //! Whose fault it is.
 
+use std::sync::atomic::Ordering;
+
 use api_types::Message;
 use api_types::failure::{FailureStrategy, OnTargetDown};
 use api_types::status::Health;
@@ -14,8 +16,7 @@ async fn deliver_with_poison(server: &MariaDb, name: &str, is_poison: fn(u64) ->
     config["batch_size"] = json!(1000);
     config["payload_format"] = json!("raw");
     let sink = node().sink_for("rows", "mysql", server.config(&config));
-    let requests = Arc::new(AtomicUsize::new(0));
-    let opener = Arc::new(Counted { inner: sink.opener, requests: Arc::clone(&requests) });
+    let (opener, requests) = Counted::new(sink.opener);
     let messages = (0..1000).map(|number| Message {
         payload: if is_poison(number) { "poison".into() } else { format!("r{number}").into() },
         timestamp_ms: number,

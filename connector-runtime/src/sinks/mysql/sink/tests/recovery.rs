@@ -1,6 +1,7 @@
 //! A target that goes and comes, and a sink that has to stop.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use api_types::Record;
