@@ -120,7 +120,7 @@ impl Login {
         channel.write_struct(&response).await.map_err(failed)?;
         let mut exchange =
             Exchange { channel: &mut channel, plugin, nonce, password: &self.password, encrypted: self.tls.is_some() };
-        exchange.to_the_end().await.map_err(failed)?;
+        exchange.authenticate().await.map_err(failed)?;
         let connection_id = greeting.connection_id();
         Ok(Welcome { stream: channel.stream, buffer: channel.buffer, connection_id })
     }
@@ -193,7 +193,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn to_the_end(&mut self) -> Result<(), AnswerError> {
+    async fn authenticate(&mut self) -> Result<(), AnswerError> {
         for _ in 0..STEPS_MAX {
             let packet = self.channel.read().await?;
             match packet.first() {
