@@ -36,7 +36,7 @@ const MESSAGE_BYTES_MAX: usize = 4_096;
 
 /// Mosquitto takes no control character in a text of MQTT, and says so by closing the connection.
 const CONTROL_CHARACTER: Refused =
-    Refused { class: "connection_closed", words: "closed the connection", offline: false };
+    Refused { class: "connection_closed", words: "control characters in a topic or property", offline: false };
 const TOO_LARGE: Refused = Refused { class: "packet_too_large", words: "packet too large", offline: false };
 const WRONG_PASSWORD: Breakage =
     Breakage { name: "wrong password", health_reason: "TARGET_AUTH", class: "target_auth", words: "not authorized" };
