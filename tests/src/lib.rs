@@ -4,7 +4,7 @@
 //! ```text
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
-//!                                                           │                         ──▶ Postgres  ─▶ rows
+//!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -16,6 +16,8 @@ pub mod binary;
 pub mod certificates;
 pub mod cluster;
 pub mod flood;
+pub mod kept;
+pub mod mariadb;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;
@@ -30,4 +32,5 @@ pub mod reader;
 pub mod records;
 pub mod scratch;
 pub mod small_disk;
+pub mod toxiproxy;
 pub mod wait;

@@ -7,7 +7,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 use crate::certificates::Certificates;
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
-use crate::{ports, wait};
+use crate::{kept, ports, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const SQL_LIMIT: Duration = Duration::from_secs(60);
@@ -37,6 +36,8 @@ pub struct PostgresOptions {
     pub settings: Vec<(String, String)>,
     /// Names of the server in its certificate; without them it speaks no TLS.
     pub tls_names: Option<String>,
+    /// The same with certificates that were made elsewhere, for the common name `sluice`.
+    pub certificates: Option<Certificates>,
     /// The role has to show a certificate as well.
     pub client_certificate: bool,
 }
@@ -57,9 +58,11 @@ impl Postgres {
     pub async fn with(options: PostgresOptions) -> Result<Self> {
         let scratch = Scratch::new("postgres")?;
         copy_fresh_cluster(scratch.path())?;
-        let certificates = match &options.tls_names {
-            Some(names) => Some(Certificates::make(scratch.path(), names, ROLE)?),
-            None => None,
+        let certificates = match (&options.tls_names, &options.certificates) {
+            (Some(names), _) => Some(Certificates::make(scratch.path(), names, ROLE)?),
+            // The server wants its key to be its own.
+            (None, Some(made)) => Some(made.copied_to(scratch.path())?),
+            (None, None) => None,
         };
         let port = ports::free()?;
         let process = spawn(scratch.path(), port, &options, certificates.as_ref())?;
@@ -221,32 +224,11 @@ fn programs() -> Result<PathBuf> {
     folders.pop().context("no PostgreSQL under /usr/lib/postgresql")
 }
 
-/// Making a cluster takes a second, copying one a twentieth of it: it is made once and kept with what else is built.
+/// Making a cluster takes a second, copying one a twentieth of it.
 fn copy_fresh_cluster(folder: &Path) -> Result<()> {
     let programs = programs()?;
-    let kept = cache()?.join(format!("postgres-{}", fingerprint(&programs)));
     let data = folder.join("data");
-    let _one_of_this_process = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if kept.exists() {
-        return copy(&kept, &data);
-    }
-    make_cluster(&programs, folder, &data)?;
-    let half = cache()?.join(format!("postgres-half-{}", std::process::id()));
-    copy(&data, &half)?;
-    // Another test program may have been faster.
-    if std::fs::rename(&half, &kept).is_err() {
-        std::fs::remove_dir_all(&half)?;
-    }
-    Ok(())
-}
-
-static MAKING: Mutex<()> = Mutex::new(());
-
-/// Changes with the version and with what this file makes of it.
-fn fingerprint(programs: &Path) -> String {
-    let mut hash = std::hash::DefaultHasher::new();
-    std::hash::Hash::hash(&(programs, SETUP, PASSWORD), &mut hash);
-    format!("{:016x}", std::hash::Hasher::finish(&hash))
+    kept::copy_of("postgres", (&programs, SETUP, PASSWORD), &data, || make_cluster(&programs, folder, &data))
 }
 
 const SETUP: &str = "CREATE ROLE sluice LOGIN PASSWORD $p${password}$p$;\nCREATE DATABASE sluice OWNER sluice;\n";
@@ -254,34 +236,12 @@ const SETUP: &str = "CREATE ROLE sluice LOGIN PASSWORD $p${password}$p$;\nCREATE
 fn make_cluster(programs: &Path, folder: &Path, data: &Path) -> Result<()> {
     let mut initdb = Command::new(programs.join("initdb"));
     initdb.arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]);
-    finish(initdb, folder)?;
+    kept::run(initdb, folder, None)?;
     let setup = folder.join("setup.sql");
     std::fs::write(&setup, SETUP.replace("{password}", PASSWORD))?;
     let mut single = Command::new(programs.join("postgres"));
-    single.arg("--single").arg("-D").arg(data).arg("postgres").stdin(std::fs::File::open(&setup)?);
-    finish(single, folder)
-}
-
-fn finish(mut command: Command, folder: &Path) -> Result<()> {
-    process::without_root(&mut command, folder)?;
-    let output = command.current_dir(folder).output().with_context(|| format!("start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = Command::new("cp").arg("-a").arg(from).arg(to).output().context("start cp")?;
-    ensure!(copied.status.success(), "cp: {}", String::from_utf8_lossy(&copied.stderr));
-    Ok(())
-}
-
-fn cache() -> Result<PathBuf> {
-    let folder = match std::env::var_os("SLUICE_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(std::env::var_os("HOME").context("no HOME")?).join(".cache/sluice"),
-    };
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
+    single.arg("--single").arg("-D").arg(data).arg("postgres");
+    kept::run(single, folder, Some(&setup))
 }
 
 fn children_of(pid: u32) -> Result<Vec<i32>> {

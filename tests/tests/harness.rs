@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tests::mariadb::MariaDb;
 use tests::mosquitto::{self, Broker, Subscriber};
 use tests::mqtt_session::Version;
 use tests::nginx::Nginx;
@@ -212,5 +213,20 @@ async fn prometheus_answers_queries_about_what_it_scraped() -> Result<()> {
     .await?;
     inner.finish();
     outer.finish();
+    Ok(())
+}
+
+#[tokio::test]
+async fn mariadb_keeps_its_rows_when_it_is_killed() -> Result<()> {
+    let mut mariadb = MariaDb::start().await?;
+    mariadb.sql_of_user("CREATE TABLE t AS SELECT 1 AS n, 'ü' AS text UNION SELECT 2, 'x'").await?;
+    mariadb.kill()?;
+    ensure!(mariadb.sql("SELECT 1").await.is_err(), "a killed server answered");
+    mariadb.start_again().await?;
+    ensure!(mariadb.sql_of_user("SELECT * FROM t ORDER BY n").await? == "1|ü\n2|x");
+    ensure!(mariadb.count("t").await? == 2);
+    let refused = mariadb.sql_of_user("DROP DATABASE mysql").await;
+    ensure!(refused.is_err(), "the user may do what it must not");
+    mariadb.finish();
     Ok(())
 }

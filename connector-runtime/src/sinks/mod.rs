@@ -1,7 +1,7 @@
 //! The kinds of connectors, each a folder of the same shape: `config.rs` is always compiled, so that every node accepts
 //! every kind; `sink.rs` only with the kind's Cargo feature.
 //!
-//! Adding a sink is a folder, a line in `KINDS`, and a feature.
+//! Adding a sink is a folder, a line in `KINDS`, a feature, and an adapter in `tests/tests/conformance/kinds`.
 
 pub mod cassandra;
 pub mod clickhouse;
@@ -37,7 +37,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
         .offered(cfg!(feature = "mqtt")),
     entry("redis",         "Redis",          "Cache / database",     OrderClass::Lanes, &redis::config::SCHEMA),
     entry("mysql",         "MySQL",          "Relational database",  OrderClass::Queue, &mysql::config::SCHEMA)
-        .with_ddl(mysql::config::DDL),
+        .with_ddl(mysql::config::DDL)
+        .offered(cfg!(feature = "mysql")),
     entry("postgres",      "PostgreSQL",     "Relational database",  OrderClass::Queue, &postgres::config::SCHEMA)
         .with_ddl(postgres::config::DDL)
         .offered(cfg!(feature = "postgres")),

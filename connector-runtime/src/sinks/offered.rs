@@ -31,6 +31,8 @@ const OFFERED: &[Offered] = &[
     super::file::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
+    #[cfg(feature = "mysql")]
+    super::mysql::sink::OFFERED,
     #[cfg(feature = "postgres")]
     super::postgres::sink::OFFERED,
     #[cfg(feature = "webhook")]
@@ -86,7 +88,7 @@ impl CompiledSinks {
         Self { context }
     }
 
-    #[cfg(all(test, feature = "postgres"))]
+    #[cfg(all(test, any(feature = "mysql", feature = "postgres")))]
     pub(crate) fn context(&self) -> &SinkContext {
         &self.context
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOptions};
 use api_types::failure::FailurePolicy;
@@ -10,13 +11,14 @@ use api_types::topic::TopicFilter;
 use api_types::{
     ClusterId, Connector, ConnectorName, Epoch, Incarnation, Message, RaftId, Record, RecordId, Revision, Sequence,
 };
+use async_trait::async_trait;
 use serde_json::Value;
 
 use super::offered::{CompiledSinks, SinkContext, SinkMaker, TaskSink};
 use crate::config::validate;
 use crate::registry;
 use crate::secrets::SecretFences;
-use crate::sink::{Batch, BatchId, Outcome, Sink, TargetFault};
+use crate::sink::{Batch, BatchId, OpenSink, Outcome, Sink, TargetFault};
 use crate::sinks::shared::network::Network;
 
 pub(crate) struct TestNode {
@@ -44,7 +46,7 @@ impl TestNode {
         Self { sinks: CompiledSinks::with_context(context), fences }
     }
 
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     pub(crate) fn of_cluster(mut self, cluster: ClusterId) -> Self {
         self.sinks = CompiledSinks::with_context(SinkContext { cluster, ..self.sinks.context().clone() });
         self
@@ -81,6 +83,44 @@ impl TestNode {
     pub(crate) async fn open(&self, name: &str, kind: &str, config: Value) -> Result<Box<dyn Sink>, TargetFault> {
         let opener = Arc::clone(&self.sink_for(name, kind, config).opener);
         opener.open().await
+    }
+}
+
+/// Counts what the pipeline asks of a sink.
+pub(crate) struct Counted<T> {
+    inner: T,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Counted<Arc<dyn OpenSink>> {
+    /// The same sink, and how often it was asked.
+    pub(crate) fn new(inner: Arc<dyn OpenSink>) -> (Arc<Self>, Arc<AtomicUsize>) {
+        let requests = Arc::new(AtomicUsize::new(0));
+        (Arc::new(Self { inner, requests: Arc::clone(&requests) }), requests)
+    }
+}
+
+#[async_trait]
+impl OpenSink for Counted<Arc<dyn OpenSink>> {
+    async fn open(&self) -> Result<Box<dyn Sink>, TargetFault> {
+        let inner = self.inner.open().await?;
+        Ok(Box::new(Counted { inner, requests: Arc::clone(&self.requests) }))
+    }
+}
+
+#[async_trait]
+impl Sink for Counted<Box<dyn Sink>> {
+    async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.inner.deliver(batch).await
+    }
+
+    fn abort(&self) {
+        self.inner.abort();
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
     }
 }
 

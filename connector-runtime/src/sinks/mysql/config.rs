@@ -73,10 +73,10 @@ pub const DDL: &str = "\
 CREATE TABLE mqtt_messages (
   record_key VARCHAR(512)  NOT NULL,
   payload    LONGTEXT      NOT NULL,  -- LONGBLOB with payload_format raw
-  timestamp  BIGINT        NOT NULL   -- milliseconds since the Unix epoch
+  timestamp  BIGINT        NOT NULL   -- milliseconds since the Unix epoch; DATETIME(3) and TIMESTAMP(3) work too
 );
 -- with id_column \"id\":
-ALTER TABLE mqtt_messages ADD COLUMN id VARCHAR(64) NOT NULL UNIQUE;
+ALTER TABLE mqtt_messages ADD COLUMN id VARCHAR(96) CHARACTER SET ascii NOT NULL UNIQUE;
 ";
 
 const BATCH: &[Field] = &[batch_bytes(4 << 20), linger_ms(5, 60_000), max_in_flight(1)];

@@ -20,16 +20,10 @@ use tokio_postgres::error::DbError;
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
 use crate::sinks::offered::chain;
 use crate::sinks::shared::cause::connect_kind;
+use crate::sinks::shared::relational::{DOES_NOT_FIT, Judgement};
 
 /// A detail shows the whole row, which may be large.
 const MESSAGE_CHARS_MAX: usize = 1_024;
-const DOES_NOT_FIT: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_REFUSES_STATEMENT");
-
-#[derive(Clone, Debug)]
-pub(super) enum Judgement {
-    Record(RecordFault),
-    Target(TargetFault),
-}
 
 pub(super) fn judge(error: &Error) -> Judgement {
     let Some(answer) = error.as_db_error() else {
@@ -76,14 +70,12 @@ pub(super) fn target_fault(error: &Error) -> TargetFault {
     }
 }
 
-impl Judgement {
-    /// The connection is as good as before, once its transaction was rolled back.
-    pub(super) fn is_harmless(&self, error: &Error) -> bool {
-        let code = error.as_db_error().map(|answer| answer.code().code());
-        match self {
-            Self::Record(_) => true,
-            Self::Target(_) => code.is_some_and(|code| ["40", "53", "55"].contains(&class(code))),
-        }
+/// The connection is as good as before, once its transaction was rolled back.
+pub(super) fn is_harmless(judgement: &Judgement, error: &Error) -> bool {
+    let code = error.as_db_error().map(|answer| answer.code().code());
+    match judgement {
+        Judgement::Record(_) => true,
+        Judgement::Target(_) => code.is_some_and(|code| ["40", "53", "55"].contains(&class(code))),
     }
 }
 

@@ -11,9 +11,10 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::config::Config;
 use super::fault::target_fault;
-use super::statement::{Conflict, DEFAULT_COLUMNS, Insert, bare_table, quoted_table};
+use super::statement::{DEFAULT_COLUMNS, Insert, bare_table, quoted_table};
 use super::value::{Field, RowFormat, Source, Wire};
-use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sink::TargetFault;
+use crate::sinks::shared::relational::{Conflict, written_columns};
 use crate::template::TemplateError;
 use crate::template::statement::{Dialect, Parameters, StatementTemplate};
 
@@ -80,11 +81,8 @@ impl Wanted {
         if let Some(template) = &config.sql_template {
             return StatementTemplate::parse(template, Dialect::Postgres).map(Self::Statement);
         }
-        let conflict = match (&config.id_column, &config.conflict_columns) {
-            (Some(column), _) => Conflict::Skip { id_column: column.clone() },
-            (None, Some(columns)) if config.enable_upsert => Conflict::Replace { key: columns.0.clone() },
-            (None, Some(_) | None) => Conflict::Refuse,
-        };
+        let key = config.conflict_columns.as_ref().map(|columns| columns.0.as_slice());
+        let conflict = Conflict::new(config.id_column.as_deref(), config.enable_upsert, key);
         Ok(Self::Rows { table: config.table.clone(), conflict, many_at_once: config.enable_batch_insert, cluster })
     }
 
@@ -121,7 +119,7 @@ async fn plan_of_table(
     let layout_statement = client.prepare(LAYOUT).await.map_err(refused)?;
     let layout = layout(client, &layout_statement, &quoted_name).await.map_err(refused)?;
     let (names, sources) = columns(table, &layout, conflict, cluster)?;
-    let key = places_of_key(conflict, &names)?;
+    let key = conflict.places_of_key(&names)?;
     let may_be_null: Vec<bool> =
         names.iter().enumerate().map(|(at, name)| layout.takes_null(name) && !key.contains(&at)).collect();
     let insert = Insert::new(table, names, conflict.clone());
@@ -159,35 +157,11 @@ fn columns(
     cluster: ClusterId,
 ) -> Result<(Vec<String>, Vec<Source>), TargetFault> {
     let is_there = |column: &str| layout.columns.is_empty() || layout.columns.iter().any(|found| found.name == column);
-    let mut columns: Vec<(String, Source)> = DEFAULT_COLUMNS
-        .into_iter()
-        .filter(|(name, _)| is_there(name))
-        .map(|(name, source)| (name.to_owned(), source))
-        .collect();
-    if columns.is_empty() {
-        let ours = DEFAULT_COLUMNS.map(|(name, _)| name).join(", ");
-        let message = format!("{table} has none of the columns {ours}");
-        return Err(TargetFault::new(TargetFaultKind::Missing, message));
-    }
-    if let Conflict::Skip { id_column } = conflict {
-        columns.retain(|(name, _)| name != id_column);
-        columns.push((id_column.clone(), Source::Id(cluster)));
-    }
-    Ok(columns.into_iter().unzip())
-}
-
-fn places_of_key(conflict: &Conflict, names: &[String]) -> Result<Vec<usize>, TargetFault> {
-    let key = match conflict {
-        Conflict::Replace { key } => key.as_slice(),
-        Conflict::Refuse | Conflict::Skip { .. } => &[],
+    let id = match conflict {
+        Conflict::Skip { id_column } => Some((id_column.as_str(), Source::Id(cluster))),
+        Conflict::Refuse | Conflict::Replace { .. } => None,
     };
-    let place = |column: &String| {
-        names.iter().position(|name| name == column).ok_or_else(|| {
-            let message = format!("conflict_columns has {column}, which is not among the columns that are written");
-            TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message)
-        })
-    };
-    key.iter().map(place).collect()
+    written_columns(table, DEFAULT_COLUMNS, is_there, id)
 }
 
 pub(super) async fn layout(

@@ -6,28 +6,23 @@
 //!                      a fault that is not harmless: the connections are gone, the next one looks at the table anew
 //! ```
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::config::Config;
 use super::connect::{Connector, login};
-use super::fault::Judgement;
 use super::plan::Wanted;
-use super::write::{Failure, Progress, write};
+use super::write::{Failure, write};
 use crate::config::Resolved;
-use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
-use crate::sinks::shared::pool::{Lease, Pool, PoolOptions};
-use crate::sinks::shared::tls;
+use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
+use crate::sinks::offered::{Offered, SinkContext};
+use crate::sinks::shared::pool::{Lease, Pool};
+use crate::sinks::shared::relational::{
+    Judgement, PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults, tls, unusable,
+};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "postgres", open: |resolved, context| Box::pin(open(resolved, context)) };
-
-/// How long one transaction may take. Then it is called off, and its records are asked for in smaller ones: rows that
-/// are slow one by one are too many together. A table that is locked is told apart by the server, much earlier.
-const TRANSACTION_WITHIN: Duration = Duration::from_secs(60);
 
 struct PostgresSink {
     pool: Pool<Connector>,
@@ -41,20 +36,15 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
     let wanted = Wanted::new(&config, context.cluster).map_err(|error| unusable(&error))?;
     let login = login(&config.username, config.password.reveal(), &config.database, &context.connector.0);
-    let options = pool_options(&config);
-    let aborted = CancellationToken::new();
-    let tls = if config.enable_tls {
-        let (options, host) = (config.tls, config.host.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            Ok::<_, tls::TlsError>((tls::client_config(&options)?, tls::server_name(&options, &host)?))
-        });
-        let read = read.await.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?;
-        let (config, name) =
-            read.map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?;
-        Some((config.into(), name))
-    } else {
-        None
+    let seconds = PoolSeconds {
+        connect: config.connect_timeout_secs,
+        acquire: config.acquire_timeout_secs,
+        idle: config.idle_timeout_secs,
+        lifetime: config.max_lifetime_secs,
     };
+    let options = seconds.options(config.min_pool_size, config.pool_size);
+    let aborted = CancellationToken::new();
+    let tls = tls(config.enable_tls, config.tls, &config.host).await?;
     let connector = Connector {
         host: config.host,
         port: config.port,
@@ -68,22 +58,6 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let pool = Pool::open(connector, options).await?;
     let ended = CancellationToken::new();
     Ok(Box::new(PostgresSink { pool, aborted, ended: ended.clone(), _ends: ended.drop_guard() }))
-}
-
-fn pool_options(config: &Config) -> PoolOptions {
-    let unless_off = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
-    PoolOptions {
-        max_size: config.pool_size,
-        min_size: config.min_pool_size,
-        connect_timeout: Duration::from_secs(config.connect_timeout_secs),
-        acquire_timeout: Duration::from_secs(config.acquire_timeout_secs),
-        idle_timeout: unless_off(config.idle_timeout_secs),
-        max_lifetime: unless_off(config.max_lifetime_secs),
-    }
-}
-
-fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 #[async_trait]
@@ -135,21 +109,10 @@ impl PostgresSink {
             }
             Err(_) => {
                 self.give_up(connection, progress.committing).await;
-                let what = if progress.committing { "answer to COMMIT" } else { "answer" };
-                let message = format!("no {what} within {} s", TRANSACTION_WITHIN.as_secs());
-                // One record alone is as small as it gets: waiting for it is the target's fault.
-                if batch.records.len() > 1 && !progress.committing {
-                    batch.all(&Outcome::Unclear(RecordFault::refused("too_slow", message)))
-                } else {
-                    batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
-                }
+                progress.too_slow(batch)
             }
         };
-        for (place, fault) in progress.unfit {
-            if let Some(outcome) = outcomes.get_mut(place) {
-                *outcome = Outcome::RecordFault(fault);
-            }
-        }
+        put_faults(&mut outcomes, progress.unfit);
         outcomes
     }
 }
@@ -178,16 +141,11 @@ impl PostgresSink {
 
 /// Nothing of the batch was kept.
 fn outcomes(batch: &Batch<'_>, failure: Failure) -> Vec<Outcome> {
-    match failure.judgement {
-        Judgement::Target(fault) => batch.all(&Outcome::TargetFault(fault)),
-        Judgement::Record(fault) => {
-            let mut outcomes = batch.all(&Outcome::Unclear(fault.clone()));
-            if let Some(outcome) = failure.culprit.and_then(|place| outcomes.get_mut(place)) {
-                *outcome = Outcome::RecordFault(fault);
-            }
-            outcomes
-        }
-    }
+    let culprits = match &failure.judgement {
+        Judgement::Record(fault) => failure.culprit.map(|place| (place, fault.clone())),
+        Judgement::Target(_) => None,
+    };
+    none_kept(batch, failure.judgement, culprits.into_iter().collect())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use tokio_postgres::types::Type;
 
 use super::value::{Source, Wire};
+use crate::sinks::shared::relational::Conflict;
 
 /// The columns that the default statement fills, those of them that the table has.
 pub(super) const DEFAULT_COLUMNS: [(&str, Source); 5] = [
@@ -12,20 +13,6 @@ pub(super) const DEFAULT_COLUMNS: [(&str, Source); 5] = [
     ("payload", Source::Payload),
     ("data", Source::Payload),
 ];
-
-/// What happens to a row that is there already.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Conflict {
-    /// The server decides: with a unique index it refuses.
-    Refuse,
-    /// The row is ours, from before.
-    Skip {
-        id_column: String,
-    },
-    Replace {
-        key: Vec<String>,
-    },
-}
 
 /// A table, and what is written into it.
 #[derive(Clone, Debug)]

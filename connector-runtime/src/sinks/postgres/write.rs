@@ -19,10 +19,11 @@ use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Error, Statement};
 
 use super::connect::{Connection, MARK};
-use super::fault::{Judgement, copied_line, judge_rows};
+use super::fault::{copied_line, is_harmless, judge_rows};
 use super::plan::{Plan, TableCheck, layout};
 use super::value::{NULL, RowFormat, Wire, values};
-use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sinks::shared::relational::{Judgement, Progress, Unfit};
 
 /// Statements see what was committed before each of them, whatever the database's default is: nothing here reads.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -49,7 +50,7 @@ impl Failure {
         match stop {
             Stop::Refused { error, culprit } => {
                 let judgement = judge_rows(&error, format.has_literals());
-                let harmless = judgement.is_harmless(&error);
+                let harmless = is_harmless(&judgement, &error);
                 Self { judgement, culprit, harmless }
             }
             Stop::Changed(message) => {
@@ -75,17 +76,6 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Refused { error, culprit: None }
     }
-}
-
-/// Faults of records that are found without the server, by their place in the batch.
-pub(super) type Unfit = Vec<(usize, RecordFault)>;
-
-/// What is known of a transaction also when nobody waits for its end any more.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    pub(super) unfit: Unfit,
-    /// COMMIT was sent: whether the rows stay is no longer ours to say.
-    pub(super) committing: bool,
 }
 
 /// Writes all records that fit and commits them.

@@ -1,5 +1,7 @@
 //! Whose fault it is.
 
+use std::sync::atomic::Ordering;
+
 use api_types::Message;
 use api_types::failure::{FailureStrategy, OnTargetDown};
 use api_types::status::Health;
@@ -19,8 +21,7 @@ async fn one_poison_record_among_a_thousand_is_found_and_its_neighbours_arrive_o
         let mut config = mode(name);
         config["batch_size"] = json!(1000);
         let sink = node().sink_for("rows", "postgres", server.config(&config));
-        let requests = Arc::new(AtomicUsize::new(0));
-        let opener = Arc::new(Counted { inner: sink.opener, requests: Arc::clone(&requests) });
+        let (opener, requests) = Counted::new(sink.opener);
         let messages = (0..1000).map(|number| Message {
             payload: if number == 617 { "poison".into() } else { format!("r{number}").into() },
             timestamp_ms: number,

@@ -8,8 +8,6 @@ mod types;
 mod upsert;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::tests::postgres::{ID_COLUMN, Postgres, TABLE};
@@ -18,8 +16,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::sink::OpenSink;
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{Counted, TestNode, deliver, record};
 
 /// Far beyond anything a test waits for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -96,34 +93,4 @@ async fn a_statement_waits(server: &Postgres) {
         Ok(())
     });
     waits.await.expect("waits");
-}
-
-/// Counts what the pipeline asks of a sink.
-struct Counted<T> {
-    inner: T,
-    requests: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl OpenSink for Counted<Arc<dyn OpenSink>> {
-    async fn open(&self) -> Result<Box<dyn Sink>, TargetFault> {
-        let inner = self.inner.open().await?;
-        Ok(Box::new(Counted { inner, requests: Arc::clone(&self.requests) }))
-    }
-}
-
-#[async_trait]
-impl Sink for Counted<Box<dyn Sink>> {
-    async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.inner.deliver(batch).await
-    }
-
-    fn abort(&self) {
-        self.inner.abort();
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
-    }
 }

@@ -1,0 +1,159 @@
+//! Writes each batch in one transaction.
+//!
+//! ```text
+//! batch ──► pool: a connection, with its plan ──► write: one transaction ──► outcomes
+//!                                                        │
+//!              a fault that others may meet too: the connections are gone, the next one looks at the table anew
+//! ```
+
+use async_trait::async_trait;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::config::Config;
+use super::connect::Connector;
+use super::login::Login;
+use super::plan::Wanted;
+use super::write::{Failure, Fate, write};
+use crate::config::Resolved;
+use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
+use crate::sinks::offered::{Offered, SinkContext};
+use crate::sinks::shared::pool::{Lease, Pool};
+use crate::sinks::shared::relational::{
+    PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults, tls, unusable,
+};
+
+pub(crate) const OFFERED: Offered =
+    Offered { kind: "mysql", open: |resolved, context| Box::pin(open(resolved, context)) };
+
+struct MysqlSink {
+    pool: Pool<Connector>,
+    aborted: CancellationToken,
+    /// Nobody waits for an answer to COMMIT any more.
+    ended: CancellationToken,
+    _ends: DropGuard,
+}
+
+async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
+    let wanted = Wanted::new(&config, context.cluster).map_err(|error| unusable(&error))?;
+    let seconds = PoolSeconds {
+        connect: config.connect_timeout_secs,
+        acquire: config.acquire_timeout_secs,
+        idle: config.idle_timeout_secs,
+        lifetime: config.max_lifetime_secs,
+    };
+    let options = seconds.options(config.min_pool_size, config.pool_size);
+    let aborted = CancellationToken::new();
+    let login = Login {
+        username: config.username,
+        password: config.password.reveal().to_owned(),
+        database: config.database,
+        connector: context.connector.0.to_string(),
+        tls: tls(config.enable_tls, config.tls, &config.host).await?,
+    };
+    let connector = Connector {
+        host: config.host,
+        port: config.port,
+        deny_networks: context.deny_networks.clone(),
+        aborted: aborted.clone(),
+        login,
+        wanted,
+    };
+    let pool = Pool::open(connector, options).await?;
+    let ended = CancellationToken::new();
+    Ok(Box::new(MysqlSink { pool, aborted, ended: ended.clone(), _ends: ended.drop_guard() }))
+}
+
+#[async_trait]
+impl Sink for MysqlSink {
+    async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        tokio::select! {
+            biased;
+            () = self.aborted.cancelled() => {
+                let fault = TargetFault::new(TargetFaultKind::Interrupted, "the transaction was aborted");
+                batch.all(&Outcome::TargetFault(fault))
+            }
+            outcomes = self.write(batch) => outcomes,
+        }
+    }
+
+    fn abort(&self) {
+        self.aborted.cancel();
+        self.ended.cancel();
+        self.pool.abort();
+    }
+
+    async fn close(&self) {
+        self.ended.cancel();
+        self.pool.close().await;
+    }
+}
+
+impl MysqlSink {
+    async fn write(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        let mut connection = match self.pool.acquire().await {
+            Ok(connection) => connection,
+            Err(fault) => return batch.all(&Outcome::TargetFault(fault)),
+        };
+        let mut progress = Progress::default();
+        let transaction = write(&mut connection, batch.records, &mut progress);
+        let written = tokio::time::timeout(TRANSACTION_WITHIN, transaction).await;
+        let mut outcomes = match written {
+            Ok(Ok(fate)) => {
+                self.part_with(connection, fate).await;
+                batch.all(&Outcome::Delivered)
+            }
+            Ok(Err(Failure { judgement, culprits, connection: fate })) => {
+                self.part_with(connection, fate).await;
+                none_kept(batch, judgement, culprits)
+            }
+            Err(_) => {
+                self.give_up(connection, progress.committing).await;
+                progress.too_slow(batch)
+            }
+        };
+        put_faults(&mut outcomes, progress.unfit);
+        outcomes
+    }
+
+    async fn part_with(&self, connection: Lease<Connector>, fate: Fate) {
+        match fate {
+            Fate::Keep => connection.keep(),
+            Fate::CallOff => self.call_off(connection).await,
+            Fate::LookAnew => {
+                self.pool.drop_idle();
+                self.call_off(connection).await;
+            }
+            Fate::Lost => {
+                self.pool.drop_idle();
+                drop(connection);
+            }
+        }
+    }
+
+    /// A COMMIT that waits for a replica is not called off: the server would keep the rows without the replica. It keeps
+    /// its place in the pool as long as it waits, so that no more than `pool_size` of them ever do.
+    async fn give_up(&self, mut connection: Lease<Connector>, committing: bool) {
+        self.pool.drop_idle();
+        if !committing {
+            return self.call_off(connection).await;
+        }
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            let (_, answers) = connection.session.halves();
+            tokio::select! {
+                () = ended.cancelled() => {}
+                _ = answers.done() => {}
+            }
+        });
+    }
+
+    async fn call_off(&self, connection: Lease<Connector>) {
+        let id = connection.session.id;
+        drop(connection);
+        self.pool.connector().call_off(id).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
