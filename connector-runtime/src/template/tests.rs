@@ -129,7 +129,7 @@ fn escaping_sees_values_only() {
 
 fn command(text: &str, payload: &[u8]) -> Result<Vec<String>, String> {
     let template = CommandTemplate::parse(text).map_err(|error| error.to_string())?;
-    let arguments = template.render(&record(payload)).map_err(|error| error.to_string())?;
+    let arguments = template.render(&record(payload), payload).map_err(|error| error.to_string())?;
     let mut words = vec![template.name().to_owned()];
     words.extend(arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()));
     Ok(words)

@@ -4,7 +4,7 @@ pub(crate) mod cause;
 pub(crate) mod dial;
 pub(crate) mod http;
 pub mod network;
-#[cfg(any(feature = "mqtt", feature = "postgres"))]
+#[cfg(any(feature = "mqtt", feature = "postgres", feature = "redis"))]
 pub(crate) mod outgoing;
 #[cfg(feature = "postgres")]
 pub(crate) mod pool;

@@ -1,0 +1,354 @@
+//! Settles the records of one call: pipelined, window by window, every reply read.
+//!
+//! ```text
+//! records ──► window ──► by server: one request each ──► replies ──► outcomes
+//!               ▲                                          │ MOVED, ASK: to the server that was named, at once
+//!               │                                          │ lost: after a pause, up to max_retries
+//!               └──────────── in their order ◄─────────────┘
+//! ```
+//!
+//! Within a window commands for one server follow each other on one connection. Those that go another way go together,
+//! in their order, and nothing behind the window is sent before all of it has ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::Record;
+use futures::future::join_all;
+use redis::Value;
+use tokio::time::Instant;
+
+use super::address::Address;
+use super::cluster::Cluster;
+use super::command::{Command, Commands};
+use super::connect::packed;
+use super::fault::{Judgement, down, judge, target_fault};
+use super::link::Answers;
+use super::sentinel::Sentinels;
+use super::server::Server;
+use crate::sink::{Outcome, TargetFault, TargetFaultKind};
+
+/// Bytes of commands that are rendered and sent before the first reply is waited for.
+const WINDOW_BYTES_MAX: usize = 1 << 20;
+/// Commands in one window. Their replies are kept until all have come.
+const WINDOW_COMMANDS_MAX: usize = 1_000;
+/// Redirections that one command follows: a slot that moves while the cluster is asked for it needs two.
+const REDIRECTIONS_MAX: usize = 5;
+/// How long the server waits for its replicas (`WAIT`); far below what a reply may take.
+const REPLICAS_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) enum Target {
+    Single(Arc<Server>),
+    Cluster(Cluster),
+    Sentinel(Sentinels),
+}
+
+pub(super) struct Runner {
+    pub(super) target: Target,
+    pub(super) commands: Commands,
+    pub(super) wait_replicas: u64,
+    pub(super) max_retries: u64,
+    pub(super) retry_interval: Duration,
+}
+
+/// A command that has no outcome yet.
+struct Pending {
+    /// Of its record in the call.
+    at: usize,
+    command: Command,
+    way: Way,
+    redirections: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    BySlot,
+    /// There, although the map of the slots may say something else by now.
+    To(Address),
+    /// There, and only this once.
+    Asking(Address),
+}
+
+enum Step {
+    Ended(Outcome),
+    Redirected(Way),
+    /// Nobody knows whether the target has it.
+    Lost(TargetFault),
+}
+
+impl Runner {
+    /// In the order of the records.
+    pub(super) async fn run(&self, lane: u64, records: &[&Record]) -> Vec<Outcome> {
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; records.len()];
+        let mut next = 0;
+        while next < records.len() {
+            let window = self.window(records, &mut next, &mut outcomes);
+            if self.settle(lane, window, &mut outcomes).await {
+                break;
+            }
+        }
+        // What stands behind a record that has to be tried again is not sent before that.
+        let held = || Outcome::TargetFault(TargetFault { reopen: false, ..super::fault::interrupted(HELD) });
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(held)).collect()
+    }
+
+    fn window(&self, records: &[&Record], next: &mut usize, outcomes: &mut [Option<Outcome>]) -> Vec<Pending> {
+        let mut window = Vec::new();
+        let mut bytes = 0;
+        while let (Some(record), Some(outcome)) = (records.get(*next), outcomes.get_mut(*next))
+            && bytes < WINDOW_BYTES_MAX
+            && window.len() < WINDOW_COMMANDS_MAX
+        {
+            match self.commands.command(record) {
+                Ok(command) => {
+                    bytes += command.bytes.len();
+                    window.push(Pending { at: *next, command, way: Way::BySlot, redirections: 0 });
+                }
+                Err(fault) => *outcome = Some(Outcome::RecordFault(fault)),
+            }
+            *next += 1;
+        }
+        window
+    }
+
+    /// Until each command has its outcome. True when the target is at fault for one of them.
+    async fn settle(&self, lane: u64, mut pending: Vec<Pending>, outcomes: &mut [Option<Outcome>]) -> bool {
+        let mut losses = 0;
+        let mut failed = false;
+        while !pending.is_empty() {
+            let began = Instant::now();
+            let mut again = Vec::new();
+            let (mut lost, mut moved) = (false, false);
+            for (command, step) in self.send(lane, pending).await {
+                match step {
+                    Step::Lost(fault) if fault.kind == TargetFaultKind::Down && losses < self.max_retries => {
+                        lost = true;
+                        again.push(Pending { way: Way::BySlot, ..command });
+                    }
+                    Step::Redirected(way) if command.redirections < REDIRECTIONS_MAX => {
+                        moved |= matches!(way, Way::To(_));
+                        again.push(Pending { way, redirections: command.redirections + 1, ..command });
+                    }
+                    Step::Redirected(_) => {
+                        failed = true;
+                        let fault = down("the nodes of the cluster send a command from one to the other");
+                        set(outcomes, command.at, Outcome::TargetFault(fault));
+                    }
+                    Step::Lost(fault) => {
+                        failed = true;
+                        set(outcomes, command.at, Outcome::TargetFault(fault));
+                    }
+                    Step::Ended(outcome) => {
+                        failed |= matches!(outcome, Outcome::TargetFault(_));
+                        set(outcomes, command.at, outcome);
+                    }
+                }
+            }
+            if lost {
+                losses += 1;
+                tokio::time::sleep(self.retry_interval).await;
+                self.target.look_again(Instant::now()).await;
+            } else if moved {
+                self.target.look_again(began).await;
+            }
+            again.sort_unstable_by_key(|pending| pending.at);
+            pending = again;
+        }
+        if failed {
+            self.target.look_again_later().await;
+        }
+        failed
+    }
+
+    /// Each command once.
+    async fn send(&self, lane: u64, pending: Vec<Pending>) -> Vec<(Pending, Step)> {
+        let mut steps = Vec::with_capacity(pending.len());
+        let ready = match self.target.ready().await {
+            Ok(ready) => ready,
+            Err(fault) => return pending.into_iter().map(|command| (command, Step::Lost(fault.clone()))).collect(),
+        };
+        let mut groups: BTreeMap<Address, (Arc<Server>, Vec<Pending>)> = BTreeMap::new();
+        for command in pending {
+            match ready.server_for(&command) {
+                Ok(server) => {
+                    let address = server.address.clone();
+                    groups.entry(address).or_insert_with(|| (server, Vec::new())).1.push(command);
+                }
+                Err(fault) => steps.push((command, Step::Lost(fault))),
+            }
+        }
+        let sent = groups.into_values().map(|(server, commands)| self.send_to(lane, server, commands));
+        steps.extend(join_all(sent).await.into_iter().flatten());
+        steps
+    }
+
+    async fn send_to(&self, lane: u64, server: Arc<Server>, commands: Vec<Pending>) -> Vec<(Pending, Step)> {
+        let mut bytes = Vec::new();
+        let mut replies = commands.len();
+        for Pending { command, way, .. } in &commands {
+            if matches!(way, Way::Asking(_)) {
+                bytes.extend(packed(&redis::cmd("ASKING")));
+                replies += 1;
+            }
+            bytes.extend_from_slice(&command.bytes);
+        }
+        if self.wait_replicas > 0 {
+            let patience = u64::try_from(REPLICAS_WITHIN.as_millis()).unwrap_or(u64::MAX);
+            bytes.extend(packed(redis::cmd("WAIT").arg(self.wait_replicas).arg(patience)));
+            replies += 1;
+        }
+        let Answers { replies, lost } = server.ask(lane, bytes, replies).await;
+        let mut replies = replies.into_iter();
+        let lost = lost.unwrap_or_else(|| down("the server did not answer"));
+        let mut steps: Vec<(Pending, Step)> = Vec::with_capacity(commands.len());
+        for command in commands {
+            if matches!(command.way, Way::Asking(_)) {
+                // The reply of the command itself says what there is to say.
+                replies.next();
+            }
+            let step = replies.next().map_or_else(|| Step::Lost(lost.clone()), |reply| self.step(&server, reply));
+            steps.push((command, step));
+        }
+        let confirmation = match self.wait_replicas {
+            0 => Ok(()),
+            asked => replies.next().map_or_else(|| Err(Step::Lost(lost)), |reply| replicas(&reply, asked)),
+        };
+        let confirmation = match confirmation {
+            Ok(()) => self.target.confirm(&server).await.map_err(Step::Lost),
+            unconfirmed => unconfirmed,
+        };
+        if let Err(unconfirmed) = confirmation {
+            let confirmed = steps.iter_mut().filter(|(_, step)| matches!(step, Step::Ended(Outcome::Delivered)));
+            confirmed.for_each(|(_, step)| *step = unconfirmed.again());
+        }
+        steps
+    }
+
+    fn step(&self, server: &Server, reply: Value) -> Step {
+        let Value::ServerError(error) = reply else { return Step::Ended(Outcome::Delivered) };
+        if error.code() == "READONLY" {
+            // A fail-over: the name may lead elsewhere by now.
+            server.distrust();
+        }
+        match judge(&error) {
+            Judgement::Record(fault) => Step::Ended(Outcome::RecordFault(fault)),
+            Judgement::Target(fault) => Step::Ended(Outcome::TargetFault(fault)),
+            Judgement::Moved(address) => self.redirected(Way::To(address.or_host_of(&server.address))),
+            Judgement::Ask(address) => self.redirected(Way::Asking(address.or_host_of(&server.address))),
+        }
+    }
+
+    fn redirected(&self, way: Way) -> Step {
+        match self.target {
+            Target::Cluster(_) => Step::Redirected(way),
+            Target::Single(_) | Target::Sentinel(_) => {
+                let kind = TargetFaultKind::Misconfigured("TARGET_IS_CLUSTER");
+                let message = "the server is a node of a cluster: set mode to cluster";
+                Step::Ended(Outcome::TargetFault(TargetFault::new(kind, message)))
+            }
+        }
+    }
+}
+
+const HELD: &str = "waits for a record before it";
+
+fn set(outcomes: &mut [Option<Outcome>], at: usize, outcome: Outcome) {
+    if let Some(place) = outcomes.get_mut(at) {
+        *place = Some(outcome);
+    }
+}
+
+/// What the reply to WAIT means for the commands before it.
+fn replicas(reply: &Value, asked: u64) -> Result<(), Step> {
+    let fault = match reply {
+        Value::Int(found) if u64::try_from(*found).is_ok_and(|found| found >= asked) => return Ok(()),
+        Value::Int(found) => {
+            down(format!("{found} of {asked} replicas have the batch after {} s", REPLICAS_WITHIN.as_secs()))
+        }
+        Value::ServerError(error) => target_fault(error),
+        _ => down("the reply to WAIT is not readable"),
+    };
+    Err(Step::Ended(Outcome::TargetFault(fault)))
+}
+
+impl Step {
+    fn again(&self) -> Self {
+        match self {
+            Self::Ended(outcome) => Self::Ended(outcome.clone()),
+            Self::Redirected(way) => Self::Redirected(way.clone()),
+            Self::Lost(fault) => Self::Lost(fault.clone()),
+        }
+    }
+}
+
+/// Where commands may go right now.
+enum Ready<'a> {
+    One(Arc<Server>),
+    BySlot(&'a Cluster),
+}
+
+impl Ready<'_> {
+    fn server_for(&self, pending: &Pending) -> Result<Arc<Server>, TargetFault> {
+        match (self, &pending.way) {
+            (Self::One(server), _) => Ok(Arc::clone(server)),
+            (Self::BySlot(cluster), Way::BySlot) => cluster.server_of(pending.command.slot),
+            (Self::BySlot(cluster), Way::To(address) | Way::Asking(address)) => Ok(cluster.server_at(address)),
+        }
+    }
+}
+
+impl Target {
+    /// A connection that works, and what has to be known of a cluster.
+    pub(super) async fn open(&self) -> Result<(), TargetFault> {
+        match self {
+            Self::Single(server) => server.link(0).await.map(drop),
+            Self::Cluster(cluster) => cluster.refresh(Instant::now()).await,
+            Self::Sentinel(sentinels) => sentinels.master(Instant::now()).await?.link(0).await.map(drop),
+        }
+    }
+
+    async fn ready(&self) -> Result<Ready<'_>, TargetFault> {
+        Ok(match self {
+            Self::Single(server) => Ready::One(Arc::clone(server)),
+            Self::Cluster(cluster) => {
+                cluster.refresh_if_doubtful().await?;
+                Ready::BySlot(cluster)
+            }
+            Self::Sentinel(sentinels) => Ready::One(sentinels.master(Instant::now()).await?),
+        })
+    }
+
+    /// What this server has confirmed counts.
+    async fn confirm(&self, server: &Arc<Server>) -> Result<(), TargetFault> {
+        match self {
+            Self::Single(_) | Self::Cluster(_) => Ok(()),
+            Self::Sentinel(sentinels) => {
+                let master = sentinels.master(Instant::now()).await?;
+                if Arc::ptr_eq(&master, server) {
+                    return Ok(());
+                }
+                Err(down(format!("{} was replaced as the master", server.address)))
+            }
+        }
+    }
+
+    /// Before what failed is tried again: where it belongs may have changed since this moment.
+    async fn look_again(&self, since: Instant) {
+        match self {
+            Self::Single(_) => {}
+            // Whoever sends next finds the same fault.
+            Self::Cluster(cluster) => drop(cluster.refresh(since).await),
+            Self::Sentinel(sentinels) => sentinels.doubt().await,
+        }
+    }
+
+    /// The same, before the next call.
+    async fn look_again_later(&self) {
+        match self {
+            Self::Single(_) => {}
+            Self::Cluster(cluster) => cluster.doubt(),
+            Self::Sentinel(sentinels) => sentinels.doubt().await,
+        }
+    }
+}
