@@ -131,9 +131,14 @@ impl Redis {
     }
 
     pub async fn start_again(&mut self) -> Result<()> {
+        self.start_without_waiting()?;
+        self.ready().await
+    }
+
+    pub fn start_without_waiting(&mut self) -> Result<()> {
         ensure!(!self.process.is_running(), "Redis still runs");
         self.process = spawn(&self.folders, self.port, &self.options, self.certificates.as_ref())?;
-        self.ready().await
+        Ok(())
     }
 
     /// Stops or continues it: it keeps its connections and answers nothing.
@@ -148,7 +153,8 @@ impl Redis {
         }
     }
 
-    async fn ready(&mut self) -> Result<()> {
+    /// It has loaded what it had, and answers.
+    pub async fn ready(&mut self) -> Result<()> {
         let ready = wait::until(START_LIMIT, "Redis answers", async || {
             ensure!(self.process.is_running(), "it has ended");
             let answer = self.cli(&["PING"]).await?;
