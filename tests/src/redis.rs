@@ -196,7 +196,8 @@ fn spawn(folders: &Folders, port: u16, options: &RedisOptions, certificates: Opt
     let mut set = |name: &str, value: &str| {
         command.arg(format!("--{name}")).arg(value);
     };
-    set("bind", "127.0.0.1");
+    // The second one is the same machine under an address that nobody announces.
+    set("bind", "127.0.0.1 127.0.0.2");
     set("dir", &folder.display().to_string());
     set("aclfile", &users.display().to_string());
     set("masterauth", ADMIN_PASSWORD);

@@ -116,7 +116,7 @@ async fn converse(
     waiting: &mut Waiting,
 ) -> TargetFault {
     let (reader, mut writer) = tokio::io::split(stream);
-    let replies = futures::stream::unfold((reader, Decoder::new()), async |(mut reader, mut decoder)| {
+    let replies = futures::stream::unfold((reader, Decoder::new()), |(mut reader, mut decoder)| async move {
         let reply: RedisResult<Value> = parse_redis_value_async(&mut decoder, &mut reader).await;
         Some((reply, (reader, decoder)))
     });

@@ -61,7 +61,7 @@ struct Pending {
     redirections: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 enum Way {
     BySlot,
     /// There, although the map of the slots may say something else by now.
@@ -70,6 +70,7 @@ enum Way {
     Asking(Address),
 }
 
+#[derive(Clone)]
 enum Step {
     Ended(Outcome),
     Redirected(Way),
@@ -220,7 +221,7 @@ impl Runner {
         };
         if let Err(unconfirmed) = confirmation {
             let confirmed = steps.iter_mut().filter(|(_, step)| matches!(step, Step::Ended(Outcome::Delivered)));
-            confirmed.for_each(|(_, step)| *step = unconfirmed.again());
+            confirmed.for_each(|(_, step)| *step = unconfirmed.clone());
         }
         steps
     }
@@ -270,16 +271,6 @@ fn replicas(reply: &Value, asked: u64) -> Result<(), Step> {
         _ => down("the reply to WAIT is not readable"),
     };
     Err(Step::Ended(Outcome::TargetFault(fault)))
-}
-
-impl Step {
-    fn again(&self) -> Self {
-        match self {
-            Self::Ended(outcome) => Self::Ended(outcome.clone()),
-            Self::Redirected(way) => Self::Redirected(way.clone()),
-            Self::Lost(fault) => Self::Lost(fault.clone()),
-        }
-    }
 }
 
 /// Where commands may go right now.

@@ -154,8 +154,8 @@ async fn a_full_server_is_waited_for() {
 
 #[tokio::test]
 async fn a_server_that_loads_is_busy_or_only_reads_is_waited_for() {
-    let mut server = server_with(&[("key-load-delay", "2000"), ("busy-reply-threshold", "10")]).await;
-    let fill = "for i = 1, 5000 do redis.call('SET', 'k' .. i, i) end";
+    let mut server = server_with(&[("key-load-delay", "1000"), ("busy-reply-threshold", "10")]).await;
+    let fill = "for i = 1, 10000 do redis.call('SET', 'k' .. i, i) end";
     server.cli(&["EVAL", fill, "0"]).await.expect("fills");
     server.kill().expect("kills");
     server.start_without_waiting().expect("starts");

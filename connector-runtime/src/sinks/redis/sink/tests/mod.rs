@@ -81,8 +81,8 @@ fn message(number: u64) -> Message {
     }
 }
 
-fn connections(server: &Redis) -> impl Future<Output = Result<usize>> + '_ {
-    async { Ok(server.cli(&["CLIENT", "LIST"]).await?.matches("name=sluice/lists ").count()) }
+async fn connections(server: &Redis) -> Result<usize> {
+    Ok(server.cli(&["CLIENT", "LIST"]).await?.matches("name=sluice/lists ").count())
 }
 
 async fn connections_become(server: &Redis, expect: usize) {
