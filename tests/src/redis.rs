@@ -203,6 +203,8 @@ fn spawn(folders: &Folders, port: u16, options: &RedisOptions, certificates: Opt
     set("masterauth", ADMIN_PASSWORD);
     // What was confirmed survives the process.
     set("appendonly", "yes");
+    // Replicas are there at once.
+    set("repl-diskless-sync-delay", "0");
     set("save", "");
     match certificates {
         Some(certificates) => {
