@@ -138,6 +138,8 @@ async fn converse(
                 None => return down("the server closed the connection"),
             },
             written = out.write(&mut writer), if hung_up.is_none() && out.has_something() => {
+                // Bytes that the server's socket takes are a sign of life too: a large value is long on its way.
+                waiting.since = waiting.since.map(|_| Instant::now());
                 if let Err(error) = written {
                     hung_up = Some(broken(&error));
                     waiting.since = Some(Instant::now());

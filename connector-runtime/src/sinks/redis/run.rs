@@ -113,10 +113,10 @@ impl Runner {
         window
     }
 
-    /// Until each command has its outcome. True when the target is at fault for one of them.
+    /// Until each command has its outcome. True when one of them may have to be tried again.
     async fn settle(&self, lane: u64, mut pending: Vec<Pending>, outcomes: &mut [Option<Outcome>]) -> bool {
         let mut losses = 0;
-        let mut failed = false;
+        let (mut failed, mut refused) = (false, false);
         while !pending.is_empty() {
             let began = Instant::now();
             let mut again = Vec::new();
@@ -142,6 +142,7 @@ impl Runner {
                     }
                     Step::Ended(outcome) => {
                         failed |= matches!(outcome, Outcome::TargetFault(_));
+                        refused |= matches!(outcome, Outcome::RecordFault(_));
                         set(outcomes, command.at, outcome);
                     }
                 }
@@ -159,7 +160,7 @@ impl Runner {
         if failed {
             self.target.look_again_later().await;
         }
-        failed
+        failed || refused
     }
 
     /// Each command once.

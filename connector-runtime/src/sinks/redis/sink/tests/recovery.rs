@@ -136,3 +136,18 @@ async fn nothing_is_sent_behind_a_record_that_has_to_wait() {
     assert_eq!(server.list().await.expect("reads"), expect);
     server.finish();
 }
+
+#[tokio::test]
+async fn nothing_is_sent_behind_a_record_that_is_refused_before_that_has_ended() {
+    let server = server().await;
+    server.cli(&["SET", "text", "x"]).await.expect("sets");
+    let sink = open(&server, &json!({"command_template": "RPUSH ${topic[1]} {payload}"})).await;
+    let mut records: Vec<Record> = (0..1_500).map(|number| record(number, number.to_string())).collect();
+    records[10].message.topic = "plant/text".into();
+    let outcomes = deliver(&*sink, &records).await;
+    assert_eq!(class(&outcomes[10]), "redis_wrongtype");
+    let delivered = outcomes.iter().filter(|outcome| **outcome == Outcome::Delivered).count();
+    assert_eq!(delivered, 999, "its own pipeline");
+    assert!(outcomes[1_000..].iter().all(|outcome| kind(outcome) == TargetFaultKind::Interrupted));
+    server.finish();
+}
