@@ -78,6 +78,11 @@ impl Cluster {
         Arc::clone(server)
     }
 
+    /// This is a master with slots, as far as the map knows.
+    pub(super) fn has(&self, address: &Address) -> bool {
+        self.lock().ranges.iter().any(|range| range.master == *address)
+    }
+
     pub(super) fn doubt(&self) {
         self.doubtful.store(true, Ordering::Release);
     }

@@ -24,3 +24,5 @@ mod server;
 pub(crate) mod sink;
 #[cfg(feature = "redis")]
 mod slots;
+#[cfg(feature = "redis")]
+mod target;

@@ -20,13 +20,12 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::address::Address;
-use super::cluster::Cluster;
 use super::command::{Command, Commands};
 use super::connect::packed;
-use super::fault::{Judgement, down, judge, target_fault};
+use super::fault::{Judgement, down, interrupted, judge, target_fault};
 use super::link::Answers;
-use super::sentinel::Sentinels;
 use super::server::Server;
+use super::target::{Target, Way};
 use crate::sink::{Outcome, TargetFault, TargetFaultKind};
 
 /// Bytes of commands that are rendered and sent before the first reply is waited for.
@@ -37,12 +36,6 @@ const WINDOW_COMMANDS_MAX: usize = 1_000;
 const REDIRECTIONS_MAX: usize = 5;
 /// How long the server waits for its replicas (`WAIT`); far below what a reply may take.
 const REPLICAS_WITHIN: Duration = Duration::from_secs(5);
-
-pub(super) enum Target {
-    Single(Arc<Server>),
-    Cluster(Cluster),
-    Sentinel(Sentinels),
-}
 
 pub(super) struct Runner {
     pub(super) target: Target,
@@ -59,15 +52,6 @@ struct Pending {
     command: Command,
     way: Way,
     redirections: usize,
-}
-
-#[derive(Clone)]
-enum Way {
-    BySlot,
-    /// There, although the map of the slots may say something else by now.
-    To(Address),
-    /// There, and only this once.
-    Asking(Address),
 }
 
 #[derive(Clone)]
@@ -90,7 +74,7 @@ impl Runner {
             }
         }
         // What stands behind a record that has to be tried again is not sent before that.
-        let held = || Outcome::TargetFault(TargetFault { reopen: false, ..super::fault::interrupted(HELD) });
+        let held = || Outcome::TargetFault(TargetFault { reopen: false, ..interrupted(HELD) });
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(held)).collect()
     }
 
@@ -172,7 +156,7 @@ impl Runner {
         };
         let mut groups: BTreeMap<Address, (Arc<Server>, Vec<Pending>)> = BTreeMap::new();
         for command in pending {
-            match ready.server_for(&command) {
+            match ready.server_for(&command.way, command.command.slot) {
                 Ok(server) => {
                     let address = server.address.clone();
                     groups.entry(address).or_insert_with(|| (server, Vec::new())).1.push(command);
@@ -200,7 +184,11 @@ impl Runner {
             bytes.extend(packed(redis::cmd("WAIT").arg(self.wait_replicas).arg(patience)));
             replies += 1;
         }
-        let Answers { replies, lost } = server.ask(lane, bytes, replies).await;
+        let sent = Instant::now();
+        let Answers { replies, lost } = tokio::select! {
+            answers = server.ask(lane, bytes, replies) => answers,
+            fault = self.target.replaced(&server) => Answers { replies: Vec::new(), lost: Some(fault) },
+        };
         let mut replies = replies.into_iter();
         let lost = lost.unwrap_or_else(|| down("the server did not answer"));
         let mut steps: Vec<(Pending, Step)> = Vec::with_capacity(commands.len());
@@ -217,7 +205,7 @@ impl Runner {
             asked => replies.next().map_or_else(|| Err(Step::Lost(lost)), |reply| replicas(&reply, asked)),
         };
         let confirmation = match confirmation {
-            Ok(()) => self.target.confirm(&server).await.map_err(Step::Lost),
+            Ok(()) => self.target.confirm(&server, sent).await.map_err(Step::Lost),
             unconfirmed => unconfirmed,
         };
         if let Err(unconfirmed) = confirmation {
@@ -272,75 +260,4 @@ fn replicas(reply: &Value, asked: u64) -> Result<(), Step> {
         _ => down("the reply to WAIT is not readable"),
     };
     Err(Step::Ended(Outcome::TargetFault(fault)))
-}
-
-/// Where commands may go right now.
-enum Ready<'a> {
-    One(Arc<Server>),
-    BySlot(&'a Cluster),
-}
-
-impl Ready<'_> {
-    fn server_for(&self, pending: &Pending) -> Result<Arc<Server>, TargetFault> {
-        match (self, &pending.way) {
-            (Self::One(server), _) => Ok(Arc::clone(server)),
-            (Self::BySlot(cluster), Way::BySlot) => cluster.server_of(pending.command.slot),
-            (Self::BySlot(cluster), Way::To(address) | Way::Asking(address)) => Ok(cluster.server_at(address)),
-        }
-    }
-}
-
-impl Target {
-    /// A connection that works, and what has to be known of a cluster.
-    pub(super) async fn open(&self) -> Result<(), TargetFault> {
-        match self {
-            Self::Single(server) => server.link(0).await.map(drop),
-            Self::Cluster(cluster) => cluster.refresh(Instant::now()).await,
-            Self::Sentinel(sentinels) => sentinels.master(Instant::now()).await?.link(0).await.map(drop),
-        }
-    }
-
-    async fn ready(&self) -> Result<Ready<'_>, TargetFault> {
-        Ok(match self {
-            Self::Single(server) => Ready::One(Arc::clone(server)),
-            Self::Cluster(cluster) => {
-                cluster.refresh_if_doubtful().await?;
-                Ready::BySlot(cluster)
-            }
-            Self::Sentinel(sentinels) => Ready::One(sentinels.master(Instant::now()).await?),
-        })
-    }
-
-    /// What this server has confirmed counts.
-    async fn confirm(&self, server: &Arc<Server>) -> Result<(), TargetFault> {
-        match self {
-            Self::Single(_) | Self::Cluster(_) => Ok(()),
-            Self::Sentinel(sentinels) => {
-                let master = sentinels.master(Instant::now()).await?;
-                if Arc::ptr_eq(&master, server) {
-                    return Ok(());
-                }
-                Err(down(format!("{} was replaced as the master", server.address)))
-            }
-        }
-    }
-
-    /// Before what failed is tried again: where it belongs may have changed since this moment.
-    async fn look_again(&self, since: Instant) {
-        match self {
-            Self::Single(_) => {}
-            // Whoever sends next finds the same fault.
-            Self::Cluster(cluster) => drop(cluster.refresh(since).await),
-            Self::Sentinel(sentinels) => sentinels.doubt().await,
-        }
-    }
-
-    /// The same, before the next call.
-    async fn look_again_later(&self) {
-        match self {
-            Self::Single(_) => {}
-            Self::Cluster(cluster) => cluster.doubt(),
-            Self::Sentinel(sentinels) => sentinels.doubt().await,
-        }
-    }
 }

@@ -83,8 +83,7 @@ impl Sentinels {
         }
     }
 
-    /// The master as of at most [`FRESH`] before this moment. When there is another one, whatever is under way to the one
-    /// before is lost.
+    /// The master as of at most [`FRESH`] before this moment.
     pub(super) async fn master(&self, at: Instant) -> Result<Arc<Server>, TargetFault> {
         let mut known = self.known.lock().await;
         if let Some(master) = &known.master
@@ -105,12 +104,7 @@ impl Sentinels {
         };
         let master = match known.master.take() {
             Some(master) if master.address == address => master,
-            before => {
-                if let Some(before) = before {
-                    before.retire();
-                }
-                Arc::new(Server::new(address, Arc::clone(&self.dialer), self.pool_size))
-            }
+            Some(_) | None => Arc::new(Server::new(address, Arc::clone(&self.dialer), self.pool_size)),
         };
         *known = Known { master: Some(Arc::clone(&master)), asked: Some(asked), failed: None };
         Ok(master)

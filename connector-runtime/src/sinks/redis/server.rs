@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::address::Address;
 use super::connect::Dialer;
@@ -22,8 +21,6 @@ pub(super) struct Server {
     places: Vec<Mutex<Place>>,
     /// Connections of an earlier generation are not used again.
     generation: AtomicU64,
-    /// Another server has taken its place: not even what is under way counts.
-    retired: CancellationToken,
 }
 
 #[derive(Default)]
@@ -37,21 +34,14 @@ struct Place {
 impl Server {
     pub(super) fn new(address: Address, dialer: Arc<Dialer>, pool_size: usize) -> Self {
         let places = (0..pool_size.max(1)).map(|_| Mutex::default()).collect();
-        Self { address, dialer, places, generation: AtomicU64::new(0), retired: CancellationToken::new() }
+        Self { address, dialer, places, generation: AtomicU64::new(0) }
     }
 
     /// Sends these commands, which have so many replies, behind whatever else this lane has sent.
     pub(super) async fn ask(&self, lane: u64, bytes: Vec<u8>, replies: usize) -> Answers {
-        let asked = async {
-            match self.link(lane).await {
-                Ok(link) => link.ask(bytes, replies).await,
-                Err(fault) => Answers { replies: Vec::new(), lost: Some(fault) },
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.retired.cancelled() => Answers { replies: Vec::new(), lost: Some(self.replaced()) },
-            answers = asked => answers,
+        match self.link(lane).await {
+            Ok(link) => link.ask(bytes, replies).await,
+            Err(fault) => Answers { replies: Vec::new(), lost: Some(fault) },
         }
     }
 
@@ -96,14 +86,5 @@ impl Server {
     /// It is not what it was: connections are made anew, and its name is looked up anew.
     pub(super) fn distrust(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// It is not to be written to any more, whatever it says.
-    pub(super) fn retire(&self) {
-        self.retired.cancel();
-    }
-
-    fn replaced(&self) -> TargetFault {
-        down(format!("{} is not the master any more", self.address))
     }
 }
