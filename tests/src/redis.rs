@@ -161,7 +161,8 @@ impl Redis {
             ensure!(answer == "PONG", "{answer}");
             Ok(())
         });
-        ready.await.with_context(|| self.process.log_tail())
+        let ready = ready.await;
+        ready.with_context(|| self.process.log_tail())
     }
 
     async fn cli_as(&self, login: &[&str], arguments: &[&str]) -> Result<String> {
@@ -252,7 +253,7 @@ impl RedisCluster {
                 ("cluster-config-file", "nodes.conf"),
                 ("cluster-node-timeout", NODE_TIMEOUT_MS),
                 ("cluster-announce-ip", "127.0.0.1"),
-                ("cluster-port", &bus),
+                ("cluster-port", bus.as_str()),
             ] {
                 options.settings.push((name.to_owned(), value.to_owned()));
             }
