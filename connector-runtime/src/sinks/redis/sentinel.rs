@@ -9,9 +9,11 @@
 //! before a confirmation counts, unless they were within [`FRESH`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use redis::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -22,6 +24,8 @@ use super::fault::{down, target_fault};
 use super::server::Server;
 use crate::sink::{TargetFault, TargetFaultKind};
 
+/// For those who have not answered when enough have.
+const STRAGGLERS_WITHIN: Duration = Duration::from_millis(100);
 /// What the sentinels said holds for so long: no more than they themselves need to miss a master.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -36,6 +40,8 @@ pub(super) struct Sentinels {
 /// With the login that it wants: many setups protect the servers only, others use one password for all.
 struct Sentinel {
     candidates: Vec<Server>,
+    /// Which of them it took.
+    took: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -73,6 +79,7 @@ impl Sentinels {
         let dialers: Vec<Arc<Dialer>> = logins.iter().map(of).collect();
         let sentinel = |address: Address| Sentinel {
             candidates: dialers.iter().map(|dialer| Server::new(address.clone(), Arc::clone(dialer), 1)).collect(),
+            took: AtomicUsize::new(0),
         };
         Self {
             sentinels: addresses.into_iter().map(sentinel).collect(),
@@ -115,19 +122,38 @@ impl Sentinels {
         self.known.lock().await.asked = None;
     }
 
+    /// One that is cut off holds nobody up once enough have answered.
     async fn elected(&self) -> Result<Address, TargetFault> {
-        let votes = join_all(self.sentinels.iter().map(|sentinel| sentinel.vote(&self.master_name))).await;
-        elect(votes)
+        let all = self.sentinels.len();
+        let asked = self.sentinels.iter().map(|sentinel| sentinel.vote(&self.master_name));
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut votes = Vec::with_capacity(all);
+        loop {
+            let vote = if is_enough(&votes, all) {
+                tokio::time::timeout(STRAGGLERS_WITHIN, asked.next()).await.unwrap_or_default()
+            } else {
+                asked.next().await
+            };
+            match vote {
+                Some(vote) => votes.push(vote),
+                None => return elect(votes, all),
+            }
+        }
     }
 }
 
 impl Sentinel {
     async fn vote(&self, master_name: &str) -> Result<Vote, TargetFault> {
         let mut last = down("there is no sentinel");
-        for server in &self.candidates {
+        let first = self.took.load(Ordering::Relaxed);
+        let candidates = self.candidates.iter().enumerate();
+        for (at, server) in candidates.clone().skip(first).chain(candidates.take(first)) {
             match ask(server, master_name).await {
                 Err(fault) if fault.kind == TargetFaultKind::Auth => last = fault,
-                vote => return vote,
+                vote => {
+                    self.took.store(at, Ordering::Relaxed);
+                    return vote;
+                }
             }
         }
         Err(last)
@@ -193,14 +219,19 @@ fn epoch_in(reply: &Value) -> Option<u64> {
     text(&epoch[1])?.parse().ok()
 }
 
-/// At least half of them must have answered: the others may know better. Of those who have, the newest decision counts.
-fn elect(votes: Vec<Result<Vote, TargetFault>>) -> Result<Address, TargetFault> {
-    let all = votes.len();
+/// At least half of them must have answered: the others may know better.
+fn is_enough(votes: &[Result<Vote, TargetFault>], all: usize) -> bool {
+    votes.iter().flatten().count() * 2 >= all
+}
+
+/// Of those who have answered the newest decision counts.
+fn elect(votes: Vec<Result<Vote, TargetFault>>, all: usize) -> Result<Address, TargetFault> {
+    let enough = is_enough(&votes, all);
     let (answered, failed): (Vec<_>, Vec<_>) = votes.into_iter().partition(Result::is_ok);
     let heard = answered.len();
     let newest = answered.into_iter().flatten().max_by_key(|vote| vote.epoch);
     match newest {
-        Some(vote) if heard * 2 >= all => Ok(vote.master),
+        Some(vote) if enough => Ok(vote.master),
         Some(_) | None => {
             let fault = failed.into_iter().find_map(Result::err).unwrap_or_else(|| down("there is no sentinel"));
             let message = format!("{heard} of {all} sentinels have answered: {}", fault.message);
@@ -217,14 +248,14 @@ mod tests {
     fn the_newest_decision_counts_once_half_have_answered() {
         let vote = |port, epoch| Ok(Vote { master: Address::new("a", port), epoch });
         let silent = || Err(down("gone"));
-        assert_eq!(elect(vec![vote(1, 3), vote(2, 4), vote(1, 3)]), Ok(Address::new("a", 2)));
-        assert_eq!(elect(vec![vote(1, 3), silent()]), Ok(Address::new("a", 1)));
-        assert_eq!(elect(vec![vote(1, 3), vote(1, 3), silent()]), Ok(Address::new("a", 1)));
-        let minority = elect(vec![vote(1, 3), silent(), silent()]).expect_err("too few");
+        assert_eq!(elect(vec![vote(1, 3), vote(2, 4), vote(1, 3)], 3), Ok(Address::new("a", 2)));
+        assert_eq!(elect(vec![vote(1, 3), silent()], 2), Ok(Address::new("a", 1)));
+        assert_eq!(elect(vec![vote(1, 3), vote(1, 3)], 3), Ok(Address::new("a", 1)));
+        let minority = elect(vec![vote(1, 3), silent(), silent()], 3).expect_err("too few");
         assert_eq!(
             (minority.kind, &*minority.message),
             (TargetFaultKind::Down, "1 of 3 sentinels have answered: gone")
         );
-        assert!(elect(vec![silent()]).is_err());
+        assert!(elect(vec![silent()], 1).is_err());
     }
 }
