@@ -279,7 +279,8 @@ impl RedisCluster {
 
     /// Asks a node that runs, and follows it to whoever has the key.
     pub async fn cli(&mut self, arguments: &[&str]) -> Result<String> {
-        let node = self.nodes.iter_mut().find(|node| node.process.is_running()).context("no node runs")?;
+        let node = self.nodes.iter_mut().find_map(|node| node.process.is_running().then_some(&*node));
+        let node = node.context("no node runs")?;
         node.cli_as(&["-a", ADMIN_PASSWORD, "-c"], arguments).await
     }
 

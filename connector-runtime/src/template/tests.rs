@@ -267,7 +267,7 @@ proptest! {
     fn a_payload_is_one_argument_whatever_it_holds(payload in prop::collection::vec(any::<u8>(), 0..64)) {
         let command = CommandTemplate::parse("SET \"k ${topic[0]}\" '{payload}' EX 5").expect("valid");
         let expect = vec![b"k site".to_vec(), payload.clone(), b"EX".to_vec(), b"5".to_vec()];
-        prop_assert_eq!(command.render(&record(&payload)), Ok(expect));
+        prop_assert_eq!(command.render(&record(&payload), &payload), Ok(expect));
     }
 
     #[test]

@@ -170,7 +170,7 @@ async fn a_server_that_loads_is_busy_or_only_reads_is_waited_for() {
     server.ready().await.expect("has loaded");
     assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
 
-    let mut busy = std::pin::pin!(server.cli(&["EVAL", "while true do end", "0"]));
+    let mut busy = Box::pin(server.cli(&["EVAL", "while true do end", "0"]));
     let told = async {
         let told = wait::until(LIMIT, "it is busy", async || {
             let outcomes = deliver(&*sink, &[record(2, "x")]).await;
