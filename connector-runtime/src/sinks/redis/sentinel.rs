@@ -90,15 +90,22 @@ impl Sentinels {
         }
     }
 
-    /// The master as of at most [`FRESH`] before this moment.
-    pub(super) async fn master(&self, at: Instant) -> Result<Arc<Server>, TargetFault> {
+    /// The master as of at most [`FRESH`] ago.
+    pub(super) async fn master(&self) -> Result<Arc<Server>, TargetFault> {
+        let now = Instant::now();
+        self.master_since(now.checked_sub(FRESH).unwrap_or(now)).await
+    }
+
+    /// The master, as the sentinels said when they were asked after this moment.
+    pub(super) async fn master_since(&self, since: Instant) -> Result<Arc<Server>, TargetFault> {
+        let called = Instant::now();
         let mut known = self.known.lock().await;
         if let Some(master) = &known.master
-            && known.asked.is_some_and(|asked| asked + FRESH >= at)
+            && known.asked.is_some_and(|asked| asked >= since)
         {
             return Ok(Arc::clone(master));
         }
-        if let Some((_, fault)) = known.failed.as_ref().filter(|(failed, _)| *failed >= at) {
+        if let Some((_, fault)) = known.failed.as_ref().filter(|(failed, _)| *failed >= called) {
             return Err(fault.clone());
         }
         let asked = Instant::now();

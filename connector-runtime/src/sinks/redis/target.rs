@@ -44,7 +44,7 @@ impl Target {
         match self {
             Self::Single(server) => server.link(0).await.map(drop),
             Self::Cluster(cluster) => cluster.refresh(Instant::now()).await,
-            Self::Sentinel(sentinels) => sentinels.master(Instant::now()).await?.link(0).await.map(drop),
+            Self::Sentinel(sentinels) => sentinels.master().await?.link(0).await.map(drop),
         }
     }
 
@@ -55,12 +55,12 @@ impl Target {
                 cluster.refresh_if_doubtful().await?;
                 Ready::BySlot(cluster)
             }
-            Self::Sentinel(sentinels) => Ready::One(sentinels.master(Instant::now()).await?),
+            Self::Sentinel(sentinels) => Ready::One(sentinels.master().await?),
         })
     }
 
     /// Ends when another server has taken the place of this one.
-    pub(super) async fn replaced(&self, server: &Arc<Server>) -> TargetFault {
+    pub(super) async fn replaced(&self, server: &Server) -> TargetFault {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if let Self::Single(_) = self {
@@ -74,24 +74,28 @@ impl Target {
     }
 
     /// What this server has confirmed counts: it was the one to write to, as far as anybody knows who can be asked.
-    pub(super) async fn confirm(&self, server: &Arc<Server>, sent: Instant) -> Result<(), TargetFault> {
-        let is_certain = match self {
+    pub(super) async fn confirm(&self, server: &Server, sent: Instant) -> Result<(), TargetFault> {
+        let in_time = sent.elapsed() < LOOK_EVERY;
+        let is_master = match self {
             Self::Single(_) => true,
-            // A node of a cluster that answers in time has heard of the others since.
-            Self::Cluster(_) => sent.elapsed() < LOOK_EVERY,
-            Self::Sentinel(_) => false,
+            // A node that answers in time has heard of the others since.
+            Self::Cluster(_) if in_time => true,
+            Self::Sentinel(sentinels) if in_time => sentinels.master().await?.address == server.address,
+            Self::Cluster(_) | Self::Sentinel(_) => self.is_master(server).await?,
         };
-        if is_certain || self.is_master(server).await? { Ok(()) } else { Err(no_master(server)) }
+        if is_master { Ok(()) } else { Err(no_master(server)) }
     }
 
-    async fn is_master(&self, server: &Arc<Server>) -> Result<bool, TargetFault> {
+    /// Asks those who know, now.
+    async fn is_master(&self, server: &Server) -> Result<bool, TargetFault> {
+        let now = Instant::now();
         match self {
             Self::Single(_) => Ok(true),
             Self::Cluster(cluster) => {
-                cluster.refresh(Instant::now()).await?;
+                cluster.refresh(now).await?;
                 Ok(cluster.has(&server.address))
             }
-            Self::Sentinel(sentinels) => Ok(sentinels.master(Instant::now()).await?.address == server.address),
+            Self::Sentinel(sentinels) => Ok(sentinels.master_since(now).await?.address == server.address),
         }
     }
 
