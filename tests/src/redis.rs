@@ -37,6 +37,8 @@ pub struct RedisOptions {
     pub settings: Vec<(String, String)>,
     /// Names of the server in its certificate; without them it speaks no TLS, with them nothing else.
     pub tls_names: Option<String>,
+    /// Of somebody else, instead of its own for `tls_names`.
+    pub certificates: Option<Certificates>,
     /// Clients have to show a certificate as well.
     pub client_certificate: bool,
     /// What the user of the connectors may do, as an ACL has it.
@@ -182,6 +184,9 @@ fn config(server: &str, more: &Value) -> Value {
 }
 
 fn certificates(home: &Path, options: &RedisOptions) -> Result<Option<Certificates>> {
+    if let Some(of_others) = &options.certificates {
+        return of_others.copied_to(home).map(Some);
+    }
     options.tls_names.as_ref().map(|names| Certificates::make(home, names, USER)).transpose()
 }
 
