@@ -46,6 +46,8 @@ config_fields! {
         pub tls_enabled: bool = boolean().default_boolean(false);
         /// How long connecting may take.
         pub connect_timeout_ms: u64 = integer(1, 300_000).default_integer(5_000);
+        /// How long the next reply may take, while commands are under way.
+        pub answer_timeout_ms: u64 = integer(100, 300_000).default_integer(30_000).added();
         /// Most connections to the server; with `cluster`, to each master. Records of one publisher and topic always use
         /// the same.
         pub pool_size: u64 = integer(1, 100).default_integer(10);

@@ -27,6 +27,7 @@ pub(super) struct Dialer {
     pub(super) aborted: CancellationToken,
     pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
+    pub(super) answer_timeout: Duration,
     pub(super) login: Option<Login>,
     pub(super) database: u64,
     /// As the server lists its clients.
@@ -63,7 +64,7 @@ impl Dialer {
     }
 
     async fn greet(&self, address: &Address) -> Result<Link, TargetFault> {
-        let link = Link::new(self.stream(address).await?);
+        let link = Link::new(self.stream(address).await?, self.answer_timeout);
         let greetings = self.greetings();
         let bytes = greetings.iter().flat_map(|greeting| greeting.bytes.clone()).collect();
         let answers = link.ask(bytes, greetings.len()).await;

@@ -23,9 +23,6 @@ use tokio::time::Instant;
 use super::fault::{broken, down, interrupted, target_fault, unreadable};
 use crate::sink::TargetFault;
 
-/// Between two replies while one is due: a server that needs longer is as good as gone, and the records are safer in
-/// the queue.
-pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// For replies that the server sent before it hung up.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes on their way on one connection without a reply. Above it the connection takes no more; a single request that
@@ -53,9 +50,10 @@ struct Request {
 }
 
 impl Link {
-    pub(super) fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+    /// A server that needs longer for a reply is as good as gone: the records are safer in the queue.
+    pub(super) fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static, answer_within: Duration) -> Self {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        Self { requests, driver: tokio::spawn(drive(stream, receiver)) }
+        Self { requests, driver: tokio::spawn(drive(stream, answer_within, receiver)) }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -96,9 +94,13 @@ struct Unanswered {
     answered: oneshot::Sender<Answers>,
 }
 
-async fn drive(stream: impl AsyncRead + AsyncWrite + Send + 'static, mut requests: mpsc::Receiver<Request>) {
+async fn drive(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    answer_within: Duration,
+    mut requests: mpsc::Receiver<Request>,
+) {
     let mut waiting = Waiting::default();
-    let fault = converse(stream, &mut requests, &mut waiting).await;
+    let fault = converse(stream, answer_within, &mut requests, &mut waiting).await;
     requests.close();
     for Unanswered { replies, answered, .. } in waiting.requests {
         // Who no longer waits was dropped half-way.
@@ -112,6 +114,7 @@ async fn drive(stream: impl AsyncRead + AsyncWrite + Send + 'static, mut request
 /// Until the connection is lost.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    answer_within: Duration,
     requests: &mut mpsc::Receiver<Request>,
     waiting: &mut Waiting,
 ) -> TargetFault {
@@ -125,7 +128,7 @@ async fn converse(
     // Nothing can be written any more; what the server said before it hung up is still read.
     let mut hung_up = None;
     loop {
-        let due = waiting.since.map(|since| since + if hung_up.is_some() { LAST_WORDS_WITHIN } else { ANSWER_WITHIN });
+        let due = waiting.since.map(|since| since + if hung_up.is_some() { LAST_WORDS_WITHIN } else { answer_within });
         tokio::select! {
             biased;
             reply = replies.next() => match reply {
@@ -155,14 +158,14 @@ async fn converse(
                 None => return interrupted("the connection is not needed any more"),
             },
             () = until(due) => {
-                return hung_up.unwrap_or_else(no_reply);
+                return hung_up.unwrap_or_else(|| no_reply(answer_within));
             }
         }
     }
 }
 
-fn no_reply() -> TargetFault {
-    down(format!("no reply within {} s", ANSWER_WITHIN.as_secs()))
+fn no_reply(within: Duration) -> TargetFault {
+    down(format!("no reply within {} ms", within.as_millis()))
 }
 
 async fn until(due: Option<Instant>) {

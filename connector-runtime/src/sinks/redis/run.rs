@@ -34,13 +34,12 @@ const WINDOW_BYTES_MAX: usize = 1 << 20;
 const WINDOW_COMMANDS_MAX: usize = 1_000;
 /// Redirections that one command follows: a slot that moves while the cluster is asked for it needs two.
 const REDIRECTIONS_MAX: usize = 5;
-/// How long the server waits for its replicas (`WAIT`); far below what a reply may take.
-const REPLICAS_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) struct Runner {
     pub(super) target: Target,
     pub(super) commands: Commands,
     pub(super) wait_replicas: u64,
+    pub(super) replicas_within: Duration,
     pub(super) max_retries: u64,
     pub(super) retry_interval: Duration,
 }
@@ -180,7 +179,7 @@ impl Runner {
             bytes.extend_from_slice(&command.bytes);
         }
         if self.wait_replicas > 0 {
-            let patience = u64::try_from(REPLICAS_WITHIN.as_millis()).unwrap_or(u64::MAX);
+            let patience = u64::try_from(self.replicas_within.as_millis()).unwrap_or(u64::MAX);
             bytes.extend(packed(redis::cmd("WAIT").arg(self.wait_replicas).arg(patience)));
             replies += 1;
         }
@@ -202,7 +201,7 @@ impl Runner {
         }
         let confirmation = match self.wait_replicas {
             0 => Ok(()),
-            asked => replies.next().map_or_else(|| Err(Step::Lost(lost)), |reply| replicas(&reply, asked)),
+            asked => replies.next().map_or_else(|| Err(Step::Lost(lost)), |reply| self.replicas(&reply, asked)),
         };
         let confirmation = match confirmation {
             Ok(()) => self.target.confirm(&server, sent).await.map_err(Step::Lost),
@@ -239,6 +238,20 @@ impl Runner {
             }
         }
     }
+
+    /// What the reply to WAIT means for the commands before it.
+    fn replicas(&self, reply: &Value, asked: u64) -> Result<(), Step> {
+        let fault = match reply {
+            Value::Int(found) if u64::try_from(*found).is_ok_and(|found| found >= asked) => return Ok(()),
+            Value::Int(found) => {
+                let waited = self.replicas_within.as_millis();
+                down(format!("{found} of {asked} replicas have the batch after {waited} ms"))
+            }
+            Value::ServerError(error) => target_fault(error),
+            _ => down("the reply to WAIT is not readable"),
+        };
+        Err(Step::Ended(Outcome::TargetFault(fault)))
+    }
 }
 
 const HELD: &str = "waits for a record before it";
@@ -247,17 +260,4 @@ fn set(outcomes: &mut [Option<Outcome>], at: usize, outcome: Outcome) {
     if let Some(place) = outcomes.get_mut(at) {
         *place = Some(outcome);
     }
-}
-
-/// What the reply to WAIT means for the commands before it.
-fn replicas(reply: &Value, asked: u64) -> Result<(), Step> {
-    let fault = match reply {
-        Value::Int(found) if u64::try_from(*found).is_ok_and(|found| found >= asked) => return Ok(()),
-        Value::Int(found) => {
-            down(format!("{found} of {asked} replicas have the batch after {} s", REPLICAS_WITHIN.as_secs()))
-        }
-        Value::ServerError(error) => target_fault(error),
-        _ => down("the reply to WAIT is not readable"),
-    };
-    Err(Step::Ended(Outcome::TargetFault(fault)))
 }

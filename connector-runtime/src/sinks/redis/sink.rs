@@ -31,6 +31,10 @@ use crate::sinks::shared::tls;
 pub(crate) const OFFERED: Offered =
     Offered { kind: "redis", open: |resolved, context| Box::pin(open(resolved, context)) };
 
+/// How long a server waits for its replicas (`WAIT`): they are a few milliseconds behind, or they are not there. Its reply
+/// must come before it is given up, so it is half of `answer_timeout_ms` where that is less.
+const REPLICAS_WITHIN: Duration = Duration::from_secs(5);
+
 struct RedisSink {
     runner: Runner,
     aborted: CancellationToken,
@@ -47,6 +51,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         target,
         commands,
         wait_replicas: config.wait_replicas,
+        replicas_within: REPLICAS_WITHIN.min(Duration::from_millis(config.answer_timeout_ms) / 2),
         max_retries: config.max_retries,
         retry_interval: Duration::from_millis(config.retry_interval_ms),
     };
@@ -70,6 +75,7 @@ async fn dialer(config: &Config, context: &SinkContext, aborted: CancellationTok
         aborted,
         tls,
         connect_timeout: Duration::from_millis(config.connect_timeout_ms),
+        answer_timeout: Duration::from_millis(config.answer_timeout_ms),
         login: password.map(|password| Login { username: config.username.clone(), password }),
         database: config.database,
         client_name: client_name(&context.connector.0),

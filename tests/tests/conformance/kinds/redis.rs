@@ -100,6 +100,9 @@ impl Adapter for Redis {
                 config["batch_records"] = BATCH_RECORDS.into();
                 config["max_in_flight"] = BATCHES_IN_FLIGHT.into();
                 config["connect_timeout_ms"] = 2_000.into();
+                config["answer_timeout_ms"] = 5_000.into();
+                // Lost connections are tried again by the pipeline alone, which counts that.
+                config["max_retries"] = 0.into();
             }
             Safety::SeedDefaults => {}
         }

@@ -72,6 +72,21 @@ async fn connecting_has_its_time() {
 }
 
 #[tokio::test]
+async fn a_reply_has_its_time() {
+    let server = server().await;
+    let sink = open(&server, &json!({"answer_timeout_ms": 300, "max_retries": 0})).await;
+    server.signal(rustix::process::Signal::STOP).expect("pauses");
+    let started = Instant::now();
+    let outcomes = deliver(&*sink, &[record(1, "x")]).await;
+    let fault = fault(&outcomes[0]);
+    assert_eq!((fault.kind, &*fault.message), (TargetFaultKind::Down, "no reply within 300 ms"));
+    assert!((290..5_000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    server.signal(rustix::process::Signal::CONT).expect("goes on");
+    assert_eq!(deliver(&*sink, &[record(2, "x")]).await, [Outcome::Delivered]);
+    server.finish();
+}
+
+#[tokio::test]
 async fn lost_connections_are_tried_again_as_often_and_as_slowly_as_configured() {
     let mut server = server().await;
     for (retries, interval, least_ms) in [(0, 60_000, 0), (3, 200, 600)] {
