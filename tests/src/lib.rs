@@ -5,6 +5,8 @@
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
+//!                                                           │                         ──▶ Postgres  ─▶ rows
+//!                                                           │                         ──▶ Redis     ─▶ lists
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -30,6 +32,7 @@ pub mod prometheus;
 pub mod publisher;
 pub mod reader;
 pub mod records;
+pub mod redis;
 pub mod scratch;
 pub mod small_disk;
 pub mod toxiproxy;

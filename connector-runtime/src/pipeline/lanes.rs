@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use api_types::Record;
+use api_types::{Message, Record};
 use tokio::sync::oneshot;
 
 /// Lanes of a queue with order class `lanes`.
@@ -48,16 +48,21 @@ impl Pass {
 pub(super) fn deal(records: &[Record]) -> BTreeMap<Lane, Vec<usize>> {
     let mut lanes: BTreeMap<Lane, Vec<usize>> = BTreeMap::new();
     for (place, record) in records.iter().enumerate() {
-        let mut hasher = DefaultHasher::new();
-        (&record.message.client_id, &record.message.topic).hash(&mut hasher);
-        lanes.entry(Lane(hasher.finish() % LANES)).or_default().push(place);
+        lanes.entry(Lane(lane_number(&record.message))).or_default().push(place);
     }
     lanes
 }
 
+/// The same for all messages of a publisher on a topic, for sinks that keep something of their own for each lane.
+pub(crate) fn lane_number(message: &Message) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&message.client_id, &message.topic).hash(&mut hasher);
+    hasher.finish() % LANES
+}
+
 #[cfg(test)]
 mod tests {
-    use api_types::{Incarnation, Message, RaftId, RecordId, Sequence};
+    use api_types::{Incarnation, RaftId, RecordId, Sequence};
 
     use super::*;
 

@@ -27,6 +27,8 @@ pub(crate) mod task;
 mod unit;
 
 pub(crate) use backoff::Backoff;
+#[cfg(feature = "redis")]
+pub(crate) use lanes::lane_number;
 
 /// Every value of the label `reason` of `sluice_connector_discarded_total`.
 pub(crate) const DISCARD_REASONS: [&str; 3] =

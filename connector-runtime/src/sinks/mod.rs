@@ -35,7 +35,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
     entry("rabbitmq",      "RabbitMQ",       "Message queue",        OrderClass::Lanes, &rabbitmq::config::SCHEMA),
     entry("mqtt",          "MQTT Bridge",    "Message queue",        OrderClass::Lanes, &mqtt::config::SCHEMA)
         .offered(cfg!(feature = "mqtt")),
-    entry("redis",         "Redis",          "Cache / database",     OrderClass::Lanes, &redis::config::SCHEMA),
+    entry("redis",         "Redis",          "Cache / database",     OrderClass::Lanes, &redis::config::SCHEMA)
+        .offered(cfg!(feature = "redis")),
     entry("mysql",         "MySQL",          "Relational database",  OrderClass::Queue, &mysql::config::SCHEMA)
         .with_ddl(mysql::config::DDL)
         .offered(cfg!(feature = "mysql")),

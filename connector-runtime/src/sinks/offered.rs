@@ -35,6 +35,8 @@ const OFFERED: &[Offered] = &[
     super::mysql::sink::OFFERED,
     #[cfg(feature = "postgres")]
     super::postgres::sink::OFFERED,
+    #[cfg(feature = "redis")]
+    super::redis::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];

@@ -2,8 +2,8 @@
 
 use api_types::Record;
 
-use super::parse::{TemplateError, placeholder_end};
-use super::{MissingValue, Template, TemplateContext};
+use super::parse::{Part, TemplateError, placeholder_end};
+use super::{MissingValue, Placeholder, Template, TemplateContext};
 
 /// The template is cut into arguments before any value is put in, so a payload with spaces or quotes stays one argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ impl CommandTemplate {
         }
         // A literal has at most one part, and it does not need a record.
         let name = first.parts.iter().map(|part| match part {
-            super::Part::Literal(text) => text.as_str(),
-            super::Part::Value(_) => "",
+            Part::Literal(text) => text.as_str(),
+            Part::Value(_) => "",
         });
         Ok(Self { name: name.collect(), arguments: templates.collect() })
     }
@@ -38,9 +38,28 @@ impl CommandTemplate {
         &self.name
     }
 
-    /// The arguments after the name, as bytes.
-    pub fn render(&self, record: &Record) -> Result<Vec<Vec<u8>>, MissingValue> {
-        self.arguments.iter().map(|argument| argument.render(record)).collect()
+    /// One of the arguments is this word, in whatever case and for every record.
+    pub fn has_literal(&self, word: &str) -> bool {
+        self.arguments.iter().any(|argument| match &argument.parts[..] {
+            [Part::Literal(text)] => text.eq_ignore_ascii_case(word),
+            _ => false,
+        })
+    }
+
+    /// The arguments after the name, as bytes. `payload` stands where the whole payload is asked for.
+    pub fn render(&self, record: &Record, payload: &[u8]) -> Result<Vec<Vec<u8>>, MissingValue> {
+        let render = |argument: &Template| {
+            let mut rendered = Vec::new();
+            for part in &argument.parts {
+                match part {
+                    Part::Literal(text) => rendered.extend_from_slice(text.as_bytes()),
+                    Part::Value(Placeholder::Payload) => rendered.extend_from_slice(payload),
+                    Part::Value(placeholder) => rendered.extend_from_slice(&placeholder.value(record)?),
+                }
+            }
+            Ok(rendered)
+        };
+        self.arguments.iter().map(render).collect()
     }
 }
 

@@ -129,7 +129,7 @@ fn escaping_sees_values_only() {
 
 fn command(text: &str, payload: &[u8]) -> Result<Vec<String>, String> {
     let template = CommandTemplate::parse(text).map_err(|error| error.to_string())?;
-    let arguments = template.render(&record(payload)).map_err(|error| error.to_string())?;
+    let arguments = template.render(&record(payload), payload).map_err(|error| error.to_string())?;
     let mut words = vec![template.name().to_owned()];
     words.extend(arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()));
     Ok(words)
@@ -267,7 +267,7 @@ proptest! {
     fn a_payload_is_one_argument_whatever_it_holds(payload in prop::collection::vec(any::<u8>(), 0..64)) {
         let command = CommandTemplate::parse("SET \"k ${topic[0]}\" '{payload}' EX 5").expect("valid");
         let expect = vec![b"k site".to_vec(), payload.clone(), b"EX".to_vec(), b"5".to_vec()];
-        prop_assert_eq!(command.render(&record(&payload)), Ok(expect));
+        prop_assert_eq!(command.render(&record(&payload), &payload), Ok(expect));
     }
 
     #[test]

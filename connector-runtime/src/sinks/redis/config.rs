@@ -3,6 +3,7 @@
 use api_types::secret::Secret;
 use serde::Deserialize;
 
+use super::forbidden;
 use crate::config::batch::{RATES, batch_bytes, batch_records, linger_ms, max_in_flight};
 use crate::config::field::{
     ADDRESS_CHARS_MAX, Field, Literal, boolean, choice, config_fields, formatted, integer, name, secret,
@@ -13,6 +14,7 @@ use crate::config::rules::{Checked, Report, Rule};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
 use crate::template::TemplateKind;
+use crate::template::command::CommandTemplate;
 
 /// More replicas than any Redis deployment has.
 const WAIT_REPLICAS_MAX: u64 = 16;
@@ -36,11 +38,18 @@ config_fields! {
         pub password: Option<Secret> = secret();
         /// Name under which the sentinels know the master.
         pub sentinel_master_name: Option<String> = name().required_when("mode", &[Literal::Text("sentinel")]);
+        /// User at the sentinels themselves.
+        pub sentinel_username: Option<String> = name().added();
+        /// Password at the sentinels themselves. Absent: none, and `password` where a sentinel wants one.
+        pub sentinel_password: Option<Secret> = secret().added();
         /// Speak TLS to the servers.
         pub tls_enabled: bool = boolean().default_boolean(false);
         /// How long connecting may take.
         pub connect_timeout_ms: u64 = integer(1, 300_000).default_integer(5_000);
-        /// Most connections.
+        /// How long the next reply may take, while commands are under way.
+        pub answer_timeout_ms: u64 = integer(100, 300_000).default_integer(30_000).added();
+        /// Most connections to the server; with `cluster`, to each master. Records of one publisher and topic always use
+        /// the same.
         pub pool_size: u64 = integer(1, 100).default_integer(10);
         /// Times a command is sent again after a lost connection, inside one attempt of the pipeline.
         pub max_retries: u64 = integer(0, 100).default_integer(3);
@@ -67,7 +76,16 @@ const BATCH: &[Field] = &[batch_records(500, 10_000), batch_bytes(4 << 20), ling
 const RULES: &[Rule] = &[
     Rule::Check { says: "`database` is 0 with `cluster`: a cluster has no other", check: cluster_has_one_database },
     Rule::Check { says: "`server` is a single address with `single`", check: single_has_one_server },
-    Rule::Check { says: "`username` needs `password`", check: user_needs_password },
+    Rule::Check {
+        says: "`username` needs `password`, `sentinel_username` needs `sentinel_password`",
+        check: user_needs_password,
+    },
+    Rule::Check {
+        says: "`command_template` names no command that changes the connection or its replies (`SELECT`, `MULTI`, \
+               `SUBSCRIBE`, …), that waits (`BLPOP`, `WAIT`, …), or that ends or empties the target (`SHUTDOWN`, \
+               `FLUSHALL`, …)",
+        check: command_leaves_the_connection_alone,
+    },
 ];
 
 fn cluster_has_one_database(checked: &Checked<'_>, report: &mut Report) {
@@ -84,8 +102,17 @@ fn single_has_one_server(checked: &Checked<'_>, report: &mut Report) {
 }
 
 fn user_needs_password(checked: &Checked<'_>, report: &mut Report) {
-    if checked.was_sent("username") && !checked.was_sent("password") {
-        report.problem("password", "is required together with username");
+    for (username, password) in [("username", "password"), ("sentinel_username", "sentinel_password")] {
+        if checked.was_sent(username) && !checked.was_sent(password) {
+            report.problem(password, format!("is required together with {username}"));
+        }
+    }
+}
+
+fn command_leaves_the_connection_alone(checked: &Checked<'_>, report: &mut Report) {
+    let template = CommandTemplate::parse(checked.text("command_template"));
+    if let Some(problem) = template.ok().and_then(|template| forbidden::problem(&template)) {
+        report.problem("command_template", problem);
     }
 }
 

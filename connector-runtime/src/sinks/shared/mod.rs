@@ -5,7 +5,7 @@ pub(crate) mod cause;
 pub(crate) mod dial;
 pub(crate) mod http;
 pub mod network;
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres"))]
+#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "redis"))]
 pub(crate) mod outgoing;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;

@@ -5,6 +5,7 @@ pub mod file;
 pub mod mqtt;
 pub mod mysql;
 pub mod postgres;
+pub mod redis;
 pub mod webhook;
 
 use connector_runtime::registry::{KINDS, KindEntry};
@@ -17,6 +18,7 @@ macro_rules! for_each {
             mqtt = $crate::kinds::mqtt::Mqtt,
             mysql = $crate::kinds::mysql::Mysql,
             postgres = $crate::kinds::postgres::Postgres,
+            redis = $crate::kinds::redis::Redis,
             webhook = $crate::kinds::webhook::Webhook,
         }
     };
