@@ -5,6 +5,7 @@
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres  ─▶ rows
+//!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -26,6 +27,7 @@ pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod publisher;
+pub mod rabbitmq;
 pub mod reader;
 pub mod records;
 pub mod scratch;

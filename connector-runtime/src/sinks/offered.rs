@@ -33,6 +33,8 @@ const OFFERED: &[Offered] = &[
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "postgres")]
     super::postgres::sink::OFFERED,
+    #[cfg(feature = "rabbitmq")]
+    super::rabbitmq::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];

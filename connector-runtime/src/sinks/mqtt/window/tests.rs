@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Buf;
 use proptest::prelude::*;
 use serde_json::json;
-use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
 use crate::sinks::mqtt::config::Config;
