@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
+use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::mqtt::config::Config;
 use crate::sinks::mqtt::message::Publisher;
 use crate::sinks::mqtt::suspects::Cause;

@@ -136,3 +136,27 @@ async fn without_confirmations_delivered_means_handed_to_the_socket() {
     place.exchange(EXCHANGE, "fanout").await;
     delivers(&*sink, &numbered(1)).await;
 }
+
+#[tokio::test]
+async fn the_example_of_the_page_delivers() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/connectors/rabbitmq.md"));
+    let page = page.expect("is there");
+    let (_, example) = page.split_once("## Example\n\n```json\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let example: Value = serde_json::from_str(example).expect("is JSON");
+    let place = Place::new("example").await;
+    // What differs from server to server.
+    let here = place.config(&json!({}));
+    let mut config = example["config"].clone();
+    for field in ["server", "port", "username", "password", "virtual_host"] {
+        config[field] = here[field].clone();
+    }
+    let sink = open(config).await;
+    let mut sensor = record(1, "21.5");
+    sensor.message.topic = "sensor/kitchen".into();
+    assert_eq!(deliver(&*sink, &[sensor]).await, [Outcome::Delivered]);
+    let messages = place.messages_when(QUEUE, 1).await;
+    let message = &messages[0];
+    assert_eq!((&message.payload[..], &*message.routing_key), (&b"21.5"[..], "sensor.kitchen"));
+    assert_eq!(message.properties["delivery_mode"], 2);
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ::tests::rabbitmq::{EXCHANGE, Message, PASSWORD, QUEUE, Rabbitmq, USER};
 use ::tests::wait;
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use api_types::Record;
 use serde_json::{Value, json};
 
