@@ -259,8 +259,10 @@ impl Traffic {
     /// When something has to be done that nobody asks for.
     fn due(&self, pulse: &Pulse, is_writing: bool, now: Instant) -> Option<Instant> {
         let answer = self.window.waiting_since().map(|since| since + self.confirm_timeout);
-        let blocked = self.blocked.as_ref().filter(|blocked| !blocked.is_long(now));
-        let blocked = blocked.map(|blocked| blocked.since + BLOCKED_WITHIN);
+        let (answer, blocked) = match &self.blocked {
+            Some(blocked) if !blocked.is_long(now) => (None, Some(blocked.since + BLOCKED_WITHIN)),
+            Some(_) | None => (answer, None),
+        };
         let may_beat = !is_writing && self.blocked.is_none();
         let beat = pulse.beat_due().filter(|_| may_beat);
         [answer, blocked, beat, pulse.is_lost_at()].into_iter().flatten().min()
@@ -273,16 +275,21 @@ impl Traffic {
                 format!("not a word of the server within {} s: heartbeats are missed", pulse.silence().as_secs());
             return Err(Lost::Broken(down(message)));
         }
-        if let Some(blocked) = self.blocked.as_ref().filter(|blocked| blocked.is_long(now)) {
-            let outcome = blocked.outcome();
-            self.window.end_unsent(&outcome);
-            // What the server has is its own; it confirms it when the alarm is over, and nobody waits for that.
-            if let Some(before) = now.checked_sub(self.confirm_timeout) {
-                self.window.end_sent_before(before, &outcome);
+        match &self.blocked {
+            Some(blocked) if blocked.is_long(now) => {
+                let outcome = blocked.outcome();
+                self.window.end_unsent(&outcome);
+                // What the server has is its own; it confirms it when the alarm is over, and nobody waits for that.
+                if let Some(before) = now.checked_sub(self.confirm_timeout) {
+                    self.window.end_sent_before(before, &outcome);
+                }
             }
-        } else if self.window.waiting_since().is_some_and(|since| now >= since + self.confirm_timeout) {
-            let what = if self.confirms { "confirmation" } else { "room for a message" };
-            return Err(Lost::Broken(down(format!("no {what} within {} s", self.confirm_timeout.as_secs()))));
+            Some(_) => {}
+            None if self.window.waiting_since().is_some_and(|since| now >= since + self.confirm_timeout) => {
+                let what = if self.confirms { "confirmation" } else { "room for a message" };
+                return Err(Lost::Broken(down(format!("no {what} within {} s", self.confirm_timeout.as_secs()))));
+            }
+            None => {}
         }
         let may_beat = !self.out.is_writing() && self.blocked.is_none();
         if may_beat && pulse.beat_due().is_some_and(|due| now >= due) {

@@ -60,7 +60,7 @@ impl Close {
 
     /// One code for all that a user may not do with a virtual host.
     fn not_allowed(&self) -> TargetFaultKind {
-        if self.text.contains("limit") {
+        if self.text.contains("connection limit (") {
             TargetFaultKind::Throttled { retry_after: None }
         } else if self.text.ends_with("not found") {
             TargetFaultKind::Missing
@@ -98,7 +98,7 @@ mod tests {
             (406, "PRECONDITION_FAILED - so", TargetFaultKind::Misconfigured("TARGET_PRECONDITION")),
             (501, "FRAME_ERROR - type 3, all octets = <<>>: frame too large", TargetFaultKind::Down),
             (530, "NOT_ALLOWED - vhost nope not found", TargetFaultKind::Missing),
-            (530, "NOT_ALLOWED - access to vhost 'v' refused for user 'u'", TargetFaultKind::Permission),
+            (530, "NOT_ALLOWED - access to vhost 'limit' refused for user 'u'", TargetFaultKind::Permission),
             (530, "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (1) is reached", throttled),
             (541, "INTERNAL_ERROR", TargetFaultKind::Down),
             (999, "", TargetFaultKind::Down),
