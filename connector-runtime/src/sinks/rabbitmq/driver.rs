@@ -194,7 +194,7 @@ impl Traffic {
     async fn converse(&mut self, link: &mut Link) -> Lost {
         let mut pulse = Pulse::new(link.heartbeat, Instant::now());
         loop {
-            if let Err(lost) = self.read_answers(link).and_then(|()| self.keep_time(&mut pulse)) {
+            if let Err(lost) = self.read_answers(link).and_then(|()| self.keep_time(&pulse)) {
                 return lost;
             }
             let now = Instant::now();
@@ -268,7 +268,7 @@ impl Traffic {
         [answer, blocked, beat, pulse.is_lost_at()].into_iter().flatten().min()
     }
 
-    fn keep_time(&mut self, pulse: &mut Pulse) -> Result<(), Lost> {
+    fn keep_time(&mut self, pulse: &Pulse) -> Result<(), Lost> {
         let now = Instant::now();
         if pulse.is_lost_at().is_some_and(|lost| now >= lost) {
             let message =

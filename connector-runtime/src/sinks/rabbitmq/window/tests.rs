@@ -31,8 +31,13 @@ fn run(records: &[(u64, usize)]) -> (Run, Receiver<Vec<Outcome>>) {
 fn sent(window: &mut Window, records: &[(u64, usize)]) -> Receiver<Vec<Outcome>> {
     let (run, answer) = run(records);
     window.take(run);
-    window.fill(&mut Outbox::default(), Instant::now());
-    answer
+    loop {
+        let mut out = Outbox::default();
+        window.fill(&mut out, Instant::now());
+        if out.bytes.is_empty() {
+            return answer;
+        }
+    }
 }
 
 fn comes_back(window: &mut Window, number: u64, body_bytes: u64) {

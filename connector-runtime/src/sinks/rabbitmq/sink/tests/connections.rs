@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn what_is_agreed_is_what_is_configured() {
     for (number, heartbeat_secs, frame_max, channel_max) in
-        [(1, 0, 4_096, 1), (2, 7, 131_072, 3), (3, 300, 8_192, 2_047)]
+        [(1, 0, 4_096, 1_u16), (2, 7, 131_072, 3), (3, 300, 8_192, 2_047)]
     {
         let place = Place::new(&format!("agreed {number}")).await;
         let more = json!({"heartbeat_secs": heartbeat_secs, "frame_max": frame_max, "channel_max": channel_max});
@@ -33,7 +33,7 @@ async fn what_is_agreed_is_what_is_configured() {
         counted.await.expect("counts");
         // Many frames, and properties beside them.
         let large = record(1, vec![b'x'; 300_000]);
-        assert_eq!(deliver(&*sink, &[large.clone()]).await, [Outcome::Delivered]);
+        assert_eq!(deliver(&*sink, std::slice::from_ref(&large)).await, [Outcome::Delivered]);
         assert!(place.messages_when(QUEUE, 1).await[0].payload == large.message.payload);
         sink.close().await;
         place.connections_become(0).await;

@@ -82,7 +82,7 @@ async fn a_message_says_all_of_its_record() {
         "exchange": "by_key", "routing_key": "${topic[0]}.${topic[1]}", "delivery_mode": "Persistent",
     });
     let sink = place.open(&more).await;
-    assert_eq!(deliver(&*sink, &[full.clone()]).await, [Outcome::Delivered]);
+    assert_eq!(deliver(&*sink, std::slice::from_ref(&full)).await, [Outcome::Delivered]);
     let messages = place.messages_when("kitchen", 1).await;
     let message = &messages[0];
     assert_eq!((&message.payload[..], &*message.routing_key), (&[0xff, 0][..], "plant.kitchen"));
