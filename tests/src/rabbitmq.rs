@@ -259,7 +259,7 @@ impl Rabbitmq {
         let mut command = Command::new(format!("{PROGRAMS}/rabbitmqctl"));
         command.arg("--node").arg(node(self.ports)).args(arguments);
         environment(&mut command, self.scratch.path(), self.ports);
-        process::without_root(&mut command, self.scratch.path())?;
+        process::beside(&mut command, self.scratch.path());
         let mut command = tokio::process::Command::from(command);
         Ok(process::run(&mut command, CONTROL_LIMIT).await?.success()?.stdout)
     }
