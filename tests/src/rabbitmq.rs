@@ -47,6 +47,8 @@ pub struct RabbitmqOptions {
     pub settings: Vec<String>,
     /// Names of the server in its certificate; without them it speaks no TLS.
     pub tls_names: Option<String>,
+    /// The same with certificates that were made elsewhere.
+    pub certificates: Option<Certificates>,
     /// Over TLS clients have to show a certificate.
     pub client_certificate: bool,
 }
@@ -102,6 +104,7 @@ impl Rabbitmq {
             settings: vec!["max_message_size = 1000000".into()],
             tls_names: Some("DNS:mq.example.org".into()),
             client_certificate: true,
+            ..RabbitmqOptions::default()
         };
         let mut server = Self::with(options).await?;
         // What it holds is of no use to whoever looks at one of many tests.
@@ -120,9 +123,11 @@ impl Rabbitmq {
             distribution: ports::free()?,
             port_mapper: ports::free()?,
         };
-        let certificates = match &options.tls_names {
-            Some(names) => Some(Certificates::make(scratch.path(), names, USER)?),
-            None => None,
+        let certificates = match (&options.tls_names, &options.certificates) {
+            (Some(names), _) => Some(Certificates::make(scratch.path(), names, USER)?),
+            // The server must be able to read its key.
+            (None, Some(made)) => Some(made.copied_to(scratch.path())?),
+            (None, None) => None,
         };
         configure(scratch.path(), ports, &options, certificates.as_ref())?;
         let port_mapper = start_port_mapper(scratch.path(), ports).await?;

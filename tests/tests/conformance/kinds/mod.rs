@@ -4,6 +4,7 @@ mod envelope;
 pub mod file;
 pub mod mqtt;
 pub mod postgres;
+pub mod rabbitmq;
 pub mod webhook;
 
 use connector_runtime::registry::{KINDS, KindEntry};
@@ -15,6 +16,7 @@ macro_rules! for_each {
             file = $crate::kinds::file::File,
             mqtt = $crate::kinds::mqtt::Mqtt,
             postgres = $crate::kinds::postgres::Postgres,
+            rabbitmq = $crate::kinds::rabbitmq::Rabbitmq,
             webhook = $crate::kinds::webhook::Webhook,
         }
     };
