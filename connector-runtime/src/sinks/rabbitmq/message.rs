@@ -258,7 +258,7 @@ pub(super) mod tests {
             vec![("room".into(), "kitchen".into()), ("mqtt.id".into(), "another".into()), ("".into(), "ü".into())];
         let publisher = publisher(&json!({"routing_key": "${topic[1]}.x", "delivery_mode": "Persistent"}));
         let (method, properties, body) = frames(&publisher.publish(&record).expect("can be carried"));
-        assert_eq!((method.routing_key.as_str(), method.mandatory, method.immediate), ("plant.x", true, false));
+        assert_eq!((method.routing_key.as_str(), method.mandatory, method.immediate), ("one.x", true, false));
         assert_eq!(body, [0, 159, 146, 150]);
         assert_eq!(properties.delivery_mode(), &Some(PERSISTENT));
         assert_eq!(properties.message_id(), &Some("1-7-7".into()));
