@@ -7,6 +7,7 @@
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!                                                           │                         ──▶ Postgres  ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
+//!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod publisher;
+pub mod rabbitmq;
 pub mod reader;
 pub mod records;
 pub mod redis;

@@ -148,9 +148,16 @@ fn append_to(path: &Path) -> Result<File> {
 pub fn without_root(command: &mut Command, folder: &Path) -> Result<()> {
     if rustix::process::getuid().is_root() {
         give_to_nobody(folder)?;
-        command.uid(NOBODY).gid(NOBODY).env("HOME", folder);
+        beside(command, folder);
     }
     Ok(())
+}
+
+/// Runs the command as one that [`without_root`] started runs, whose folder it may change meanwhile.
+pub fn beside(command: &mut Command, folder: &Path) {
+    if rustix::process::getuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY).env("HOME", folder);
+    }
 }
 
 fn give_to_nobody(folder: &Path) -> Result<()> {

@@ -37,6 +37,8 @@ const OFFERED: &[Offered] = &[
     super::postgres::sink::OFFERED,
     #[cfg(feature = "redis")]
     super::redis::sink::OFFERED,
+    #[cfg(feature = "rabbitmq")]
+    super::rabbitmq::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use api_types::ConnectorName;
 use bytes::BytesMut;
-use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio_rustls::TlsConnector;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_util::sync::CancellationToken;
 
 use super::answers;
@@ -17,10 +15,8 @@ use super::window::{Kept, Limits};
 use super::wire::{self, Connack, Hello, Received};
 use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::{SinkContext, chain};
-use crate::sinks::shared::cause::connect_kind;
 use crate::sinks::shared::network::Network;
-use crate::sinks::shared::outgoing::Outgoing;
-use crate::sinks::shared::{dial, tls};
+use crate::sinks::shared::stream::{Route, Stream, Tls, broken};
 
 /// Version 5 asks the target to keep the session so long after a lost connection: far longer than the attempts to
 /// connect again take, also after a sink that nobody asked for anything for a while.
@@ -39,12 +35,7 @@ const BRIDGE_CHARS: usize = 11;
 /// Everything that it takes to connect, again and again.
 pub(super) struct Dialer {
     hello: Hello,
-    host: String,
-    port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    deny_networks: Arc<[Network]>,
-    /// With it every socket falls silent.
-    aborted: CancellationToken,
+    route: Route,
     connect_timeout: Duration,
     qos: u8,
     retain: bool,
@@ -59,9 +50,6 @@ pub(super) struct Link {
     pub(super) limits: Limits,
     pub(super) keepalive: Duration,
 }
-
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A name for one connector among all clusters: a bridge of another cluster may speak to the same target, and its
 /// connector may have the same name and incarnation.
@@ -82,15 +70,7 @@ impl Dialer {
         let unusable = |message: String| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message);
         let server = Server::parse(&config.server).ok_or_else(|| unusable("config.server is not readable".into()))?;
         let is_tls = server.is_tls || config.enable_tls;
-        let tls = if is_tls {
-            let unusable =
-                |error: tls::TlsError| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error));
-            let client = tls::client_config(&config.tls).map_err(unusable)?;
-            let name = tls::server_name(&config.tls, &server.host).map_err(unusable)?;
-            Some((TlsConnector::from(Arc::new(client)), name))
-        } else {
-            None
-        };
+        let tls = if is_tls { Some(Tls::new(&config.tls, &server.host)?) } else { None };
         let mut prefix =
             config.client_id_prefix.as_deref().filter(|prefix| !prefix.is_empty()).unwrap_or(PREFIX_DEFAULT);
         if config.protocol_version == ProtocolVersion::V3 {
@@ -108,11 +88,13 @@ impl Dialer {
         };
         Ok(Self {
             hello,
-            port: server.port.unwrap_or(if server.is_tls { 8_883 } else { 1_883 }),
-            host: server.host,
-            tls,
-            deny_networks,
-            aborted,
+            route: Route {
+                port: server.port.unwrap_or(if server.is_tls { 8_883 } else { 1_883 }),
+                host: server.host,
+                tls,
+                deny_networks,
+                aborted,
+            },
             connect_timeout: Duration::from_secs(config.connect_timeout_secs),
             qos: config.qos,
             retain: config.retain,
@@ -154,14 +136,7 @@ impl Dialer {
     }
 
     async fn greet(&self, clean: bool) -> Result<Link, TargetFault> {
-        let tcp = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
-        let tcp = Outgoing::new(tcp, self.aborted.clone()).map_err(|error| broken(&error))?;
-        let mut stream: Box<dyn Stream> = match &self.tls {
-            Some((connector, name)) => {
-                Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| broken(&error))?)
-            }
-            None => Box::new(tcp),
-        };
+        let mut stream = self.route.connect().await?;
         let mut hello = BytesMut::new();
         wire::connect(&self.hello, clean, &mut hello).map_err(|error| {
             TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), format!("CONNECT: {error}"))
@@ -243,10 +218,6 @@ impl Link {
 
 pub(super) fn down(message: impl Into<Arc<str>>) -> TargetFault {
     TargetFault::new(TargetFaultKind::Down, message)
-}
-
-pub(super) fn broken(error: &std::io::Error) -> TargetFault {
-    TargetFault::new(connect_kind(error), chain(error))
 }
 
 pub(super) fn unreadable(error: &wire::WireError) -> TargetFault {

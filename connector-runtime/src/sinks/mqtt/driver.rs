@@ -6,23 +6,23 @@
 //! ```
 
 use std::io::ErrorKind;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::answers::{self, Closing};
 use super::config::ProtocolVersion;
-use super::connect::{Dialer, Link, broken, down, unreadable};
-use super::outbox::Outbox;
+use super::connect::{Dialer, Link, down, unreadable};
 use super::suspects::{Cause, Loss};
 use super::window::{Run, Window};
 use super::wire::{self, Received};
 use crate::sink::{Outcome, TargetFault, TargetFaultKind};
+use crate::sinks::shared::driven::Signals;
+use crate::sinks::shared::outbox::Outbox;
+use crate::sinks::shared::stream::broken;
 
 /// For the answer to one message, and for the socket to take more: a target that is alive and needs longer is as good
 /// as gone, and the messages are safer in the queue.
@@ -52,15 +52,6 @@ struct Traffic {
     /// Since when somebody waits in vain.
     in_vain_since: Option<Instant>,
     has_ever_answered: bool,
-}
-
-/// How others end the driver, and how it says that it has ended.
-#[derive(Clone, Default)]
-pub(super) struct Signals {
-    pub(super) aborted: CancellationToken,
-    pub(super) closing: CancellationToken,
-    /// Why this sink delivers nothing any more.
-    pub(super) ended: Arc<OnceLock<TargetFault>>,
 }
 
 enum Lost {
@@ -125,16 +116,15 @@ impl Driver {
         let _ = self.signals.ended.set(fault);
         self.traffic.runs.close();
         self.traffic.window.end_all(&outcome);
-        while let Some(Run { publishes, done }) = self.traffic.runs.recv().await {
-            // Who no longer waits was dropped half-way.
-            let _ = done.send(vec![outcome.clone(); publishes.len()]);
+        while let Some(run) = self.traffic.runs.recv().await {
+            run.answer(&outcome);
         }
     }
 
     /// Sends nothing more of what was asked. In the middle of a packet there is no polite word.
     async fn close(&mut self) {
         if let Some(link) = self.link.take()
-            && !self.traffic.is_writing()
+            && !self.traffic.out.is_writing()
         {
             link.goodbye().await;
         }
@@ -207,7 +197,7 @@ impl Driver {
                 return lost;
             }
             traffic.take_waiting();
-            let is_writing = traffic.is_writing();
+            let is_writing = traffic.out.is_writing();
             let due = pulse.due(traffic.window.oldest_unanswered(&traffic.out), is_writing);
             tokio::select! {
                 biased;
@@ -216,7 +206,7 @@ impl Driver {
                     Ok(_) => {}
                     Err(error) => return Lost::Link(Loss::broken(&error)),
                 },
-                written = write(&mut link.writer, &mut traffic.out), if is_writing => match written {
+                written = traffic.out.write(&mut link.writer), if is_writing => match written {
                     Ok(()) => {
                         pulse.wrote();
                         traffic.window.handed_over(&traffic.out);
@@ -247,10 +237,6 @@ impl Driver {
 }
 
 impl Traffic {
-    fn is_writing(&self) -> bool {
-        !self.out.bytes.is_empty() || self.out.handed_over < self.out.taken
-    }
-
     /// Fills the outbox with what waits, without waiting for it: many small runs leave in one write.
     fn take_waiting(&mut self) {
         self.window.fill(&mut self.out);
@@ -306,17 +292,6 @@ impl Loss {
         };
         Self { fault: broken(error), cause }
     }
-}
-
-async fn write(writer: &mut (impl AsyncWrite + Unpin), out: &mut Outbox) -> std::io::Result<()> {
-    if !out.bytes.is_empty() && out.handed_over == out.taken {
-        let written = writer.write_buf(&mut out.bytes).await?;
-        out.moved(written);
-    }
-    // Of plain TCP this is nothing; TLS may still hold what it has taken.
-    writer.flush().await?;
-    out.handed_over = out.taken;
-    Ok(())
 }
 
 fn interrupted(message: &'static str) -> TargetFault {

@@ -10,8 +10,6 @@ mod driver;
 #[cfg(feature = "mqtt")]
 mod message;
 #[cfg(feature = "mqtt")]
-mod outbox;
-#[cfg(feature = "mqtt")]
 pub(crate) mod sink;
 #[cfg(feature = "mqtt")]
 mod suspects;

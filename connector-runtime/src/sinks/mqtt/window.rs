@@ -10,14 +10,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::num::NonZeroU16;
 
-use tokio::sync::oneshot;
-
 use super::answers;
 use super::message::Publish;
-use super::outbox::Outbox;
 use super::suspects::{Loss, Suspects};
-use super::wire::{Answer, FAILURE};
-use crate::sink::{Outcome, RecordFault, TargetFault, TargetFaultKind};
+use super::wire::{self, Answer, FAILURE};
+use crate::sink::{Outcome, RecordFault};
+use crate::sinks::shared::outbox::Outbox;
+use crate::sinks::shared::runs::{self, Place, Runs, held};
 
 /// Bytes that wait for the socket: enough for many small packets in one write, little to keep in memory. One packet may
 /// go over it.
@@ -26,10 +25,7 @@ const OUT_BYTES_MAX: usize = 64 << 10;
 const ABANDONED_MAX: usize = 1_000;
 
 /// The records of one call of `deliver`, in their order.
-pub(super) struct Run {
-    pub(super) publishes: Vec<Publish>,
-    pub(super) done: oneshot::Sender<Vec<Outcome>>,
-}
+pub(super) type Run = runs::Run<Publish>;
 
 /// What this connection allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +46,7 @@ pub(super) enum Kept {
 pub(super) struct Window {
     max_retries: u64,
     limits: Limits,
-    runs: HashMap<RunId, OpenRun>,
-    next_run: RunId,
-    /// The run that is being sent.
-    current: Option<Current>,
+    runs: Runs<Publish>,
     in_flight: BTreeMap<Serial, Flight>,
     next_serial: Serial,
     by_packet_id: HashMap<NonZeroU16, Serial>,
@@ -71,27 +64,12 @@ pub(super) struct Window {
     answered: u64,
 }
 
-type RunId = u64;
 /// Order of first sending.
 type Serial = u64;
 
-struct OpenRun {
-    outcomes: Vec<Option<Outcome>>,
-    left: usize,
-    /// The first record that has to go again: what stands behind it is not sent before it.
-    held_from: Option<usize>,
-    done: oneshot::Sender<Vec<Outcome>>,
-}
-
-struct Current {
-    run: RunId,
-    rest: std::iter::Enumerate<std::vec::IntoIter<Publish>>,
-}
-
 struct Flight {
     publish: Publish,
-    run: RunId,
-    place: usize,
+    place: Place,
     packet_id: Option<NonZeroU16>,
     /// The target has it (PUBREC): what is left is to release it.
     is_taken: bool,
@@ -111,9 +89,7 @@ impl Window {
         Self {
             max_retries,
             limits,
-            runs: HashMap::new(),
-            next_run: 0,
-            current: None,
+            runs: Runs::default(),
             in_flight: BTreeMap::new(),
             next_serial: 0,
             by_packet_id: HashMap::new(),
@@ -130,23 +106,16 @@ impl Window {
 
     /// Nobody waits for anything.
     pub(super) fn is_idle(&self) -> bool {
-        self.runs.is_empty()
+        self.runs.is_idle()
     }
 
     pub(super) fn wants_run(&self) -> bool {
-        self.current.is_none() && self.again.is_empty() && self.has_room()
+        !self.runs.has_current() && self.again.is_empty() && self.has_room()
     }
 
     /// Only when it [wants](Self::wants_run) one, or is idle.
     pub(super) fn take(&mut self, run: Run) {
-        let Run { publishes, done } = run;
-        let id = self.next_run;
-        self.next_run += 1;
-        self.runs.insert(
-            id,
-            OpenRun { outcomes: vec![None; publishes.len()], left: publishes.len(), held_from: None, done },
-        );
-        self.current = Some(Current { run: id, rest: publishes.into_iter().enumerate() });
+        self.runs.take(run);
     }
 
     /// Writes what may be sent now.
@@ -187,7 +156,7 @@ impl Window {
             return true;
         }
         match flight.packet_id {
-            Some(packet_id) if flight.is_taken => out.release(packet_id),
+            Some(packet_id) if flight.is_taken => out.answer(|bytes| wire::release(packet_id, bytes)),
             packet_id => flight.publish.write(packet_id, flight.is_duplicate, &mut out.bytes),
         }
         flight.end = out.end();
@@ -201,25 +170,10 @@ impl Window {
     }
 
     fn send_next(&mut self, out: &mut Outbox) -> bool {
-        let Some(current) = &mut self.current else { return false };
-        let run = current.run;
-        // Nobody waits for the rest any more.
-        if self.runs.get(&run).is_none_or(|open| open.done.is_closed()) {
-            self.current = None;
-            // What was sent of it still counts until the target has answered.
-            self.runs.remove(&run);
-            return true;
-        }
-        let Some((place, publish)) = current.rest.next() else {
-            self.current = None;
-            return true;
-        };
-        if current.rest.len() == 0 {
-            self.current = None;
-        }
+        let Some((place, publish)) = self.runs.next() else { return false };
         if publish.bytes() > self.limits.packet_bytes_max {
             let outcome = too_large(&publish, self.limits);
-            self.settle(run, place, outcome);
+            self.runs.settle(place, outcome);
             return true;
         }
         let serial = self.next_serial;
@@ -241,7 +195,6 @@ impl Window {
         }
         let flight = Flight {
             publish,
-            run,
             place,
             packet_id,
             is_taken: false,
@@ -293,7 +246,7 @@ impl Window {
         if answer.reason >= FAILURE {
             return self.answered(answer, answers::outcome(answer));
         }
-        out.release(answer.packet_id);
+        out.answer(|bytes| wire::release(answer.packet_id, bytes));
         // A target that keeps the session may say so before it is asked again: publishing it again would repeat it.
         let serial = self.by_packet_id.get(&answer.packet_id);
         let Some(flight) = serial.and_then(|serial| self.in_flight.get_mut(serial)) else { return false };
@@ -332,7 +285,7 @@ impl Window {
         for (serial, flight) in &mut self.in_flight {
             let was_on_wire = std::mem::take(&mut flight.is_on_wire);
             flight.losses += u64::from(was_on_wire);
-            let has_waiter = self.runs.get(&flight.run).is_some_and(|run| !run.done.is_closed());
+            let has_waiter = self.runs.has_waiter(flight.place);
             let is_spent = was_on_wire && (flight.is_suspect || flight.losses > self.max_retries);
             if is_spent || !has_waiter {
                 given_up.push((*serial, is_spent));
@@ -348,8 +301,7 @@ impl Window {
                 }
                 let outcome = Outcome::TargetFault(loss.fault.clone());
                 // Nobody of this run was at fault alone: what was not yet sent has lost the same target.
-                let run = flight.run;
-                self.end_rest(run, &outcome);
+                self.runs.end_rest(flight.place, &outcome);
                 outcome
             };
             self.give_up(*serial, outcome);
@@ -387,13 +339,8 @@ impl Window {
 
     /// Everything that has no outcome yet gets this one.
     pub(super) fn end_all(&mut self, outcome: &Outcome) {
-        self.current = None;
         self.in_flight.clear();
-        for (_, run) in self.runs.drain() {
-            let outcomes = run.outcomes.into_iter().map(|known| known.unwrap_or_else(|| outcome.clone())).collect();
-            // Who no longer waits was dropped half-way.
-            let _ = run.done.send(outcomes);
-        }
+        self.runs.end_all(outcome);
     }
 
     fn end(&mut self, serial: Serial, outcome: Outcome) {
@@ -410,28 +357,13 @@ impl Window {
         if outcome == Outcome::Delivered {
             self.suspects.delivered(flight.publish.id);
         }
-        self.settle(flight.run, flight.place, outcome);
-    }
-
-    fn settle(&mut self, run: RunId, place: usize, outcome: Outcome) {
-        if matches!(outcome, Outcome::TargetFault(_)) {
-            self.end_rest(run, &held());
-        }
-        let Some(open) = self.runs.get_mut(&run) else { return };
-        if matches!(outcome, Outcome::TargetFault(_)) {
-            open.held_from = Some(open.held_from.map_or(place, |first| first.min(place)));
-        }
-        if open.outcomes[place].replace(outcome).is_none() {
-            open.left -= 1;
-        }
-        self.answer_if_settled(run);
+        self.runs.settle(flight.place, outcome);
     }
 
     /// A record that has to be sent again holds what is not on the wire behind it, so that it is not overtaken.
     fn is_held(&self, serial: Serial) -> bool {
         let Some(flight) = self.in_flight.get(&serial) else { return false };
-        let held_from = self.runs.get(&flight.run).and_then(|open| open.held_from);
-        !flight.is_on_wire && held_from.is_some_and(|first| first < flight.place)
+        !flight.is_on_wire && self.runs.is_held(flight.place)
     }
 
     fn give_up(&mut self, serial: Serial, outcome: Outcome) {
@@ -443,32 +375,6 @@ impl Window {
         }
         self.end(serial, outcome);
     }
-
-    /// Of what was not yet sent of this run.
-    fn end_rest(&mut self, run: RunId, outcome: &Outcome) {
-        let Some(current) = self.current.take_if(|current| current.run == run) else { return };
-        let Some(open) = self.runs.get_mut(&run) else { return };
-        for (place, _) in current.rest {
-            if open.outcomes[place].replace(outcome.clone()).is_none() {
-                open.left -= 1;
-            }
-        }
-    }
-
-    fn answer_if_settled(&mut self, run: RunId) {
-        if self.runs.get(&run).is_some_and(|open| open.left == 0)
-            && let Some(open) = self.runs.remove(&run)
-        {
-            // Who no longer waits was dropped half-way.
-            let _ = open.done.send(open.outcomes.into_iter().flatten().collect());
-        }
-    }
-}
-
-/// It waits for a record before it, whose fault is not its own: this attempt counts for nothing.
-fn held() -> Outcome {
-    let fault = TargetFault::new(TargetFaultKind::Interrupted, "held back by a record before it");
-    Outcome::TargetFault(TargetFault { reopen: false, ..fault })
 }
 
 fn too_large(publish: &Publish, limits: Limits) -> Outcome {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use crate::config::batch::{RATES, batch_bytes, linger_ms, max_in_flight};
 use crate::config::field::{Field, Literal, boolean, choice, config_fields, host, integer, name, port, secret, text};
 use crate::config::payload::{PAYLOAD_FORMATS, PayloadFormat};
-use crate::config::rules::GivesUp;
+use crate::config::rules::{Checked, GivesUp, Report, Rule};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
 use crate::template::TemplateKind;
@@ -63,9 +63,21 @@ pub enum DeliveryMode {
 
 const BATCH: &[Field] = &[batch_bytes(4 << 20), linger_ms(5, 60_000), max_in_flight(4)];
 
+const RULES: &[Rule] =
+    &[Rule::Check { says: "`virtual_host` and `exchange` have at most 255 bytes as UTF-8", check: names_are_short }];
+
+fn names_are_short(checked: &Checked<'_>, report: &mut Report) {
+    for field in ["virtual_host", "exchange"] {
+        let bytes = checked.text(field).len();
+        if bytes > SHORT_STRING_MAX {
+            report.problem(field, format!("must have at most {SHORT_STRING_MAX} bytes as UTF-8, and has {bytes}"));
+        }
+    }
+}
+
 pub const SCHEMA: Schema = Schema {
     groups: &[FIELDS, BATCH, RATES, tls::FIELDS],
-    rules: &[tls::RULES],
+    rules: &[RULES, tls::RULES],
     gives_up: Some(GivesUp { field: "publisher_confirms", value: Literal::Boolean(false) }),
     records_field: "batch_size",
     sync_bounds: false,

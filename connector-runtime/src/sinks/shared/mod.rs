@@ -3,13 +3,22 @@
 
 pub(crate) mod cause;
 pub(crate) mod dial;
+#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+pub(crate) mod driven;
 pub(crate) mod http;
 pub mod network;
 #[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+pub(crate) mod outbox;
+#[cfg(any(feature = "mqtt", feature = "postgres", feature = "rabbitmq"))]
 pub(crate) mod outgoing;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod relational;
 pub(crate) mod retry_after;
+#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+pub(crate) mod runs;
+#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+pub(crate) mod stream;
 pub(crate) mod tls;

@@ -6,6 +6,7 @@ pub mod mqtt;
 pub mod mysql;
 pub mod postgres;
 pub mod redis;
+pub mod rabbitmq;
 pub mod webhook;
 
 use connector_runtime::registry::{KINDS, KindEntry};
@@ -19,6 +20,7 @@ macro_rules! for_each {
             mysql = $crate::kinds::mysql::Mysql,
             postgres = $crate::kinds::postgres::Postgres,
             redis = $crate::kinds::redis::Redis,
+            rabbitmq = $crate::kinds::rabbitmq::Rabbitmq,
             webhook = $crate::kinds::webhook::Webhook,
         }
     };

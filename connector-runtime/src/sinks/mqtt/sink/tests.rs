@@ -13,6 +13,8 @@ use std::time::Instant;
 use api_types::{Message, Record};
 use rumqttc::v5::mqttbytes::QoS;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use self::servers::Server;
 use self::subscriber::{Subscriber, properties, topic, user};

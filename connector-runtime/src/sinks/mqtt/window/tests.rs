@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use bytes::Buf;
 use proptest::prelude::*;
 use serde_json::json;
-use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
+use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::mqtt::config::Config;
 use crate::sinks::mqtt::message::Publisher;
 use crate::sinks::mqtt::suspects::Cause;

@@ -1,0 +1,64 @@
+//! A connection to a target, plain or over TLS, for the sinks that speak their protocol themselves.
+
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use super::cause::connect_kind;
+use super::network::Network;
+use super::outgoing::Outgoing;
+use super::{dial, tls};
+use crate::config::tls::TlsOptions;
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sinks::offered::chain;
+
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Where a connection goes, and how.
+pub(crate) struct Route {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) deny_networks: Arc<[Network]>,
+    /// With it every socket falls silent.
+    pub(crate) aborted: CancellationToken,
+}
+
+pub(crate) struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// Reads certificates: call it where a few small reads may block.
+    pub(crate) fn new(options: &TlsOptions, host: &str) -> Result<Self, TargetFault> {
+        let unusable =
+            |error: tls::TlsError| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error));
+        let client = tls::client_config(options).map_err(unusable)?;
+        let name = tls::server_name(options, host).map_err(unusable)?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(client)), name })
+    }
+}
+
+impl Route {
+    /// Bounded by the caller.
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, TargetFault> {
+        let tcp = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
+        let tcp = Outgoing::new(tcp, self.aborted.clone()).map_err(|error| broken(&error))?;
+        match &self.tls {
+            Some(Tls { connector, name }) => {
+                Ok(Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| broken(&error))?))
+            }
+            None => Ok(Box::new(tcp)),
+        }
+    }
+}
+
+/// A connection that did not come about, or is lost.
+pub(crate) fn broken(error: &std::io::Error) -> TargetFault {
+    TargetFault::new(connect_kind(error), chain(error))
+}
