@@ -5,6 +5,7 @@
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres  ─▶ rows
+//!                                                           │                         ──▶ Kafka     ─▶ messages
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -16,6 +17,7 @@ pub mod binary;
 pub mod certificates;
 pub mod cluster;
 pub mod flood;
+pub mod kafka;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

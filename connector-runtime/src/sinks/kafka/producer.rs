@@ -87,7 +87,9 @@ impl Producer {
                 Some(record) => record,
             };
             let ended = self.target.aborted.cancelled();
-            let waited = async { tokio::select! { () = room => {}, () = ended => {} } };
+            let waited = async {
+                tokio::select! { () = room => {}, () = ended => {} }
+            };
             if timeout_at(deadline, waited).await.is_err() {
                 record.delivery_opaque.give_back();
                 let full = outcome(RDKafkaErrorCode::QueueFull, self.target.reason().as_ref());

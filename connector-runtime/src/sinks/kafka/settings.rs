@@ -25,11 +25,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const IN_FLIGHT_MAX_IDEMPOTENT: u32 = 5;
 
 /// Reads certificates: call it where a few small reads may block.
-pub(super) fn settings(
-    config: &Config,
-    client_id: &str,
-    watches_connections: bool,
-) -> Result<ClientConfig, TlsError> {
+pub(super) fn settings(config: &Config, client_id: &str, watches_connections: bool) -> Result<ClientConfig, TlsError> {
     let mut settings = ClientConfig::new();
     let mut set = |name: &str, value: &str| {
         settings.set(name, value);

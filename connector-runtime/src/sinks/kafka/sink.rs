@@ -123,8 +123,7 @@ async fn check(
             addresses::check(host, *port, deny_networks).await?;
         }
         let Some(code) = found.topic_error else { return Ok(()) };
-        let may_come =
-            matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::LeaderNotAvailable);
+        let may_come = matches!(code, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::LeaderNotAvailable);
         if !may_come || started.elapsed() > TOPIC_WITHIN.min(within) {
             return Err(target_fault(code, &format!("topic {topic}: {code}")));
         }
