@@ -267,6 +267,23 @@ impl Kafka {
         self.brokers[broker].process.signal(signal)
     }
 
+    /// What the broker's kernel has taken from clients and the broker has not read.
+    pub fn unread_bytes(&self, broker: usize) -> Result<u64> {
+        let port = format!(":{:04X}", self.brokers[broker].ports.plain);
+        let mut unread = 0;
+        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            for line in std::fs::read_to_string(table)?.lines().skip(1) {
+                // `0: 0100007F:7361 0100007F:8B5A 01 00000000:0003C0F0 …`: local, remote, state, unsent:unread.
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let (Some(local), Some(queues)) = (words.get(1), words.get(4)) else { continue };
+                if let (true, Some((_, bytes))) = (local.ends_with(&port), queues.split_once(':')) {
+                    unread += u64::from_str_radix(bytes, 16)?;
+                }
+            }
+        }
+        Ok(unread)
+    }
+
     /// The test passed: the folder may go.
     pub fn finish(mut self) {
         self.scratch.passed();

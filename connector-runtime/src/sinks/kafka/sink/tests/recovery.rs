@@ -174,7 +174,7 @@ async fn is_aborted(server: &Kafka) {
                     (outcomes, Instant::now())
                 },
                 async {
-                    until("some of it waits", || true).await;
+                    until("some of it is written", || server.unread_bytes(0).expect("reads") > 100_000).await;
                     let aborted = Instant::now();
                     sink.abort();
                     assert!(aborted.elapsed() < crate::sink::ABORT_WITHIN, "{:?}", aborted.elapsed());
