@@ -82,7 +82,6 @@ pub enum Listener {
 
 pub struct Kafka {
     brokers: Vec<Broker>,
-    options: KafkaOptions,
     certificates: Option<Certificates>,
     jars: PathBuf,
     scratch: Scratch,
@@ -130,7 +129,7 @@ impl Kafka {
             format(&jars, &folder, options.accounts).await?;
             brokers.push(Broker { process: spawn(&jars, &folder)?, folder, ports: *own });
         }
-        let mut kafka = Self { brokers, options, certificates, jars, scratch };
+        let mut kafka = Self { brokers, certificates, jars, scratch };
         for at in 0..kafka.brokers.len() {
             kafka.ready(at).await?;
         }

@@ -74,7 +74,7 @@ mod tests {
             ("127.0.0.1:9092", None),
             ("127.0.0.1:9092,127.0.0.2:9092", Some("127.0.0.2")),
             ("[fd00::5]:9092", Some("fd00::5")),
-            ("there-is-no-such-host.invalid:9092", None),
+            ("not a host:9092", None),
         ] {
             let fault = check_servers(servers, &deny).await.err();
             assert_eq!(fault.is_some(), expect.is_some(), "{servers}: {fault:?}");

@@ -102,7 +102,7 @@ async fn started(
         let settings = settings::settings(&config, &client_id, watches_connections)
             .map_err(|error| unusable("TLS_UNUSABLE", &error))?;
         let producer = Producer::start(&settings, target)?;
-        Ok((Arc::new(producer), settings))
+        Ok::<_, TargetFault>((Arc::new(producer), settings))
     });
     starting.await.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
 }

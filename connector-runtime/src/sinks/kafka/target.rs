@@ -60,7 +60,8 @@ impl Target {
     pub(super) async fn refusal(&self) -> TargetFault {
         let mut reason = self.reason.subscribe();
         let conclusive = |reason: &Option<Reason>| reason.as_ref().is_some_and(|reason| reason.is_conclusive);
-        match reason.wait_for(conclusive).await.map(|reason| reason.clone()) {
+        let found = reason.wait_for(conclusive).await.map(|reason| reason.clone());
+        match found {
             Ok(Some(reason)) => reason.fault,
             // The sender is here, and the condition has looked at the value.
             Ok(None) | Err(_) => std::future::pending().await,
@@ -107,7 +108,9 @@ impl Target {
     }
 
     fn works(&self) {
-        self.reason.send_if_modified(|reason| reason.take().is_some());
+        if self.reason.borrow().is_some() {
+            self.reason.send_if_modified(|reason| reason.take().is_some());
+        }
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) fn pem_texts(options: &TlsOptions) -> Result<PemTexts, TlsError> {
     let chain = pem_text(options.client_cert_path.as_deref(), options.client_cert.as_deref())?;
     let inline_key = options.client_key.as_ref().map(|key| key.reveal());
     let key = pem_text(options.client_key_path.as_deref(), inline_key)?;
-    let identity = chain.zip(key).map(|(chain, key)| (text(chain), Secret::from(text(key))));
+    let identity = chain.zip(key).map(|(chain, key)| (text(chain), Secret::new(text(key))));
     Ok(PemTexts { roots, identity })
 }
 

@@ -27,7 +27,7 @@ fn shapes(count: u64) -> Vec<Message> {
         topic: topics[(number % 7) as usize].to_owned(),
         client_id: if number % 50 == 49 { String::new() } else { format!("device {}", number % 20) },
         qos: (number % 3) as u8,
-        retain: number % 4 == 0,
+        retain: number.is_multiple_of(4),
         payload: payload(number).into(),
         timestamp_ms: 1_700_000_000_000 + number,
         // Names the message, whatever its payload; and shapes that a list of pairs would have to escape.

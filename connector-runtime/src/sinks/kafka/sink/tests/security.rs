@@ -129,7 +129,7 @@ async fn a_certificate_under_another_name_is_refused_and_a_client_certificate_is
     let inline = json!({"client_cert": pem(&certificates.client), "client_key": pem(&certificates.client_key)});
     let config = |more: &[Value]| {
         let tls = json!({"enable_tls": true, "ca_cert_path": certificates.ca});
-        with(&server, Listener::Tls, "tls", &[&[tls], more].concat())
+        with(&server, Listener::Tls, "tls", &[&[tls][..], more].concat())
     };
     let fault = refused(config(&[by_path.clone()])).await;
     assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"), "{}", fault.message);
