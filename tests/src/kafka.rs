@@ -8,6 +8,7 @@
 //! The jars come from Maven, by `scripts/setup`; Java is the machine's.
 
 mod batches;
+mod properties;
 mod reader;
 
 use std::path::{Path, PathBuf};
@@ -24,18 +25,22 @@ use serde_json::{Value, json};
 use crate::certificates::Certificates;
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
-use crate::{ports, wait};
+use crate::wait;
+
+use properties::Ports;
 
 pub use batches::Batch;
-pub use reader::Received;
+pub use properties::Listener;
+pub use reader::{Received, TopicReader};
 
 pub const VERSION: &str = "4.3.1";
 /// May do everything.
 pub const USER: &str = "sluice";
 /// Everything that a property file, a URL or a command line would have to escape.
 pub const PASSWORD: &str = "p@ss:w/o?r#d '%20&=";
-/// May log in, and nothing else.
+/// May log in, and what [`Kafka::rights`] gives.
 pub const GUEST: &str = "guest";
+pub const GUEST_PRINCIPAL: &str = "User:guest";
 
 /// Several Java processes start at a time on a small machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -50,12 +55,16 @@ pub struct KafkaOptions {
     pub settings: Vec<(String, String)>,
     /// [`USER`] and [`GUEST`] log in by PLAIN and SCRAM on a listener of their own, and rights are checked.
     pub accounts: bool,
-    /// Names of the server in its certificate; without them it speaks no TLS.
+    /// Names of the server in its certificate; without them, and without `certificates`, it speaks no TLS.
     pub tls_names: Option<String>,
+    /// Made elsewhere.
+    pub certificates: Option<Certificates>,
     /// Who comes by TLS has to show a certificate.
     pub client_certificate: bool,
     /// What the brokers say of themselves; clients connect to it once they have asked.
     pub advertised_host: String,
+    /// For what stands between: one more listener like [`Listener::Sasl`], of which clients hear this port.
+    pub proxy_port: Option<u16>,
 }
 
 impl Default for KafkaOptions {
@@ -65,19 +74,18 @@ impl Default for KafkaOptions {
             settings: Vec::new(),
             accounts: false,
             tls_names: None,
+            certificates: None,
             client_certificate: false,
             advertised_host: "127.0.0.1".to_owned(),
+            proxy_port: None,
         }
     }
 }
 
-/// Who may come in where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
-    Plain,
-    Sasl,
-    Tls,
-    SaslTls,
+impl KafkaOptions {
+    fn speaks_tls(&self) -> bool {
+        self.tls_names.is_some() || self.certificates.is_some()
+    }
 }
 
 pub struct Kafka {
@@ -93,15 +101,6 @@ struct Broker {
     ports: Ports,
 }
 
-#[derive(Clone, Copy)]
-struct Ports {
-    controller: u16,
-    plain: u16,
-    sasl: u16,
-    tls: u16,
-    sasl_tls: u16,
-}
-
 impl Kafka {
     pub async fn start() -> Result<Self> {
         Self::with(KafkaOptions::default()).await
@@ -112,7 +111,7 @@ impl Kafka {
         let jars = readable(&jars()?, scratch.path())?;
         let certificates = match &options.tls_names {
             Some(names) => Some(Certificates::make(scratch.path(), names, USER)?),
-            None => None,
+            None => options.certificates.clone(),
         };
         if let Some(certificates) = &certificates {
             write_stores(scratch.path(), certificates)?;
@@ -124,7 +123,7 @@ impl Kafka {
             std::fs::create_dir(&folder)?;
             std::fs::write(
                 folder.join("server.properties"),
-                properties(at, &ports, &folder, scratch.path(), &options),
+                properties::text(at, &ports, &folder, scratch.path(), &options),
             )?;
             format(&jars, &folder, options.accounts).await?;
             brokers.push(Broker { process: spawn(&jars, &folder)?, folder, ports: *own });
@@ -140,6 +139,11 @@ impl Kafka {
     pub fn bootstrap(&self, listener: Listener) -> String {
         let address = |broker: &Broker| format!("127.0.0.1:{}", broker.ports.of(listener));
         self.brokers.iter().map(address).collect::<Vec<_>>().join(",")
+    }
+
+    /// Of one broker; of the first, where a listener is asked for alone.
+    pub fn port(&self, listener: Listener) -> u16 {
+        self.brokers[0].ports.of(listener)
     }
 
     pub fn certificates(&self) -> Result<&Certificates> {
@@ -184,6 +188,11 @@ impl Kafka {
         Ok(())
     }
 
+    /// Topics that somebody made, without Kafka's own.
+    pub async fn topics(&self) -> Result<Vec<String>> {
+        reader::topics(self.bootstrap(Listener::Plain)).await
+    }
+
     /// The leader of each partition, as a place among the brokers.
     pub async fn leaders(&self, topic: &str) -> Result<Vec<usize>> {
         reader::leaders(self.bootstrap(Listener::Plain), topic.to_owned()).await
@@ -216,17 +225,21 @@ impl Kafka {
 
     /// Gives [`GUEST`] a right on a topic, such as `Describe` or `Write`.
     pub async fn allow_guest(&self, operation: &str, topic: &str) -> Result<()> {
-        let (server, user) = (self.bootstrap(Listener::Plain), format!("User:{GUEST}"));
-        let arguments = ["--bootstrap-server", &server, "--add", "--allow-principal", &user, "--operation", operation];
-        self.tool("org.apache.kafka.tools.AclCommand", &[&arguments[..], &["--topic", topic]].concat()).await?;
-        Ok(())
+        self.rights(&["--add", "--allow-principal", GUEST_PRINCIPAL, "--operation", operation, "--topic", topic]).await
     }
 
-    /// Sets the password of [`USER`] for one SCRAM mechanism.
-    pub async fn set_scram_password(&self, mechanism: &str, password: &str) -> Result<()> {
+    /// `kafka-acls.sh` with these arguments.
+    pub async fn rights(&self, arguments: &[&str]) -> Result<()> {
+        let server = self.bootstrap(Listener::Plain);
+        let arguments = [&["--bootstrap-server", &server][..], arguments].concat();
+        self.tool("org.apache.kafka.tools.AclCommand", &arguments).await.map(drop)
+    }
+
+    /// Sets a password for one SCRAM mechanism.
+    pub async fn set_scram_password(&self, user: &str, mechanism: &str, password: &str) -> Result<()> {
         let (server, set) = (self.bootstrap(Listener::Plain), format!("{mechanism}=[password={password}]"));
         let arguments = ["--bootstrap-server", &server, "--alter", "--add-config", &set, "--entity-type", "users"];
-        self.tool("kafka.admin.ConfigCommand", &[&arguments[..], &["--entity-name", USER]].concat()).await?;
+        self.tool("kafka.admin.ConfigCommand", &[&arguments[..], &["--entity-name", user]].concat()).await?;
         Ok(())
     }
 
@@ -270,14 +283,12 @@ impl Kafka {
     pub fn unread_bytes(&self, broker: usize) -> Result<u64> {
         let port = format!(":{:04X}", self.brokers[broker].ports.plain);
         let mut unread = 0;
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            for line in std::fs::read_to_string(table)?.lines().skip(1) {
-                // `0: 0100007F:7361 0100007F:8B5A 01 00000000:0003C0F0 …`: local, remote, state, unsent:unread.
-                let words: Vec<&str> = line.split_whitespace().collect();
-                let (Some(local), Some(queues)) = (words.get(1), words.get(4)) else { continue };
-                if let (true, Some((_, bytes))) = (local.ends_with(&port), queues.split_once(':')) {
-                    unread += u64::from_str_radix(bytes, 16)?;
-                }
+        for line in std::fs::read_to_string("/proc/net/tcp")?.lines().skip(1) {
+            // `0: 0100007F:7361 0100007F:8B5A 01 00000000:0003C0F0 …`: local, remote, state, unsent:unread.
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (Some(local), Some(queues)) = (words.get(1), words.get(4)) else { continue };
+            if let (true, Some((_, bytes))) = (local.ends_with(&port), queues.split_once(':')) {
+                unread += u64::from_str_radix(bytes, 16)?;
             }
         }
         Ok(unread)
@@ -343,38 +354,21 @@ pub fn class_path(jars: &Path) -> String {
     format!("{}/*", jars.display())
 }
 
-impl Ports {
-    fn free() -> Result<Self> {
-        Ok(Self {
-            controller: ports::free()?,
-            plain: ports::free()?,
-            sasl: ports::free()?,
-            tls: ports::free()?,
-            sasl_tls: ports::free()?,
-        })
-    }
-
-    fn of(self, listener: Listener) -> u16 {
-        match listener {
-            Listener::Plain => self.plain,
-            Listener::Sasl => self.sasl,
-            Listener::Tls => self.tls,
-            Listener::SaslTls => self.sasl_tls,
-        }
-    }
-}
-
 /// Java is quicker to start when it does not optimise everything it can.
 const JAVA_TOOL: [&str; 3] = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
-const JAVA_SERVER: [&str; 3] = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// IPv4 alone: its connections stand in one table of the kernel.
+const JAVA_SERVER: [&str; 4] =
+    ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"];
 
 async fn format(jars: &Path, folder: &Path, accounts: bool) -> Result<()> {
     let mut command = Command::new("java");
     command.args(JAVA_TOOL).arg("-cp").arg(class_path(jars));
     command.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(folder.join("server.properties"));
     if accounts {
-        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
-            command.arg("--add-scram").arg(format!("{mechanism}=[name={USER},password={PASSWORD}]"));
+        for user in [USER, GUEST] {
+            for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                command.arg("--add-scram").arg(format!("{mechanism}=[name={user},password={PASSWORD}]"));
+            }
         }
     }
     let log = folder.join("format.log");
@@ -404,83 +398,6 @@ fn write_stores(folder: &Path, certificates: &Certificates) -> Result<()> {
     std::fs::write(folder.join("keystore.pem"), store)?;
     std::fs::copy(&certificates.ca, folder.join("truststore.pem"))?;
     Ok(())
-}
-
-fn properties(at: usize, ports: &[Ports], folder: &Path, scratch: &Path, options: &KafkaOptions) -> String {
-    let own = ports[at];
-    let replicas = options.brokers;
-    let voters: Vec<String> =
-        ports.iter().enumerate().map(|(at, ports)| format!("{}@127.0.0.1:{}", at + 1, ports.controller)).collect();
-    let mut listeners = vec![("PLAINTEXT", own.plain)];
-    if options.accounts {
-        listeners.push(("SASL", own.sasl));
-    }
-    if options.tls_names.is_some() {
-        listeners.push(("TLS", own.tls));
-    }
-    if options.accounts && options.tls_names.is_some() {
-        listeners.push(("SASLTLS", own.sasl_tls));
-    }
-    let on = |host: &str| -> String {
-        listeners.iter().map(|(name, port)| format!("{name}://{host}:{port}")).collect::<Vec<_>>().join(",")
-    };
-    let mut text = format!(
-        "process.roles=broker,controller\nnode.id={}\ncontroller.quorum.voters={}\n\
-         listeners={},CONTROLLER://127.0.0.1:{}\nadvertised.listeners={}\n\
-         controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,SASLTLS:SASL_SSL,TLS:SSL\n\
-         log.dirs={}\nnum.partitions=1\nauto.create.topics.enable=false\n\
-         offsets.topic.num.partitions=1\noffsets.topic.replication.factor={replicas}\n\
-         transaction.state.log.num.partitions=1\ntransaction.state.log.replication.factor={replicas}\n\
-         transaction.state.log.min.isr=1\nshare.coordinator.state.topic.num.partitions=1\n\
-         share.coordinator.state.topic.replication.factor={replicas}\nshare.coordinator.state.topic.min.isr=1\n\
-         group.initial.rebalance.delay.ms=0\nlog.cleaner.dedupe.buffer.size=8388608\n\
-         broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=400\n\
-         controller.quorum.election.timeout.ms=500\ncontroller.quorum.fetch.timeout.ms=1000\n",
-        at + 1,
-        voters.join(","),
-        on("127.0.0.1"),
-        own.controller,
-        on(&options.advertised_host),
-        folder.join("data").display(),
-    );
-    if options.accounts {
-        text.push_str(&accounts());
-    }
-    if options.tls_names.is_some() {
-        let asks = if options.client_certificate { "required" } else { "none" };
-        text.push_str(&format!(
-            "ssl.keystore.type=PEM\nssl.keystore.location={}\nssl.truststore.type=PEM\nssl.truststore.location={}\n\
-             ssl.client.auth={asks}\n",
-            scratch.join("keystore.pem").display(),
-            scratch.join("truststore.pem").display()
-        ));
-    }
-    for (name, value) in &options.settings {
-        text.push_str(&format!("{name}={value}\n"));
-    }
-    text
-}
-
-fn accounts() -> String {
-    let plain = format!(
-        "org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\" \
-         user_{GUEST}=\"{PASSWORD}\";"
-    );
-    let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
-    let mut text = format!(
-        "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n\
-         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-         super.users=User:ANONYMOUS;User:{USER};User:CN={USER}\nallow.everyone.if.no.acl.found=false\n"
-    );
-    for listener in ["sasl", "sasltls"] {
-        text.push_str(&format!(
-            "listener.name.{listener}.plain.sasl.jaas.config={plain}\n\
-             listener.name.{listener}.scram-sha-256.sasl.jaas.config={scram}\n\
-             listener.name.{listener}.scram-sha-512.sasl.jaas.config={scram}\n"
-        ));
-    }
-    text
 }
 
 fn admin_options() -> AdminOptions {

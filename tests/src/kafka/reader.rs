@@ -1,10 +1,12 @@
 //! Reads topics with a consumer of librdkafka.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -41,11 +43,20 @@ pub(super) async fn leaders(servers: String, topic: String) -> Result<Vec<usize>
         let metadata = consumer(&servers)?.fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
         let found = metadata.topics().first().context("no topic in the answer")?;
         ensure!(found.error().is_none() && !found.partitions().is_empty(), "{topic} is not there");
-        let leader = |partition: &rdkafka::metadata::MetadataPartition| -> Result<usize> {
+        let leader = |partition: &MetadataPartition| -> Result<usize> {
             ensure!(partition.leader() > 0, "{topic} [{}] has no leader", partition.id());
             Ok(usize::try_from(partition.leader())? - 1)
         };
         found.partitions().iter().map(leader).collect()
+    })
+    .await?
+}
+
+pub(super) async fn topics(servers: String) -> Result<Vec<String>> {
+    tokio::task::spawn_blocking(move || {
+        let metadata = consumer(&servers)?.fetch_metadata(None, ANSWER_LIMIT)?;
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        Ok(names.filter(|name| !name.starts_with("__")).collect())
     })
     .await?
 }
@@ -59,40 +70,71 @@ fn consumer(servers: &str) -> Result<BaseConsumer> {
 }
 
 fn read(servers: &str, topic: &str) -> Result<Vec<Received>> {
-    let consumer = consumer(servers)?;
-    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT)?;
-    let found = metadata.topics().first().context("no topic in the answer")?;
-    ensure!(found.error().is_none(), "{topic}: {:?}", found.error());
-    let mut assignment = TopicPartitionList::new();
-    let mut left = 0;
-    for partition in found.partitions() {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), ANSWER_LIMIT)?;
-        if high > low {
-            assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
-            left += high - low;
-        }
-    }
-    consumer.assign(&assignment)?;
-    let mut received = Vec::new();
-    while left > 0 {
-        let message =
-            consumer.poll(SILENCE_LIMIT).with_context(|| format!("{left} messages of {topic} do not come"))??;
-        left -= 1;
-        let headers = message.headers().map(|headers| {
-            let owned = |header: rdkafka::message::Header<'_, &[u8]>| {
-                (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
-            };
-            headers.iter().map(owned).collect()
-        });
-        received.push(Received {
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().unwrap_or_default().to_vec(),
-            headers: headers.unwrap_or_default(),
-        });
-    }
+    let mut reader = TopicReader::open(servers, topic)?;
+    reader.read()?;
+    let mut received = reader.received;
     received.sort_by_key(|message| (message.partition, message.offset));
     Ok(received)
+}
+
+/// Remembers what it has read of a topic. All of it blocks.
+pub struct TopicReader {
+    consumer: BaseConsumer,
+    topic: String,
+    /// The next offset of each partition.
+    positions: BTreeMap<i32, i64>,
+    received: Vec<Received>,
+}
+
+impl TopicReader {
+    pub fn open(servers: &str, topic: &str) -> Result<Self> {
+        let consumer = consumer(servers)?;
+        let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT)?;
+        let found = metadata.topics().first().context("no topic in the answer")?;
+        ensure!(found.error().is_none(), "{topic}: {:?}", found.error());
+        let mut assignment = TopicPartitionList::new();
+        let mut positions = BTreeMap::new();
+        for partition in found.partitions() {
+            assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
+            positions.insert(partition.id(), 0);
+        }
+        consumer.assign(&assignment)?;
+        Ok(Self { consumer, topic: topic.to_owned(), positions, received: Vec::new() })
+    }
+
+    /// Everything that is in the topic now, each partition in its order.
+    pub fn read(&mut self) -> Result<&[Received]> {
+        let mut left = 0;
+        for (partition, position) in &self.positions {
+            let (_, end) = self.consumer.fetch_watermarks(&self.topic, *partition, ANSWER_LIMIT)?;
+            left += end - position;
+        }
+        while left > 0 {
+            let message = self.consumer.poll(SILENCE_LIMIT);
+            let message = message.with_context(|| format!("{left} messages of {} do not come", self.topic))??;
+            let received = received(&message);
+            let position = self.positions.get_mut(&received.partition).context("a message of another partition")?;
+            // Nothing is ever deleted, so that offsets have no gaps.
+            ensure!(received.offset == *position, "{} after {position}", received.offset);
+            *position += 1;
+            left -= 1;
+            self.received.push(received);
+        }
+        Ok(&self.received)
+    }
+}
+
+fn received(message: &BorrowedMessage<'_>) -> Received {
+    let headers = message.headers().map(|headers| {
+        let owned = |header: Header<'_, &[u8]>| (header.key.to_owned(), header.value.unwrap_or_default().to_vec());
+        headers.iter().map(owned).collect()
+    });
+    Received {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().unwrap_or_default().to_vec(),
+        headers: headers.unwrap_or_default(),
+    }
 }

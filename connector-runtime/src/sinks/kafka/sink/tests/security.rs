@@ -155,7 +155,7 @@ async fn a_password_that_changes_is_missed_at_the_next_connection_and_read_again
     let (old, new) = (config(PASSWORD), config("another"));
     let sink = opened(old.clone()).await;
     assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
-    server.set_scram_password("SCRAM-SHA-512", "another").await.expect("sets the password");
+    server.set_scram_password(USER, "SCRAM-SHA-512", "another").await.expect("sets the password");
     server.kill(0).expect("kills");
     server.start_again(0).await.expect("starts again");
     // The report says no more than that the time is over.
