@@ -59,11 +59,14 @@ pub(super) fn target_fault(code: Code, words: &str) -> TargetFault {
     if ends_the_producer(code) { fault.reopening() } else { fault }
 }
 
-/// What an idempotent producer does not recover from: it has lost count with the broker.
+/// What an idempotent producer does not recover from: it has lost count with the broker. And a topic that went away: a
+/// new producer asks for it, this one would look again in half a minute.
 fn ends_the_producer(code: Code) -> bool {
     matches!(
         code,
-        Code::Fatal
+        Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::Fatal
             | Code::OutOfOrderSequenceNumber
             | Code::InvalidProducerEpoch
             | Code::InvalidProducerIdMapping
@@ -136,8 +139,8 @@ mod tests {
             (Code::KafkaStorageError, TargetFaultKind::Down, false),
             (Code::PolicyViolation, TargetFaultKind::Down, false),
             (Code::Unknown, TargetFaultKind::Down, false),
-            (Code::UnknownTopic, TargetFaultKind::Missing, false),
-            (Code::UnknownTopicOrPartition, TargetFaultKind::Missing, false),
+            (Code::UnknownTopic, TargetFaultKind::Missing, true),
+            (Code::UnknownTopicOrPartition, TargetFaultKind::Missing, true),
             (Code::TopicAuthorizationFailed, TargetFaultKind::Permission, true),
             (Code::ClusterAuthorizationFailed, TargetFaultKind::Permission, true),
             (Code::SaslAuthenticationFailed, TargetFaultKind::Auth, true),
