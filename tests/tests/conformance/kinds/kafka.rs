@@ -73,8 +73,7 @@ impl Adapter for Kafka {
     const KIND: &'static str = "kafka";
 
     async fn start(start: &Start) -> Result<Self> {
-        let options =
-            KafkaOptions { accounts: true, proxy_port: Some(start.proxy_port), ..KafkaOptions::default() };
+        let options = KafkaOptions { accounts: true, proxy_port: Some(start.proxy_port), ..KafkaOptions::default() };
         let main = Server::with(options).await?;
         let rights = ["--add", "--allow-principal", GUEST_PRINCIPAL, "--operation", "Write", "--operation", "Describe"];
         main.rights(&[&rights[..], &["--topic", "*"]].concat()).await?;

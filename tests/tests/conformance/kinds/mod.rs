@@ -2,6 +2,7 @@
 
 mod envelope;
 pub mod file;
+pub mod kafka;
 pub mod mqtt;
 pub mod postgres;
 pub mod webhook;
@@ -13,6 +14,7 @@ macro_rules! for_each {
     ($with:ident) => {
         $crate::kinds::$with! {
             file = $crate::kinds::file::File,
+            kafka = $crate::kinds::kafka::Kafka,
             mqtt = $crate::kinds::mqtt::Mqtt,
             postgres = $crate::kinds::postgres::Postgres,
             webhook = $crate::kinds::webhook::Webhook,
