@@ -61,7 +61,7 @@ pub(super) fn text(at: usize, ports: &[Ports], folder: &Path, scratch: &Path, op
          listeners={listeners},CONTROLLER://127.0.0.1:{}\nadvertised.listeners={advertised}\n\
          controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
          listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,SASLTLS:SASL_SSL,TLS:SSL,PROXIED:SASL_PLAINTEXT\n\
-         log.dirs={}\nnum.partitions=1\nauto.create.topics.enable=false\n\
+         log.dirs={}\nnum.partitions=1\nlog.retention.ms=-1\nauto.create.topics.enable=false\n\
          offsets.topic.num.partitions=1\noffsets.topic.replication.factor={replicas}\n\
          transaction.state.log.num.partitions=1\ntransaction.state.log.replication.factor={replicas}\n\
          transaction.state.log.min.isr=1\nshare.coordinator.state.topic.num.partitions=1\n\

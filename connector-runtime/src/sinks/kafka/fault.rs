@@ -45,7 +45,8 @@ pub(super) fn target_fault(code: Code, words: &str) -> TargetFault {
         | Code::UnsupportedSASLMechanism
         | Code::IllegalSASLState
         | Code::UnacceptableCredential => TargetFaultKind::Auth,
-        Code::SSL => tls_kind(words),
+        // An alert of the broker comes when the connection seems to stand.
+        Code::SSL | Code::BrokerTransportFailure => tls_kind(words),
         Code::ThrottlingQuotaExceeded => TargetFaultKind::Throttled { retry_after: None },
         Code::InvalidTopic => TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"),
         Code::UnsupportedCompressionType

@@ -125,9 +125,14 @@ impl Producer {
                 let message = format!("{size} bytes are more than a request to Kafka may have");
                 Outcome::RecordFault(RecordFault::offline("message_too_large", message))
             }
-            RDKafkaErrorCode::Fatal => Outcome::TargetFault(fatal(&inner)),
+            RDKafkaErrorCode::Fatal => Outcome::TargetFault(fatal(&inner).unwrap_or_else(|| self.target.end())),
             _ => outcome(code, self.target.reason().as_ref()),
         })
+    }
+
+    /// Why librdkafka itself takes nothing any more.
+    pub(super) fn fatal(&self) -> Option<TargetFault> {
+        fatal(&*self.inner.upgrade()?)
     }
 
     /// Asks a broker for the others and for the topic. Blocks.
@@ -208,9 +213,9 @@ fn purge(inner: &Inner) {
     inner.purge(PurgeConfig::default().queue().inflight().non_blocking());
 }
 
-fn fatal(inner: &Inner) -> TargetFault {
-    let (code, words) = inner.client().fatal_error().unwrap_or((RDKafkaErrorCode::Fatal, String::new()));
-    TargetFault::new(TargetFaultKind::Down, format!("the producer cannot go on: {code}: {words}")).reopening()
+fn fatal(inner: &Inner) -> Option<TargetFault> {
+    let (code, words) = inner.client().fatal_error()?;
+    Some(target_fault(code, &format!("the producer cannot go on: {code}: {words}")).reopening())
 }
 
 /// A setting is named without its value, which may be a secret.

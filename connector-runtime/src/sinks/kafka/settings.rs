@@ -15,6 +15,8 @@ const REQUEST_BYTES_MAX: u32 = 100_000_000;
 const QUEUE_KIB_MAX: u32 = 128 << 10;
 /// New partitions and moved brokers are known within this time; one small request each.
 const METADATA_EVERY: Duration = Duration::from_secs(30);
+/// A topic was there when the sink was opened. One that is not there any more is missed after this time.
+const TOPIC_MISSED_AFTER: Duration = Duration::from_secs(3);
 /// A broker that comes back is found soon. librdkafka begins with a tenth of a second and doubles it.
 const RECONNECT_EVERY_MAX: Duration = Duration::from_secs(2);
 /// TCP, TLS and SASL together.
@@ -86,6 +88,7 @@ fn set_bounds(config: &Config, set: &mut impl FnMut(&str, &str)) {
     set("socket.connection.setup.timeout.ms", &within(CONNECT_WITHIN));
     set("reconnect.backoff.max.ms", &RECONNECT_EVERY_MAX.as_millis().to_string());
     set("topic.metadata.refresh.interval.ms", &METADATA_EVERY.as_millis().to_string());
+    set("topic.metadata.propagation.max.ms", &TOPIC_MISSED_AFTER.as_millis().to_string());
     set("message.max.bytes", &REQUEST_BYTES_MAX.to_string());
     set("queue.buffering.max.kbytes", &QUEUE_KIB_MAX.to_string());
     set("socket.keepalive.enable", "true");

@@ -219,7 +219,7 @@ impl KafkaSink {
         let end = |((report, known), may_have_company)| match (report, known) {
             (Some(Ok(())), _) => End::Outcome(Outcome::Delivered),
             (Some(Err(code)), _) if may_have_company && is_about_size(code) => End::TooLargeInCompany,
-            (Some(Err(code)), _) => End::Outcome(self.outcome(code, reason.as_ref())),
+            (Some(Err(code)), _) => End::Outcome(self.outcome(producer, code, reason.as_ref())),
             (None, Some(outcome)) => End::Outcome(outcome),
             (None, None) => End::Outcome(Outcome::TargetFault(self.unreported())),
         };
@@ -236,13 +236,13 @@ impl KafkaSink {
         }
     }
 
-    fn outcome(&self, code: RDKafkaErrorCode, reason: Option<&TargetFault>) -> Outcome {
-        match outcome(code, reason) {
-            Outcome::TargetFault(fault) if fault.kind == TargetFaultKind::Interrupted && fault.reopen => {
-                Outcome::TargetFault(self.target.end())
-            }
-            outcome => outcome,
+    /// A message is purged because this sink ends, or by librdkafka itself after an error that it cannot go on from.
+    fn outcome(&self, producer: &Producer, code: RDKafkaErrorCode, reason: Option<&TargetFault>) -> Outcome {
+        if !matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) {
+            return outcome(code, reason);
         }
+        let fatal = if self.target.takes_nothing() { None } else { producer.fatal() };
+        Outcome::TargetFault(fatal.unwrap_or_else(|| self.target.end()))
     }
 
     fn unreported(&self) -> TargetFault {

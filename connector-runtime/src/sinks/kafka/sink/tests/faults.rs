@@ -18,6 +18,11 @@ async fn refused_of(server: &Kafka, topic: &str, more: &Value, messages: Vec<Mes
     queue.all_committed().await;
     let report = task.report();
     println!("{topic}: {:?}", report.counters);
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for end in queue.ends().into_values() {
+        *kinds.entry(format!("{end:?}")).or_default() += 1;
+    }
+    println!("{topic}: {kinds:?}");
     queue.ends().into_keys().collect()
 }
 

@@ -72,6 +72,7 @@ async fn one_broker_of_three_is_killed_and_nothing_is_lost_or_repeated() {
     let options = KafkaOptions { brokers: 3, ..KafkaOptions::default() };
     let mut server = Kafka::with(options).await.expect("Kafka starts");
     server.create_topic("cluster", 6, &[("min.insync.replicas", "2")]).await.expect("makes the topic");
+    server.create_topic("demanding", 1, &[("min.insync.replicas", "3")]).await.expect("makes the topic");
     let more = json!({"acks": "all", "batch_records": 200, "max_records_per_second": 10_000});
     let sink = node().sink_for(NAME, "kafka", server.config("cluster", &more));
     let queue = MemoryQueue::with(numbered(COUNT));
@@ -84,6 +85,7 @@ async fn one_broker_of_three_is_killed_and_nothing_is_lost_or_repeated() {
     assert!(at < COUNT - 1, "too fast to be interrupted");
     queue.all_committed().await;
     println!("measured: killed at {at} of {COUNT}, all committed {:?} later", killed.elapsed());
+    acks_all_waits_for_the_replicas_that_the_topic_demands(&server).await;
     server.start_again(0).await.expect("starts again");
     let times = arrivals_in_order(&server, "cluster").await;
     let repeated = times.values().filter(|count| **count > 1).count();
@@ -91,6 +93,29 @@ async fn one_broker_of_three_is_killed_and_nothing_is_lost_or_repeated() {
     let counters = task.report().counters;
     assert_eq!((counters.send_success_total, counters.discard_total), (COUNT, 0));
     server.finish();
+}
+
+/// While one of three is away.
+async fn acks_all_waits_for_the_replicas_that_the_topic_demands(server: &Kafka) {
+    for acks in ["0", "1"] {
+        let sink = opened(server.config("demanding", &json!({"acks": acks}))).await;
+        assert_eq!(deliver(&*sink, &[record(1, acks)]).await, [Outcome::Delivered], "{acks}");
+        sink.close().await;
+    }
+    let mut took = Vec::new();
+    for retries in [0, 5] {
+        let sink = opened(server.config("demanding", &json!({"acks": "all", "retries": retries}))).await;
+        let started = Instant::now();
+        let outcomes = deliver(&*sink, &[record(2, "all")]).await;
+        took.push(started.elapsed());
+        let fault = fault(&outcomes[0]);
+        assert_eq!(fault.kind, TargetFaultKind::Down);
+        assert!(fault.message.contains("Not enough in-sync replicas"), "{}", fault.message);
+    }
+    println!("measured: not enough replicas with 0 and 5 retries after {took:?}");
+    // The client pauses a tenth of a second before its first retry, and doubles that up to a second.
+    assert!(took[1] > took[0] + Duration::from_millis(1_000), "{took:?}");
+    assert_eq!(server.arrived("demanding", 2, LIMIT).await.expect("arrive").len(), 2);
 }
 
 /// A broker that keeps its connections and answers nothing.
