@@ -17,8 +17,7 @@ pub(super) fn outcome(code: Code, reason: Option<&TargetFault>) -> Outcome {
     }
 }
 
-/// Errors that are about a record, whoever else stood in its batch: the broker names the culprit for all of them but
-/// the two about size.
+/// Errors that are about a record. Many brokers refuse its whole batch with it.
 fn record_class(code: Code) -> Option<&'static str> {
     match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Some("message_too_large"),
@@ -29,9 +28,9 @@ fn record_class(code: Code) -> Option<&'static str> {
     }
 }
 
-/// The broker refused a whole batch for its size, and does not say which record was too large.
-pub(super) fn is_about_size(code: Code) -> bool {
-    matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge)
+/// Some record of the batch is at fault; nothing of the batch was taken.
+pub(super) fn is_about_a_record(code: Code) -> bool {
+    record_class(code).is_some()
 }
 
 pub(super) fn target_fault(code: Code, words: &str) -> TargetFault {

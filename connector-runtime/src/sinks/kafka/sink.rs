@@ -6,8 +6,9 @@
 //!    └─────────────── one outcome per record, by its delivery report ◄──────────────────────────────┘
 //! ```
 //!
-//! A broker that refuses a batch for its size does not say which message was too large. Those that may have been in
-//! company – they stand in batches with those of other lanes – go once more, each in a batch of its own.
+//! A broker that refuses a batch for a message in it does not always say for which: never for one that is too large, and
+//! older brokers never at all. Those that may have been in company – they stand in batches with those of other lanes –
+//! go once more, each in a batch of its own. Nothing of a refused batch was taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::addresses;
 use super::call::Call;
 use super::config::Config;
-use super::fault::{is_about_size, outcome, target_fault};
+use super::fault::{is_about_a_record, outcome, target_fault};
 use super::message::Messages;
 use super::producer::Producer;
 use super::settings;
@@ -139,7 +140,7 @@ fn unusable(reason: &'static str, error: &dyn std::error::Error) -> TargetFault 
 impl Sink for KafkaSink {
     async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
         let mut ends = self.send(&self.producer, batch.records).await;
-        let suspects: Vec<usize> = (0..ends.len()).filter(|place| ends[*place] == End::TooLargeInCompany).collect();
+        let suspects: Vec<usize> = (0..ends.len()).filter(|place| ends[*place].is_open()).collect();
         if !suspects.is_empty() {
             let records: Vec<&Record> = suspects.iter().map(|place| batch.records[*place]).collect();
             for (place, end) in suspects.into_iter().zip(self.send_alone(&records).await) {
@@ -181,7 +182,7 @@ impl KafkaSink {
         match self.alone.get_or_try_init(start).await {
             Ok(producer) => {
                 let ends = self.send(producer, records).await;
-                ends.into_iter().map(|end| end.of_one_alone()).collect()
+                ends.into_iter().map(|end| End::Outcome(end.into_outcome())).collect()
             }
             Err(fault) => vec![End::Outcome(Outcome::TargetFault(fault)); records.len()],
         }
@@ -218,7 +219,7 @@ impl KafkaSink {
         let reason = self.target.reason();
         let end = |((report, known), may_have_company)| match (report, known) {
             (Some(Ok(())), _) => End::Outcome(Outcome::Delivered),
-            (Some(Err(code)), _) if may_have_company && is_about_size(code) => End::TooLargeInCompany,
+            (Some(Err(code)), _) if may_have_company && is_about_a_record(code) => End::RefusedInCompany(code),
             (Some(Err(code)), _) => End::Outcome(self.outcome(producer, code, reason.as_ref())),
             (None, Some(outcome)) => End::Outcome(outcome),
             (None, None) => End::Outcome(Outcome::TargetFault(self.unreported())),
@@ -258,22 +259,23 @@ impl KafkaSink {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
     Outcome(Outcome),
-    /// Its batch was too large, and it may not have been alone in it.
-    TooLargeInCompany,
+    /// Its batch was refused for a record in it, and it may not have been alone.
+    RefusedInCompany(RDKafkaErrorCode),
 }
 
 impl End {
-    fn of_one_alone(self) -> Self {
+    fn is_open(&self) -> bool {
         match self {
-            Self::TooLargeInCompany => Self::Outcome(outcome(RDKafkaErrorCode::MessageSizeTooLarge, None)),
-            Self::Outcome(_) => self,
+            Self::Outcome(_) => false,
+            Self::RefusedInCompany(_) => true,
         }
     }
 
+    /// Of one that was alone after all.
     fn into_outcome(self) -> Outcome {
         match self {
             Self::Outcome(outcome) => outcome,
-            Self::TooLargeInCompany => outcome(RDKafkaErrorCode::MessageSizeTooLarge, None),
+            Self::RefusedInCompany(code) => outcome(code, None),
         }
     }
 }
