@@ -8,6 +8,7 @@
 //!                                                           │                         ──▶ Postgres  ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
+//!                                                           │                         ──▶ Kafka     ─▶ messages
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod cluster;
 pub mod flood;
 pub mod kept;
 pub mod mariadb;
+pub mod kafka;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

@@ -30,7 +30,8 @@ use crate::registry::{KindEntry, OrderClass};
 
 #[rustfmt::skip]
 pub(crate) const KINDS: &[KindEntry] = &[
-    entry("kafka",         "Apache Kafka",   "Message queue",        OrderClass::Lanes, &kafka::config::SCHEMA),
+    entry("kafka",         "Apache Kafka",   "Message queue",        OrderClass::Lanes, &kafka::config::SCHEMA)
+        .offered(cfg!(feature = "kafka")),
     entry("pulsar",        "Apache Pulsar",  "Message queue",        OrderClass::Queue, &pulsar::config::SCHEMA),
     entry("rabbitmq",      "RabbitMQ",       "Message queue",        OrderClass::Lanes, &rabbitmq::config::SCHEMA)
         .offered(cfg!(feature = "rabbitmq")),

@@ -29,6 +29,8 @@ pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, 
 const OFFERED: &[Offered] = &[
     #[cfg(feature = "file")]
     super::file::sink::OFFERED,
+    #[cfg(feature = "kafka")]
+    super::kafka::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "mysql")]

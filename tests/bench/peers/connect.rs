@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use tests::kafka::class_path;
 use tests::scratch::Scratch;
-use tests::{api, ports, process, wait};
+use tests::{api, kafka, ports, process, wait};
 
 use super::{Server, jars};
 
-const VERSION: &str = "4.3.1";
-/// `kafka_2.13` has newer ones, its tools and Connect do not.
 const KAFKA: &str = "org.apache.kafka";
 const TOPIC: &str = "bench";
 const TOOL_LIMIT: Duration = Duration::from_secs(120);
@@ -27,9 +26,12 @@ pub struct Connect {
 impl Connect {
     pub async fn start() -> Result<Self> {
         let logging = ("org.slf4j", "slf4j-simple", "1.7.36");
-        let tools = jars("kafka", &[(KAFKA, "kafka_2.13", VERSION), (KAFKA, "kafka-tools", VERSION), logging]).await?;
-        let connect =
-            jars("connect", &[(KAFKA, "connect-runtime", VERSION), (KAFKA, "connect-file", VERSION), logging]).await?;
+        let tools = kafka::jars()?;
+        let connect = jars(
+            "connect",
+            &[(KAFKA, "connect-runtime", kafka::VERSION), (KAFKA, "connect-file", kafka::VERSION), logging],
+        )
+        .await?;
         let broker = start_broker(&tools).await?;
         let worker = start_worker(&connect, broker.port).await?;
         Ok(Self { worker, broker, tools })
@@ -142,8 +144,4 @@ async fn start_worker(jars: &Path, broker_port: u16) -> Result<Server> {
     })
     .await?;
     Ok(server)
-}
-
-fn class_path(jars: &Path) -> String {
-    format!("{}/*", jars.display())
 }

@@ -14,10 +14,10 @@ async fn all_nodes_killed_at_once_keep_connectors_and_records() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let mut nginx = Nginx::start().await?;
     cluster.create_running(0, &webhook_connector("kept", "kept/#", &nginx.url())).await?;
-    let mut kafka = webhook_connector("kept_idle", "kept/#", "");
-    kafka["connector_type"] = json!("kafka");
-    kafka["config"] = json!(r#"{"bootstrap_servers":"localhost:9092","topic":"t"}"#);
-    cluster.api(1).create(&kafka).await?.data()?;
+    let mut idle = webhook_connector("kept_idle", "kept/#", "");
+    idle["connector_type"] = json!("cassandra");
+    idle["config"] = json!(r#"{"nodes":["localhost"],"keyspace":"k","table":"t"}"#);
+    cluster.api(1).create(&idle).await?.data()?;
     nginx.kill()?;
     let mut published = publisher::Published::default();
     for (index, port) in cluster.mqtt_ports().into_iter().enumerate() {

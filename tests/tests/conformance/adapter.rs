@@ -94,6 +94,11 @@ pub trait Adapter: Sized {
         bail!("{} declares no TLS", Self::KIND)
     }
 
+    /// `tls_server_name` says which name the certificate must carry.
+    fn takes_server_name(&self) -> bool {
+        true
+    }
+
     /// Fields that must stand beside `field` = `value` so that no rule between fields refuses it.
     fn beside(&self, field: &str, value: u64) -> Value {
         match field {

@@ -11,7 +11,7 @@ use crate::config::field::{
 };
 use crate::config::format::TextFormat;
 use crate::config::payload::{PAYLOAD_FORMATS, PayloadFormat};
-use crate::config::rules::{GivesUp, Rule};
+use crate::config::rules::{Checked, GivesUp, Report, Rule};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
 use crate::template::TemplateKind;
@@ -44,6 +44,9 @@ config_fields! {
         pub message_timeout_ms: u64 = integer(1_000, 300_000).default_integer(30_000);
         /// How long closing waits for what is under way; 0 does not wait.
         pub cleanup_timeout_secs: u64 = integer(0, 300).default_integer(10);
+        /// Which hash of the key chooses the partition: `crc32` as librdkafka and what is built on it, `murmur2` as
+        /// Kafka's own clients, for consumers that join topics.
+        pub partitioner: Partitioner = choice(&["crc32", "murmur2"]).default_text("crc32").added();
         /// What the value of a message is: the payload's bytes, or the envelope as JSON.
         pub payload_format: PayloadFormat = choice(PAYLOAD_FORMATS).default_text("raw").added();
         /// More headers of every message, from name to template.
@@ -76,6 +79,13 @@ pub enum Compression {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partitioner {
+    Crc32,
+    Murmur2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Acks {
     #[serde(rename = "0")]
     None,
@@ -105,8 +115,32 @@ impl Config {
 
 const BATCH: &[Field] = &[batch_records(1_000, 10_000), batch_bytes(4 << 20), max_in_flight(4)];
 
-/// librdkafka refuses a producer whose messages expire before their batch is sent.
-const RULES: &[Rule] = &[Rule::Below { field: "linger_ms", bound: "message_timeout_ms" }];
+const RULES: &[Rule] = &[
+    // librdkafka refuses a producer whose messages expire before their batch is sent.
+    Rule::Below { field: "linger_ms", bound: "message_timeout_ms" },
+    Rule::Check {
+        says: "`tls_server_name` is refused: each broker is verified by the host name that it advertises",
+        check: no_server_name,
+    },
+    Rule::Check {
+        says: "`sasl_mechanism` `plain` without `enable_tls` is accepted and named in `warnings`",
+        check: readable_password,
+    },
+];
+
+fn no_server_name(checked: &Checked<'_>, report: &mut Report) {
+    if checked.was_sent("tls_server_name") {
+        let says = "cannot be used with kafka: each broker is verified by the host name that it advertises \
+                    (advertised.listeners); leave it out";
+        report.problem("tls_server_name", says);
+    }
+}
+
+fn readable_password(checked: &Checked<'_>, report: &mut Report) {
+    if checked.text("sasl_mechanism") == "plain" && !checked.is_true("enable_tls") {
+        report.warning("config.sasl_mechanism is plain without config.enable_tls: the password travels readably");
+    }
+}
 
 pub const SCHEMA: Schema = Schema {
     groups: &[FIELDS, BATCH, RATES, tls::FIELDS],

@@ -42,15 +42,31 @@ impl DialError {
 /// Whoever connects must connect to one of these and not look the name up again, so that no name can lead to a denied
 /// address.
 pub(crate) async fn resolve(host: &str, port: u16, deny_networks: &[Network]) -> Result<Vec<SocketAddr>, DialError> {
-    let bare = host.trim_matches(['[', ']']);
-    let lookup = |source| DialError::Lookup { host: bare.to_owned(), source };
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare, port)).await.map_err(lookup)?.collect();
-    if found.is_empty() {
-        return Err(lookup(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    let mut allowed = lookup(host, port).await?;
+    allowed.retain(|address| !is_denied(address.ip(), deny_networks));
+    if allowed.is_empty() { Err(DialError::Denied(bare(host).to_owned())) } else { Ok(allowed) }
+}
+
+/// For a client that looks names up itself and connects to whichever address it likes: each of them must be allowed.
+#[cfg(feature = "kafka")]
+pub(crate) async fn all_allowed(host: &str, port: u16, deny_networks: &[Network]) -> Result<(), DialError> {
+    match lookup(host, port).await?.into_iter().find(|address| is_denied(address.ip(), deny_networks)) {
+        Some(address) => Err(DialError::Denied(format!("{} ({})", bare(host), address.ip()))),
+        None => Ok(()),
     }
-    let allowed: Vec<SocketAddr> =
-        found.into_iter().filter(|address| !is_denied(address.ip(), deny_networks)).collect();
-    if allowed.is_empty() { Err(DialError::Denied(bare.to_owned())) } else { Ok(allowed) }
+}
+
+async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    let failed = |source| DialError::Lookup { host: bare(host).to_owned(), source };
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare(host), port)).await.map_err(failed)?.collect();
+    if found.is_empty() {
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    }
+    Ok(found)
+}
+
+fn bare(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
 }
 
 /// To the first address that answers. Bounded by the caller.

@@ -4,6 +4,10 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 
+#[cfg(feature = "kafka")]
+use api_types::secret::Secret;
+#[cfg(feature = "kafka")]
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -68,6 +72,48 @@ pub(crate) fn server_name(options: &TlsOptions, host: &str) -> Result<ServerName
     ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))
 }
 
+/// The same for a client with a TLS stack of its own: PEM texts of the roots to trust, and of certificate and key.
+#[cfg(feature = "kafka")]
+pub(crate) struct PemTexts {
+    pub(crate) roots: Option<String>,
+    pub(crate) identity: Option<(String, Secret)>,
+}
+
+/// Reads files: call it where a few small reads may block.
+#[cfg(feature = "kafka")]
+pub(crate) fn pem_texts(options: &TlsOptions) -> Result<PemTexts, TlsError> {
+    // What cannot be used is told in the words of every other kind.
+    client_config(options)?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let roots = match pem_text(options.ca_cert_path.as_deref(), options.ca_cert.as_deref())? {
+        Some(bytes) => Some(text(bytes)),
+        None => options.tls_verify.then(|| native_roots().iter().map(|root| pem_of(root)).collect()),
+    };
+    let chain = pem_text(options.client_cert_path.as_deref(), options.client_cert.as_deref())?;
+    let inline_key = options.client_key.as_ref().map(|key| key.reveal());
+    let key = pem_text(options.client_key_path.as_deref(), inline_key)?;
+    let identity = chain.zip(key).map(|(chain, key)| (text(chain), Secret::new(text(key))));
+    Ok(PemTexts { roots, identity })
+}
+
+#[cfg(feature = "kafka")]
+fn pem_of(certificate: &[u8]) -> String {
+    /// Of base64, on one line of a PEM text.
+    const LINE_CHARS: usize = 64;
+    let encoded = BASE64.encode(certificate);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for at in (0..encoded.len()).step_by(LINE_CHARS) {
+        text.push_str(&encoded[at..encoded.len().min(at + LINE_CHARS)]);
+        text.push('\n');
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}
+
+fn native_roots() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
 fn roots(options: &TlsOptions) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     match pem_text(options.ca_cert_path.as_deref(), options.ca_cert.as_deref())? {
@@ -78,7 +124,7 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, TlsError> {
         }
         None => {
             // Some systems carry a few certificates that cannot be read; the others still count.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots.add_parsable_certificates(native_roots());
         }
     }
     if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }

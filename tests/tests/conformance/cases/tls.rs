@@ -37,6 +37,9 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         ("tls_client", &asks, &shown, Expected::Delivered),
         ("tls_no_client", &asks, &trust, Expected::NotDelivered),
     ] {
+        if fields["tls_server_name"].is_string() && !stage.adapter.takes_server_name() {
+            continue;
+        }
         one(stage, name, offer, fields, expected).await.with_context(|| name)?;
         measured.records += RECORDS as u64;
     }

@@ -2,6 +2,7 @@
 
 mod envelope;
 pub mod file;
+pub mod kafka;
 pub mod mqtt;
 pub mod mysql;
 pub mod postgres;
@@ -16,6 +17,7 @@ macro_rules! for_each {
     ($with:ident) => {
         $crate::kinds::$with! {
             file = $crate::kinds::file::File,
+            kafka = $crate::kinds::kafka::Kafka,
             mqtt = $crate::kinds::mqtt::Mqtt,
             mysql = $crate::kinds::mysql::Mysql,
             postgres = $crate::kinds::postgres::Postgres,
