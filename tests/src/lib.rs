@@ -5,6 +5,7 @@
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres  ─▶ rows
+//!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -13,9 +14,12 @@
 
 pub mod api;
 pub mod binary;
+pub mod cache;
 pub mod certificates;
 pub mod cluster;
 pub mod flood;
+pub mod front;
+pub mod influxdb;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::certificates::Certificates;
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
-use crate::{ports, wait};
+use crate::{cache, ports, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const SQL_LIMIT: Duration = Duration::from_secs(60);
@@ -224,14 +224,14 @@ fn programs() -> Result<PathBuf> {
 /// Making a cluster takes a second, copying one a twentieth of it: it is made once and kept with what else is built.
 fn copy_fresh_cluster(folder: &Path) -> Result<()> {
     let programs = programs()?;
-    let kept = cache()?.join(format!("postgres-{}", fingerprint(&programs)));
+    let kept = cache::folder()?.join(format!("postgres-{}", fingerprint(&programs)));
     let data = folder.join("data");
     let _one_of_this_process = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if kept.exists() {
         return copy(&kept, &data);
     }
     make_cluster(&programs, folder, &data)?;
-    let half = cache()?.join(format!("postgres-half-{}", std::process::id()));
+    let half = cache::folder()?.join(format!("postgres-half-{}", std::process::id()));
     copy(&data, &half)?;
     // Another test program may have been faster.
     if std::fs::rename(&half, &kept).is_err() {
@@ -273,15 +273,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).output().context("start cp")?;
     ensure!(copied.status.success(), "cp: {}", String::from_utf8_lossy(&copied.stderr));
     Ok(())
-}
-
-fn cache() -> Result<PathBuf> {
-    let folder = match std::env::var_os("SLUICE_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(std::env::var_os("HOME").context("no HOME")?).join(".cache/sluice"),
-    };
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
 }
 
 fn children_of(pid: u32) -> Result<Vec<i32>> {
