@@ -3,6 +3,8 @@
 pub(crate) mod cause;
 pub(crate) mod dial;
 pub(crate) mod http;
+#[cfg(any(feature = "greptime", feature = "influxdb"))]
+pub(crate) mod line_protocol;
 pub mod network;
 #[cfg(any(feature = "mqtt", feature = "postgres"))]
 pub(crate) mod outgoing;
