@@ -1,7 +1,14 @@
 //! `docs/connectors/*.md` hold what the field tables say. `UPDATE_DOCS=1 cargo test -p connector-runtime` writes it.
 
 // The pages say which sinks are there; they are written for the default features.
-#![cfg(all(feature = "file", feature = "mqtt", feature = "postgres", feature = "webhook"))]
+#![cfg(all(
+    feature = "file",
+    feature = "greptime",
+    feature = "influxdb",
+    feature = "mqtt",
+    feature = "postgres",
+    feature = "webhook"
+))]
 
 use std::fs;
 use std::path::PathBuf;

@@ -29,6 +29,10 @@ pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, 
 const OFFERED: &[Offered] = &[
     #[cfg(feature = "file")]
     super::file::sink::OFFERED,
+    #[cfg(feature = "greptime")]
+    super::greptime::sink::OFFERED,
+    #[cfg(feature = "influxdb")]
+    super::influxdb::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "postgres")]
