@@ -1,4 +1,4 @@
-# The six things people do with a checkout. Everything that is built or downloaded lives under SLUICE_CACHE, which
+# The seven things people do with a checkout. Everything that is built or downloaded lives under SLUICE_CACHE, which
 # may be absent, empty or kept from an earlier run.
 
 SHELL := /bin/bash
@@ -15,14 +15,19 @@ export PATH := $(SLUICE_CACHE)/tools/bin:$(PATH)
 DENY ?= bans licenses sources
 # `make bench PART=ingest`: one part, or several.
 PART ?=
+# `make test KIND=redis`, `make conformance KIND=redis`: one kind of connector.
+KIND ?=
+ROWS := $(SLUICE_CACHE)/conformance
 DEMO_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup demo test verify fix bench
+.PHONY: help setup demo test conformance verify fix bench
 
 help:
 	@echo 'make setup          install what the build and the tests need (Debian: apt; elsewhere: says what is missing)'
 	@echo 'make demo [KEEP=1]  build, start three nodes, kill one half-way, print what arrived'
-	@echo 'make test           every check and every test, with real servers'
+	@echo 'make test [KIND=…]  every check and every test, with real servers; or those of one kind of connector'
+	@echo 'make conformance [KIND=…]'
+	@echo '                    put every kind of connector through the whole suite and write docs/conformance.md'
 	@echo 'make verify         format, lints, documentation, dependencies, tidiness; writes nothing'
 	@echo 'make fix            format and apply lint suggestions'
 	@echo 'make bench [PART=…] measure beside other products (30 minutes) and write docs/performance.md;'
@@ -37,9 +42,22 @@ demo:
 	$(CARGO_TARGET_DIR)/debug/sluice demo $(DEMO_FLAGS)
 
 # One build of all targets: the tests start the `sluice` program that it leaves in the target folder.
+ifeq ($(KIND),)
 test: setup verify
 	$(CARGO) build --locked --workspace --all-targets
 	$(CARGO) test --locked --workspace
+else
+test: setup
+	$(CARGO) build --locked --workspace --all-targets
+	$(CARGO) test --locked --package connector-runtime --lib sinks::$(KIND)::
+	$(CARGO) test --locked --package tests --test conformance -- --exact $(KIND) --nocapture
+endif
+
+# The suite of `make test` with all its counts: about ten minutes for each kind, two kinds at a time.
+conformance: setup
+	$(CARGO) build --locked --workspace --all-targets
+	SLUICE_CONFORMANCE=full SLUICE_CONFORMANCE_PAGE=$(CURDIR)/docs/conformance.md SLUICE_CONFORMANCE_ROWS=$(ROWS) \
+	  $(CARGO) test --locked --package tests --test conformance -- --nocapture --test-threads 2 $(if $(KIND),--exact $(KIND))
 
 verify:
 	$(CARGO) fmt --all --check

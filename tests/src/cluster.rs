@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::ApiClient;
 use crate::node::{Node, NodeOptions, READY_LIMIT};
@@ -16,12 +16,20 @@ use crate::{process, wait};
 /// Of each node, when a test fails; the whole log stays in the scratch folder.
 const LOG_LINES: usize = 25;
 
+/// A cluster takes both places; a node that is alone has no lease that others could disturb, and may share.
+const PLACES: u32 = 2;
+
 /// Whose turn it is.
-static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
+static TURN: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(PLACES as usize)));
 
 /// Waits for the turn of a test that runs nodes of its own.
-pub async fn turn() -> OwnedMutexGuard<()> {
-    Arc::clone(&TURN).lock_owned().await
+pub async fn turn() -> OwnedSemaphorePermit {
+    places(PLACES).await
+}
+
+/// The semaphore is never closed.
+async fn places(count: u32) -> OwnedSemaphorePermit {
+    Arc::clone(&TURN).acquire_many_owned(count).await.expect("an open semaphore")
 }
 
 #[derive(Clone, Debug)]
@@ -32,11 +40,14 @@ pub struct ClusterOptions {
     pub extra: String,
     /// `--set` arguments for every node.
     pub set: Vec<String>,
+    /// Another cluster of this kind may run beside it: only for one node, and where no test measures time or memory of
+    /// the whole machine.
+    pub shares_turn: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, extra: String::new(), set: Vec::new() }
+        Self { nodes: 3, extra: String::new(), set: Vec::new(), shares_turn: false }
     }
 }
 
@@ -44,7 +55,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     options: ClusterOptions,
     scratch: Scratch,
-    _turn: OwnedMutexGuard<()>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Cluster {
@@ -61,7 +72,7 @@ impl Cluster {
 
     /// Configured, not started.
     pub async fn configured(options: ClusterOptions) -> Result<Self> {
-        let turn = turn().await;
+        let turn = places(if options.shares_turn { 1 } else { PLACES }).await;
         let scratch = Scratch::new("cluster")?;
         std::fs::create_dir(scratch.path().join("files"))?;
         let nodes = (0..options.nodes).map(|index| Node::reserve(&format!("sluice-{index}"), scratch.path()));

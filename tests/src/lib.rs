@@ -34,4 +34,5 @@ pub mod reader;
 pub mod records;
 pub mod scratch;
 pub mod small_disk;
+pub mod toxiproxy;
 pub mod wait;

@@ -87,6 +87,28 @@ impl Broker {
         .await
     }
 
+    /// Passwords and access rules are read anew; what connects after this is judged by the new ones.
+    pub async fn reload(&self) -> Result<()> {
+        const SAYS: &str = "Reloading config";
+        let before = self.log().matches(SAYS).count();
+        self.process.signal(Signal::HUP)?;
+        wait::until(START_LIMIT, "mosquitto reads its configuration", async || {
+            anyhow::ensure!(self.log().matches(SAYS).count() > before, "it has not said so");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stops (SIGSTOP) or continues it.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Where it keeps what it has: readable by it.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.process.log_path()).unwrap_or_default()
     }

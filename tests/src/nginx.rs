@@ -6,6 +6,8 @@
 //!                      /accept → 200   /refuse → 400   /down → 503
 //!                      /judge → 422 when the body says "poison", else 200
 //!                      /slow → 200, whose last bytes come a second later: delivered, and not yet heard of
+//!                      /place/{name} → as /judge, for whoever has the password, while the place is there and open;
+//!                        written down (`places`) before it is answered, so that no kill comes in between
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -15,10 +17,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::records::{self, Arrived};
 use crate::scratch::Scratch;
 use crate::{ports, wait};
+
+/// Who may write to a place.
+pub const USER: &str = "sluice";
+const PASSWORDS_LIMIT: Duration = Duration::from_secs(10);
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// More than the headers of an answer, which count too.
@@ -27,6 +33,8 @@ const SLOW_BYTES_PER_SECOND: usize = 512;
 pub struct Nginx {
     process: Process,
     port: u16,
+    back: u16,
+    listeners: usize,
     log: PathBuf,
     config: PathBuf,
     scratch: Scratch,
@@ -51,14 +59,70 @@ pub struct Request {
 impl Nginx {
     pub async fn start() -> Result<Self> {
         let scratch = Scratch::new("nginx")?;
-        let port = ports::free()?;
+        let (port, back) = (ports::free()?, ports::free()?);
         let config = scratch.path().join("nginx.conf");
-        std::fs::write(&config, configuration(scratch.path(), port, ports::free()?))?;
+        std::fs::write(&config, configuration(scratch.path(), port, back, ports::free()?))?;
+        for folder in ["place", "closed/place"] {
+            std::fs::create_dir_all(scratch.path().join(folder))?;
+        }
         let process = spawn(scratch.path(), &config)?;
         let log = scratch.path().join("requests.log");
-        let mut nginx = Self { process, port, log, config, scratch };
+        let mut nginx = Self { process, port, back, listeners: 0, log, config, scratch };
         nginx.wait_ready().await?;
         Ok(nginx)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes a place, or takes it away.
+    pub fn set_place(&self, name: &str, there: bool) -> Result<()> {
+        toggle(&self.scratch.path().join("place").join(name), there)
+    }
+
+    /// Nobody may write to a closed place.
+    pub fn set_closed(&self, name: &str, closed: bool) -> Result<()> {
+        toggle(&self.scratch.path().join("closed/place").join(name), closed)
+    }
+
+    /// What [`USER`] has to say from now on at every place.
+    pub async fn set_password(&self, password: &str) -> Result<()> {
+        let mut openssl = tokio::process::Command::new("openssl");
+        openssl.args(["passwd", "-apr1", password]);
+        let hash = process::run(&mut openssl, PASSWORDS_LIMIT).await?.success()?.stdout;
+        let passwords = self.scratch.path().join("passwords");
+        std::fs::write(&passwords, format!("{USER}:{hash}")).with_context(|| passwords.display().to_string())
+    }
+
+    /// One more listener, with TLS; gives its port. The server is started again for it.
+    pub async fn listen_with_tls(&mut self, certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<u16> {
+        let port = ports::free()?;
+        let mut tls =
+            format!("ssl_certificate {};\n    ssl_certificate_key {};\n", certificate.display(), key.display());
+        if let Some(ca) = client_ca {
+            // Otherwise its answer is 400, as if something were wrong with the request.
+            tls.push_str(
+                "    error_page 495 496 = @unknown;\n    location @unknown { return 403 \"nobody knows you\\n\"; }\n",
+            );
+            tls.push_str(&format!("    ssl_client_certificate {};\n    ssl_verify_client on;\n", ca.display()));
+        }
+        let server = server(self.scratch.path(), &format!("127.0.0.1:{port} ssl"), self.back, &tls);
+        self.listeners += 1;
+        std::fs::write(self.scratch.path().join(format!("listener-{}.conf", self.listeners)), server)?;
+        self.kill()?;
+        self.restart().await?;
+        Ok(port)
+    }
+
+    /// Stops (SIGSTOP) or continues it.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// The log of requests that came to a place; [`Request::read`] reads its lines.
+    pub fn places_log(&self) -> PathBuf {
+        self.scratch.path().join("places.log")
     }
 
     /// A target that accepts everything.
@@ -104,7 +168,7 @@ impl Nginx {
 
     pub fn requests(&self) -> Result<Vec<Request>> {
         let text = std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))?;
-        records::complete_lines(&text).map(parse_line).collect()
+        records::complete_lines(&text).map(Request::read).collect()
     }
 
     /// What arrived at [`Self::url`] and was answered with 200.
@@ -151,7 +215,8 @@ fn program() -> PathBuf {
     if path.exists() { path.to_owned() } else { PathBuf::from("nginx") }
 }
 
-fn configuration(folder: &Path, front: u16, back: u16) -> String {
+fn configuration(folder: &Path, front: u16, back: u16, end: u16) -> String {
+    let front = server(folder, &format!("127.0.0.1:{front}"), back, "");
     let folder = folder.display();
     // With its headers more than one second's worth, less than two.
     let slow_answer = "x".repeat(SLOW_BYTES_PER_SECOND);
@@ -176,41 +241,78 @@ http {{
   scgi_temp_path {folder}/scgi;
   client_max_body_size 64m;
   client_body_buffer_size 64m;
-  server {{
-    listen 127.0.0.1:{front};
-    access_log {folder}/requests.log requests;
-    proxy_set_header Content-Type $http_content_type;
-    proxy_set_header Poison $poison;
-    location / {{ proxy_pass http://127.0.0.1:{back}; }}
-    location /slow {{ proxy_pass http://127.0.0.1:{back}; limit_rate {SLOW_BYTES_PER_SECOND}; }}
-  }}
+  {front}
+  include {folder}/listener-*.conf;
   server {{
     listen 127.0.0.1:{back};
     location /accept {{ return 200; }}
     location /refuse {{ return 400 "this record cannot be read\n"; }}
     location /down {{ return 503; }}
+    location /place {{
+      access_log {folder}/places.log requests;
+      proxy_set_header Poison $poison;
+      proxy_pass http://127.0.0.1:{end};
+    }}
     location /judge {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
     location /slow {{ access_log {folder}/slow.log paths; return 200 "{slow_answer}"; }}
+  }}
+  server {{
+    listen 127.0.0.1:{end};
+    location / {{ if ($http_poison) {{ return 422 "nobody believes this reading\n"; }} return 200; }}
   }}
 }}
 "#
     )
 }
 
-fn parse_line(line: &str) -> Result<Request> {
-    let value: Value = serde_json::from_str(line).with_context(|| format!("access log line: {line}"))?;
-    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    // Seconds with three digits behind the point.
-    let at_ms = text("at").replace('.', "").parse().context("no time")?;
-    Ok(Request {
-        at_ms,
-        method: text("method"),
-        path: text("path"),
-        status: u16::try_from(value["status"].as_u64().context("no status")?)?,
-        content_type: text("content_type"),
-        idempotency_key: text("idempotency_key"),
-        epoch: text("epoch").parse().unwrap_or_default(),
-        authorization: text("authorization"),
-        body: text("body"),
-    })
+/// What is asked comes here. An `if` is looked at before the password is.
+fn server(folder: &Path, listen: &str, back: u16, more: &str) -> String {
+    let folder = folder.display();
+    format!(
+        r#"server {{
+    listen {listen};
+    {more}
+    access_log {folder}/requests.log requests;
+    proxy_set_header Content-Type $http_content_type;
+    proxy_set_header Poison $poison;
+    location / {{ proxy_pass http://127.0.0.1:{back}; }}
+    location /slow {{ proxy_pass http://127.0.0.1:{back}; limit_rate {SLOW_BYTES_PER_SECOND}; }}
+    location /place/ {{
+      if (!-e {folder}$uri) {{ return 404 "there is no such place\n"; }}
+      if (-e {folder}/closed$uri) {{ return 403 "this place is closed\n"; }}
+      auth_basic "places";
+      auth_basic_user_file {folder}/passwords;
+      proxy_pass http://127.0.0.1:{back};
+    }}
+  }}
+"#
+    )
+}
+
+fn toggle(file: &Path, there: bool) -> Result<()> {
+    match there {
+        true => std::fs::write(file, "").with_context(|| file.display().to_string()),
+        false => std::fs::remove_file(file).with_context(|| file.display().to_string()),
+    }
+}
+
+impl Request {
+    /// A line of the log.
+    pub fn read(line: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(line).with_context(|| format!("access log line: {line}"))?;
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        // Seconds with three digits behind the point.
+        let at_ms = text("at").replace('.', "").parse().context("no time")?;
+        Ok(Self {
+            at_ms,
+            method: text("method"),
+            path: text("path"),
+            status: u16::try_from(value["status"].as_u64().context("no status")?)?,
+            content_type: text("content_type"),
+            idempotency_key: text("idempotency_key"),
+            epoch: text("epoch").parse().unwrap_or_default(),
+            authorization: text("authorization"),
+            body: text("body"),
+        })
+    }
 }

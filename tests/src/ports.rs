@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rand::Rng;
 
 const LOWEST: u16 = 12_000;
@@ -43,9 +43,31 @@ pub fn holds_unread(port: u16) -> bool {
     })
 }
 
+/// Established connections to a server on loopback, at its own end, as the kernel counts them.
+pub fn connections_to(port: u16) -> Result<usize> {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string("/proc/net/tcp").context("/proc/net/tcp")?;
+    let local = format!(":{port:04X}");
+    let is_one = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next().is_some_and(|address| address.ends_with(&local)) && words.nth(1) == Some(ESTABLISHED)
+    };
+    Ok(table.lines().filter(|line| is_one(line)).count())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_counts_at_the_end_of_the_server() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, free().unwrap())).unwrap();
+        let port = server.local_addr().unwrap().port();
+        assert_eq!(connections_to(port).unwrap(), 0);
+        let _client = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let _accepted = server.accept().unwrap();
+        assert_eq!(connections_to(port).unwrap(), 1);
+    }
 
     #[test]
     fn no_port_is_given_out_twice() {

@@ -37,6 +37,8 @@ pub struct PostgresOptions {
     pub settings: Vec<(String, String)>,
     /// Names of the server in its certificate; without them it speaks no TLS.
     pub tls_names: Option<String>,
+    /// The same with certificates that were made elsewhere, for the common name `sluice`.
+    pub certificates: Option<Certificates>,
     /// The role has to show a certificate as well.
     pub client_certificate: bool,
 }
@@ -57,9 +59,11 @@ impl Postgres {
     pub async fn with(options: PostgresOptions) -> Result<Self> {
         let scratch = Scratch::new("postgres")?;
         copy_fresh_cluster(scratch.path())?;
-        let certificates = match &options.tls_names {
-            Some(names) => Some(Certificates::make(scratch.path(), names, ROLE)?),
-            None => None,
+        let certificates = match (&options.tls_names, &options.certificates) {
+            (Some(names), _) => Some(Certificates::make(scratch.path(), names, ROLE)?),
+            // The server wants its key to be its own.
+            (None, Some(made)) => Some(made.copied_to(scratch.path())?),
+            (None, None) => None,
         };
         let port = ports::free()?;
         let process = spawn(scratch.path(), port, &options, certificates.as_ref())?;

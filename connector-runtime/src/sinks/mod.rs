@@ -1,7 +1,7 @@
 //! The kinds of connectors, each a folder of the same shape: `config.rs` is always compiled, so that every node accepts
 //! every kind; `sink.rs` only with the kind's Cargo feature.
 //!
-//! Adding a sink is a folder, a line in `KINDS`, and a feature.
+//! Adding a sink is a folder, a line in `KINDS`, a feature, and an adapter in `tests/tests/conformance/kinds`.
 
 pub mod cassandra;
 pub mod clickhouse;

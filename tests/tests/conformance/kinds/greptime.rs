@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::front::{Front, FrontOptions};
 use tests::influxdb::{self, PASSWORD, USER};
+use tests::ports;
 
 use super::points;
 use crate::adapter::{
@@ -149,6 +150,10 @@ impl Adapter for Greptime {
 
     fn upstream(&self) -> Option<u16> {
         Some(self.front.port())
+    }
+
+    async fn connections(&self) -> Result<Option<usize>> {
+        ports::connections_to(self.front.port()).map(Some)
     }
 
     async fn tls(&mut self, offer: &TlsOffer, destination: &Destination) -> Result<Value> {

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::front::{Front, FrontOptions};
 use tests::influxdb::{self, PASSWORD, USER};
+use tests::ports;
 
 use super::points;
 use crate::adapter::{
@@ -146,6 +147,10 @@ impl Adapter for Influxdb {
 
     fn upstream(&self) -> Option<u16> {
         Some(self.server.port())
+    }
+
+    async fn connections(&self) -> Result<Option<usize>> {
+        ports::connections_to(self.server.port()).map(Some)
     }
 
     async fn tls(&mut self, offer: &TlsOffer, destination: &Destination) -> Result<Value> {

@@ -1,0 +1,94 @@
+//! The way to the target fails: connections are refused, reset in the middle of a batch, swallowed, slow. Nothing is
+//! lost, and it goes on by itself when the way is good again.
+
+use anyhow::{Context, Result, ensure};
+use tests::toxiproxy::{FAULTS, Fault, Toxiproxy};
+use tests::wait;
+
+use super::restart;
+use crate::adapter::{Adapter, Repeats, Way};
+use crate::publishing::Sent;
+use crate::report::{Measured, Verdict};
+use crate::stage::{self, Connected, Ending, Stage};
+
+/// Of messages while the way is bad: the rest comes after it.
+const SHARE_BEFORE: u64 = 4;
+
+pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
+    let Some(upstream) = stage.adapter.upstream() else {
+        return Ok(Verdict::NotApplicable("there is no server".to_owned()));
+    };
+    if !Toxiproxy::is_installed() {
+        return Ok(Verdict::LeftOut(
+            "Toxiproxy is not installed (scripts/setup builds it where there is Go)".to_owned(),
+        ));
+    }
+    let proxy = Toxiproxy::between(stage.proxy_port, upstream).await?;
+    let mut measured = Measured::default();
+    let mut notes = Vec::new();
+    for (number, fault) in FAULTS.into_iter().enumerate() {
+        let destination = stage.destination(&format!("fault{number}"), false).await?;
+        let config = stage.adapter.config(&destination, Way { port: Some(stage.proxy_port), ..Way::default() });
+        let strategy = Ending::Waits.strategy(&destination.name);
+        let connected = stage.connect_to(&destination, &format!("c/fault{number}/#"), config, strategy).await?;
+        let (records, repeated) = one(stage, &proxy, fault, &connected).await.with_context(|| fault.name())?;
+        measured.records += records;
+        measured.repeated += repeated;
+        notes.push(format!("{}: {repeated}", fault.name()));
+    }
+    proxy.finish();
+    measured.note = format!("repeated under {}", notes.join(", "));
+    Ok(Verdict::Passed(measured))
+}
+
+async fn one<A: Adapter>(
+    stage: &Stage<A>,
+    proxy: &Toxiproxy,
+    fault: Fault,
+    connected: &Connected,
+) -> Result<(u64, u64)> {
+    let count = stage.counts.killed;
+    let topic = format!("c/{}", connected.name);
+    let publisher = stage.publisher(&connected.name, &topic, count, stage.cluster.nodes[0].mqtt_port);
+    stage.sent_at_least(&connected.name, count / SHARE_BEFORE).await?;
+    proxy.inflict(fault).await?;
+    let held = held_up(stage, fault, connected).await;
+    proxy.heal(fault).await?;
+    held?;
+    let sent = Sent::of_published(&restart::finish(publisher, stage).await?)?;
+    let settled = stage.settle(connected, &sent).await?;
+    ensure!(settled.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", settled.ledger);
+    settled.nothing_is_missing()?;
+    let repeated = settled.repeated();
+    match stage.facts.repeats {
+        Repeats::Never => ensure!(repeated == 0, "{repeated} came again"),
+        // Each attempt may have reached the target without an answer. One attempt more than those that were counted as
+        // retries: the one that was under way.
+        Repeats::InFlight => {
+            let detail = stage.cluster.api(stage.asked).detail(&connected.name).await?;
+            let retried = detail["retry_total"].as_u64().context("no retry_total")?;
+            let most = retried + stage.repeats_at_most(1);
+            ensure!(repeated <= most, "{repeated} came again, at most {most} can have");
+        }
+    }
+    Ok((sent.len() as u64, repeated))
+}
+
+/// For as long as the counts say, and where the fault stops everything, until the connector has noticed.
+async fn held_up<A: Adapter>(stage: &Stage<A>, fault: Fault, connected: &Connected) -> Result<()> {
+    stage::pass(stage.counts.fault).await;
+    let stops = match fault {
+        Fault::Refused | Fault::BlackHole => true,
+        Fault::Reset | Fault::Latency | Fault::Slow => false,
+    };
+    if !stops {
+        return Ok(());
+    }
+    wait::until(stage.counts.limit, "the connector notices", async || {
+        let detail = stage.cluster.api(stage.asked).detail(&connected.name).await?;
+        let (health, reason) = (&detail["health"], &detail["health_reason"]);
+        ensure!(health == "retrying" && reason == "TARGET_UNREACHABLE", "{health} {reason}");
+        Ok(())
+    })
+    .await
+}

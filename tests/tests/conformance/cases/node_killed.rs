@@ -1,0 +1,51 @@
+//! The node that runs the connector is killed in the middle: the next one goes on with the same batches. Nothing is
+//! lost, and nothing stands twice where the target knows a repeat; elsewhere at most the batches under way.
+
+use anyhow::{Result, ensure};
+
+use super::restart;
+use crate::adapter::Adapter;
+use crate::publishing::Sent;
+use crate::report::{Measured, Verdict};
+use crate::stage::{Ending, Stage};
+
+pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
+    let connected = stage.connect("owner_killed", "c/owner/#", Ending::Waits).await?;
+    let owner = stage.cluster.owner(&connected.name).await?;
+    stage.asked = stage.cluster.other_than(&[owner])?;
+    let count = stage.counts.killed;
+    // Each node has a queue for the connector; nobody publishes to the one that dies while it does, so every repeat is
+    // the connector's.
+    let early = stage.publisher("early", "c/owner", count / 4, stage.cluster.nodes[owner].mqtt_port);
+    let early = restart::finish(early, stage).await?;
+    let others: Vec<usize> = (0..stage.cluster.nodes.len()).filter(|index| *index != owner).collect();
+    let publishers = others.iter().map(|index| {
+        let port = stage.cluster.nodes[*index].mqtt_port;
+        stage.publisher(&format!("other{index}"), "c/owner", count * 3 / 8, port)
+    });
+    let publishers: Vec<_> = publishers.collect();
+    stage.sent_at_least(&connected.name, count / 3).await?;
+    stage.cluster.nodes[owner].kill()?;
+    tests::wait::until(stage.counts.limit, "another node goes on", async || {
+        let now = stage.cluster.owner_seen_by(stage.asked, &connected.name).await?;
+        ensure!(now != owner, "still on the killed node");
+        Ok(())
+    })
+    .await?;
+    stage.cluster.nodes[owner].start()?;
+    stage.cluster.nodes[owner].ready().await?;
+    let mut published = early;
+    for publisher in publishers {
+        published.merge(restart::finish(publisher, stage).await?);
+    }
+    let sent = Sent::of_published(&published)?;
+    ensure!(sent.sent_again == 0, "{} were published again", sent.sent_again);
+    let settled = stage.settle(&connected, &sent).await?;
+    ensure!(settled.ledger.dead_lettered == 0, "{:?}", settled.ledger);
+    settled.nothing_is_missing()?;
+    let repeated = settled.repeated();
+    let most = stage.repeats_at_most(stage.cluster.nodes.len() as u64);
+    ensure!(repeated <= most, "{repeated} came again, at most {most} were in flight");
+    let note = format!("at most {most} may come again");
+    Ok(Verdict::Passed(Measured { records: sent.len() as u64, repeated, note, ..Measured::default() }))
+}

@@ -1,0 +1,45 @@
+//! The target stands still for a while, with all connections open: nothing is lost, and nothing comes again that an id
+//! or token tells apart.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::restart;
+use crate::adapter::Adapter;
+use crate::publishing::Sent;
+use crate::report::{Measured, Verdict};
+use crate::stage::{self, Ending, Stage};
+
+/// An answer is waited for at least this long (see `Adapter::config`), so no more attempts than that fit into a pause.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
+    if stage.adapter.upstream().is_none() {
+        return Ok(Verdict::NotApplicable("there is no server".to_owned()));
+    }
+    let waits = stage.connect("paused", "c/paused/#", Ending::Waits).await?;
+    let count = stage.counts.killed;
+    let publisher = stage.publisher("paused", "c/paused", count, stage.cluster.nodes[0].mqtt_port);
+    stage.sent_at_least(&waits.name, count / 4).await?;
+    stage.adapter.pause()?;
+    let pause = stage.counts.pause;
+    let before = stage.ledger(&waits.name).await?;
+    stage::pass(pause).await;
+    let after = stage.ledger(&waits.name).await?;
+    // What was answered already may still be counted.
+    let in_flight = stage.facts.batch_records * stage.facts.batches_in_flight;
+    ensure!(after.sent <= before.sent + in_flight, "sent while nobody answered: {before:?}, {after:?}");
+    ensure!(after.pending > 0, "nothing waited: {after:?}");
+    stage.adapter.resume()?;
+    let sent = Sent::of_published(&restart::finish(publisher, stage).await?)?;
+    let settled = stage.settle(&waits, &sent).await?;
+    ensure!(settled.ledger.dead_lettered == 0, "{:?}", settled.ledger);
+    settled.nothing_is_missing()?;
+    let repeated = settled.repeated();
+    let attempts = 1 + pause.as_secs() / ANSWER_TIMEOUT.as_secs();
+    let most = stage.repeats_at_most(attempts);
+    ensure!(repeated <= most, "{repeated} came again, at most {most} were in flight");
+    let note = format!("stood still for {} s", pause.as_secs());
+    Ok(Verdict::Passed(Measured { records: sent.len() as u64, repeated, note, ..Measured::default() }))
+}

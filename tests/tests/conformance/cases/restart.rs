@@ -1,0 +1,91 @@
+//! The target is killed in the middle and started again: who waits loses nothing that the target had not confirmed, and
+//! repeats no more than the batches under way; who does not wait ends exactly what could not be sent.
+
+use anyhow::{Result, ensure};
+use tests::publisher::Publisher;
+
+use crate::adapter::{Adapter, Safety, Way};
+use crate::publishing::Sent;
+use crate::report::{Measured, Verdict};
+use crate::settled::Settled;
+use crate::stage::{Connected, Ending, Stage};
+
+const FILTER: &str = "c/killed/#";
+
+pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
+    if stage.adapter.upstream().is_none() {
+        return Ok(Verdict::NotApplicable("there is no server".to_owned()));
+    }
+    let waits = stage.connect("killed_waits", FILTER, Ending::Waits).await?;
+    let ends = stage.connect("killed_ends", FILTER, Ending::Ends).await?;
+    let by_default = with_defaults(stage).await?;
+
+    let count = stage.counts.killed;
+    let publisher = stage.publisher("killed", "c/killed", count, stage.cluster.nodes[0].mqtt_port);
+    stage.sent_at_least(&waits.name, count / 4).await?;
+    stage.kill_server().await?;
+    let acknowledged_before = publisher.acknowledged();
+    ensure!(acknowledged_before < count, "killed too late: everything was published");
+    stage.health(&waits.name, "TARGET_UNREACHABLE", "").await?;
+    stage.sent_at_least(&ends.name, acknowledged_before).await?;
+    stage.start_server().await?;
+    let sent = Sent::of_published(&finish(publisher, stage).await?)?;
+
+    let waiting = stage.settle_after_loss(&waits, &sent).await?;
+    ensure!(waiting.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", waiting.ledger);
+    let lost = loss(stage, &waiting, &sent, acknowledged_before)?;
+    let repeated = waiting.repeated();
+    let most = stage.repeats_at_most(1);
+    ensure!(repeated <= most, "{repeated} came again, at most {most} were in flight");
+
+    let ending = stage.settle_after_loss(&ends, &sent).await?;
+    ensure!(ending.ledger.dead_lettered > 0, "nothing ended while the target was away: {:?}", ending.ledger);
+    loss(stage, &ending, &sent, acknowledged_before)?;
+    let other = ending.letters.values().find(|letter| letter.error_class != "target_unreachable");
+    ensure!(other.is_none(), "{other:?}");
+
+    let note = reported(stage, by_default.as_ref(), &sent).await?;
+    Ok(Verdict::Passed(Measured {
+        records: sent.len() as u64,
+        ended: ending.ledger.dead_lettered,
+        lost,
+        repeated,
+        note,
+    }))
+}
+
+/// With full counts also a connector as the seed would configure it: what the target loses then is its own.
+async fn with_defaults<A: Adapter>(stage: &mut Stage<A>) -> Result<Option<Connected>> {
+    if stage.counts.name != "full" {
+        return Ok(None);
+    }
+    let destination = stage.destination("killed_defaults", false).await?;
+    let config = stage.adapter.config(&destination, Way { safety: Safety::SeedDefaults, ..Way::default() });
+    let strategy = Ending::Waits.strategy(&destination.name);
+    stage.connect_to(&destination, FILTER, config, strategy).await.map(Some)
+}
+
+async fn reported<A: Adapter>(stage: &Stage<A>, by_default: Option<&Connected>, sent: &Sent) -> Result<String> {
+    let Some(connected) = by_default else { return Ok(stage.facts.loses_when_killed.unwrap_or_default().to_owned()) };
+    let settled = stage.settle_after_loss(connected, sent).await?;
+    ensure!(settled.ledger.sent == settled.ledger.queued, "{:?}", settled.ledger);
+    Ok(format!("with the seed's defaults the target lost {}, {} came again", settled.missing.len(), settled.repeated()))
+}
+
+pub async fn finish<A: Adapter>(publisher: Publisher, stage: &Stage<A>) -> Result<tests::publisher::Published> {
+    publisher.finish(stage.counts.limit).await
+}
+
+/// What the target lost; nothing, where it keeps what it confirms.
+fn loss<A: Adapter>(stage: &Stage<A>, settled: &Settled, sent: &Sent, acknowledged_before: u64) -> Result<u64> {
+    if stage.facts.loses_when_killed.is_none() {
+        settled.nothing_is_missing()?;
+        return Ok(0);
+    }
+    // Only what had been published before can have been confirmed before; a window of it was on its way to us.
+    for name in &settled.missing {
+        let number = sent.places[name].number;
+        ensure!(number < acknowledged_before + 100, "{name} is missing, which came after the kill");
+    }
+    Ok(settled.missing.len() as u64)
+}

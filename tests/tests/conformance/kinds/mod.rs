@@ -1,0 +1,91 @@
+//! One adapter for each kind whose sink exists.
+
+mod envelope;
+pub mod file;
+pub mod greptime;
+pub mod influxdb;
+pub mod mqtt;
+mod points;
+pub mod postgres;
+pub mod webhook;
+
+use connector_runtime::registry::{KINDS, KindEntry};
+
+/// Hands all of them to a macro: kind = adapter.
+macro_rules! for_each {
+    ($with:ident) => {
+        $crate::kinds::$with! {
+            file = $crate::kinds::file::File,
+            greptime = $crate::kinds::greptime::Greptime,
+            influxdb = $crate::kinds::influxdb::Influxdb,
+            mqtt = $crate::kinds::mqtt::Mqtt,
+            postgres = $crate::kinds::postgres::Postgres,
+            webhook = $crate::kinds::webhook::Webhook,
+        }
+    };
+}
+
+/// A test of each, named for its kind.
+macro_rules! test_of_each {
+    ($($kind:ident = $adapter:ty,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $kind() -> anyhow::Result<()> {
+                $crate::conforms::<$adapter>().await
+            }
+        )*
+    };
+}
+
+macro_rules! names_of_all {
+    ($($kind:ident = $adapter:ty,)*) => {
+        &[$(stringify!($kind)),*]
+    };
+}
+
+pub(crate) use {for_each, names_of_all, test_of_each};
+
+const ADAPTED: &[&str] = for_each!(names_of_all);
+
+/// A sink without an adapter, and an adapter without a sink, do not compile.
+const _: () = assert!(same(KINDS, ADAPTED), "a kind whose sink is offered needs a line in kinds/mod.rs, and no other");
+
+const fn same(kinds: &[KindEntry], adapted: &[&str]) -> bool {
+    let mut offered = 0;
+    let mut at = 0;
+    while at < kinds.len() {
+        if kinds[at].offered {
+            offered += 1;
+            if !names(adapted, kinds[at].name) {
+                return false;
+            }
+        }
+        at += 1;
+    }
+    offered == adapted.len()
+}
+
+const fn names(all: &[&str], wanted: &str) -> bool {
+    let mut at = 0;
+    while at < all.len() {
+        if equal(all[at].as_bytes(), wanted.as_bytes()) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+const fn equal(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < left.len() {
+        if left[at] != right[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
