@@ -3,7 +3,6 @@
 //! InfluxDB stores the good lines of a request and answers 400 with the reason for the first bad one, or with all lines
 //! that it could not read. To store a line again changes nothing, so only the culprits have to be told from the rest.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -47,13 +46,16 @@ pub(super) fn verdict(status: StatusCode, headers: &HeaderMap, body: &str, lines
     }
     match status.as_u16() {
         413 => refused("too_large", status, &said, Culprits::Unknown),
-        400 | 422 => match said.refusal(lines) {
-            Some((class, culprits)) => refused(class, status, &said, culprits),
-            None => fault(said.limit().unwrap_or(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"))),
+        400 | 422 => match (said.bound(), said.refusal(lines)) {
+            (Some(kind), _) => fault(kind),
+            (None, Some((class, culprits))) => refused(class, status, &said, culprits),
+            (None, None) => fault(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS")),
         },
-        500..=599 if said.limit().is_some() => fault(said.limit().unwrap_or(TargetFaultKind::Full)),
         200..=299 => fault(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS")),
-        _ => Verdict::Target(http::status_fault(status, headers, &said.words())),
+        _ => match said.failure().filter(|_| status.is_server_error()) {
+            Some(kind) => fault(kind),
+            None => Verdict::Target(http::status_fault(status, headers, &said.words())),
+        },
     }
 }
 
@@ -68,32 +70,32 @@ struct Said {
     code: Option<u64>,
 }
 
-/// Phrases of a refusal that is about lines, and the class of the fault.
-const ABOUT_LINES: [(&str, &str); 7] = [
+/// How a reason begins that is about lines, and the class of the fault. What follows may be a publisher's own words.
+const ABOUT_LINES: [(&str, &str); 4] = [
+    ("unable to parse '", "unparsable"),
     ("field type conflict", "field_type_conflict"),
-    ("beyond retention policy", "beyond_retention"),
-    ("outside retention", "beyond_retention"),
-    ("outside time range", "time_out_of_range"),
-    ("max key length exceeded", "too_large"),
-    ("unable to parse", "unparsable"),
+    ("points beyond retention policy", "beyond_retention"),
     ("partial write", "partial_write"),
 ];
+/// What stands before a reason when other lines were stored; the longer one is InfluxDB 2's.
+const BEFORE_REASON: [&str; 2] = ["failure writing points to database: ", "partial write: "];
 
 /// GreptimeDB's numbers for what is wrong with what was sent.
 const GREPTIME_REFUSALS: [u64; 6] = [1001, 1004, 2000, 3000, 4002, 4003];
 
-/// Phrases about the server's bounds, which a person has to raise, and about what passes by itself.
-static LIMITS: LazyLock<[(&str, TargetFaultKind); 7]> = LazyLock::new(|| {
-    [
-        ("max-series-per-database limit exceeded", TargetFaultKind::Full),
-        ("max-values-per-tag limit exceeded", TargetFaultKind::Full),
-        ("no space left on device", TargetFaultKind::Full),
-        ("cache-max-memory-size exceeded", TargetFaultKind::Full),
-        ("queue is full", TargetFaultKind::Full),
-        ("is pending deletion", TargetFaultKind::Down),
-        ("retention policy not found", TargetFaultKind::Missing),
-    ]
-});
+/// How a reason begins that is about the server's bounds, which a person has to raise, or about what passes by itself.
+const ABOUT_SERVER: [(&str, TargetFaultKind); 3] = [
+    ("max-series-per-database limit exceeded", TargetFaultKind::Full),
+    ("max-values-per-tag limit exceeded", TargetFaultKind::Full),
+    ("shard ", TargetFaultKind::Down),
+];
+/// In what a server says of its own failure.
+const FAILURES: [(&str, TargetFaultKind); 4] = [
+    ("no space left on device", TargetFaultKind::Full),
+    ("cache-max-memory-size exceeded", TargetFaultKind::Full),
+    ("queue is full", TargetFaultKind::Full),
+    ("retention policy not found", TargetFaultKind::Missing),
+];
 
 impl Said {
     fn read(body: &str) -> Self {
@@ -111,16 +113,26 @@ impl Said {
         http::shortened(&self.message)
     }
 
-    fn limit(&self) -> Option<TargetFaultKind> {
-        LIMITS.iter().find(|(phrase, _)| self.message.contains(phrase)).map(|(_, kind)| *kind)
+    /// Without what stands before it.
+    fn reason(&self) -> &str {
+        BEFORE_REASON.iter().fold(self.message.as_str(), |rest, before| rest.strip_prefix(before).unwrap_or(rest))
+    }
+
+    /// What a refused request says of the server itself.
+    fn bound(&self) -> Option<TargetFaultKind> {
+        let reason = self.reason();
+        ABOUT_SERVER.iter().find(|(begin, _)| reason.starts_with(begin)).map(|(_, kind)| *kind)
+    }
+
+    fn failure(&self) -> Option<TargetFaultKind> {
+        FAILURES.iter().find(|(phrase, _)| self.message.contains(phrase)).map(|(_, kind)| *kind)
     }
 
     /// The class of the fault and whose it is, when it is about lines.
     fn refusal(&self, lines: &[&str]) -> Option<(&'static str, Culprits)> {
-        if self.limit().is_some() {
-            return None;
-        }
-        if let Some((_, class)) = ABOUT_LINES.iter().find(|(phrase, _)| self.message.contains(phrase)) {
+        let about = [self.reason(), self.message.as_str()];
+        let begins = |(begin, _): &&(&str, &str)| about.iter().any(|text| text.starts_with(begin));
+        if let Some((_, class)) = ABOUT_LINES.iter().find(begins) {
             return Some((class, self.culprits(lines)));
         }
         let greptime = self.code.is_some_and(|code| GREPTIME_REFUSALS.contains(&code));

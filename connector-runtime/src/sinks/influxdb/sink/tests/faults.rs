@@ -129,7 +129,7 @@ async fn a_line_that_the_server_cannot_read_is_known_by_its_text() {
     for (number, outcome) in outcomes.iter().enumerate() {
         match outcome {
             Outcome::RecordFault(fault) if number == 3 => {
-                assert_eq!((&*fault.class, fault.offline), ("too_large", false));
+                assert_eq!((&*fault.class, fault.offline), ("unparsable", false));
             }
             Outcome::Unclear(_) if number != 3 => {}
             other => panic!("{number}: {other:?}"),

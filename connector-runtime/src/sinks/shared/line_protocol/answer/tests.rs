@@ -93,6 +93,18 @@ fn faults_of_the_server_are_not_the_records() {
 }
 
 #[test]
+fn words_of_a_publisher_say_nothing_of_the_server() {
+    let names = "input field \"no space left on device\" on measurement \"shard 1 is pending deletion\" is type string";
+    let reason = format!("field type conflict: {names}, already exists as type float");
+    let (class, found) = culprits(400, &json!({"error": format!("partial write: {reason} dropped=1")}));
+    assert_eq!(class, "field_type_conflict");
+    assert!(matches!(found, Culprits::Conflicting { field, .. } if field == "no space left on device"));
+    let line = "m,topic=max-series-per-database\\ limit\\ exceeded,partial\\ write:\\ shard\\ 1 t=1 1";
+    let (class, _) = culprits(400, &json!({"error": format!("unable to parse '{line}': bad timestamp")}));
+    assert_eq!(class, "unparsable");
+}
+
+#[test]
 fn a_server_that_wants_a_pause_gets_it() {
     let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("7"))]);
     for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
