@@ -167,7 +167,8 @@ impl InfluxDb {
         let lines = log.lines().filter_map(|line| {
             let (_, request) = line.split_once("\"POST ")?;
             let (uri, rest) = request.split_once(" HTTP/")?;
-            let status = rest.split_whitespace().nth(1)?;
+            // 1.8 has a space before the quotation mark at the end of the request, 1.6 has not.
+            let status: u16 = rest.split_whitespace().find_map(|word| word.parse().ok())?;
             let is_write = uri.starts_with("/write") || uri.starts_with("/api/v2/write");
             is_write.then(|| format!("{status} {uri}"))
         });
