@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::tests::front::{Front, FrontOptions};
 use ::tests::influxdb::{DATABASE, InfluxDb, InfluxOptions, MEASUREMENT, PASSWORD, READER, USER};
+use ::tests::ports;
 use api_types::failure::{FailureStrategy, OnTargetDown};
 use api_types::{Message, Record};
 use serde_json::{Value, json};
@@ -277,7 +277,7 @@ async fn a_slow_server_is_given_up_and_an_abort_is_at_once() {
     let sink = target.open(&json!({"timeout_secs": 300})).await;
     let records = [record(2, "x")];
     let (outcomes, ()) = tokio::join!(deliver(&*sink, &records), async {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        double::until("the request waits at the server", || ports::holds_unread(target.influxdb.port())).await;
         sink.abort();
     });
     assert_eq!(kind(&outcomes[0]), TargetFaultKind::Interrupted);
