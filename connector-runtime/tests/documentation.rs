@@ -2,6 +2,14 @@
 
 // The pages say which sinks are there; they are written for the default features.
 #![cfg(all(feature = "file", feature = "kafka", feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis", feature = "webhook"))]
+#![cfg(all(
+    feature = "file",
+    feature = "greptime",
+    feature = "influxdb",
+    feature = "mqtt",
+    feature = "postgres",
+    feature = "webhook"
+))]
 
 use std::fs;
 use std::path::PathBuf;

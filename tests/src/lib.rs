@@ -9,6 +9,7 @@
 //!                                                           │                         ──▶ Redis     ─▶ lists
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!                                                           │                         ──▶ Kafka     ─▶ messages
+//!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -17,12 +18,15 @@
 
 pub mod api;
 pub mod binary;
+pub mod cache;
 pub mod certificates;
 pub mod cluster;
 pub mod flood;
 pub mod kept;
 pub mod mariadb;
 pub mod kafka;
+pub mod front;
+pub mod influxdb;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

@@ -15,6 +15,7 @@ mod check;
 pub mod columns;
 pub mod field;
 pub mod format;
+pub mod integers;
 mod markdown;
 mod mask;
 pub mod payload;

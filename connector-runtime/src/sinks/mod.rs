@@ -51,8 +51,10 @@ pub(crate) const KINDS: &[KindEntry] = &[
     entry("cassandra",     "Cassandra",      "Distributed database", OrderClass::None,  &cassandra::config::SCHEMA)
         .with_ddl(cassandra::config::DDL),
     entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA),
-    entry("greptime",      "GreptimeDB",     "Time-series database", OrderClass::Queue, &greptime::config::SCHEMA),
-    entry("influxdb",      "InfluxDB",       "Time-series database", OrderClass::Queue, &influxdb::config::SCHEMA),
+    entry("greptime",      "GreptimeDB",     "Time-series database", OrderClass::Queue, &greptime::config::SCHEMA)
+        .offered(cfg!(feature = "greptime")),
+    entry("influxdb",      "InfluxDB",       "Time-series database", OrderClass::Queue, &influxdb::config::SCHEMA)
+        .offered(cfg!(feature = "influxdb")),
     entry("opentsdb",      "OpenTSDB",       "Time-series database", OrderClass::Queue, &opentsdb::config::SCHEMA),
     entry("webhook",       "Webhook (HTTP)", "HTTP push",            OrderClass::Queue, &webhook::config::SCHEMA)
         .offered(cfg!(feature = "webhook")),

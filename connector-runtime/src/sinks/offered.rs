@@ -31,6 +31,10 @@ const OFFERED: &[Offered] = &[
     super::file::sink::OFFERED,
     #[cfg(feature = "kafka")]
     super::kafka::sink::OFFERED,
+    #[cfg(feature = "greptime")]
+    super::greptime::sink::OFFERED,
+    #[cfg(feature = "influxdb")]
+    super::influxdb::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "mysql")]

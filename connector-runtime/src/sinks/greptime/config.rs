@@ -8,6 +8,7 @@ use crate::config::field::{
     ADDRESS_CHARS_MAX, Field, boolean, choice, config_fields, formatted, integer, name, secret, text,
 };
 use crate::config::format::TextFormat;
+use crate::config::integers::{Integers, integers};
 use crate::config::rules::Rule;
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
@@ -27,7 +28,7 @@ config_fields! {
         /// Resolution to which times are cut.
         pub precision: Precision =
             choice(&["Second", "Millisecond", "Microsecond", "Nanosecond"]).default_text("Second");
-        /// Table of a point. `${topic}` has its slashes replaced by underscores.
+        /// Table of a point. Slashes in values, such as of `${topic}`, become underscores.
         pub table: String = text(1, 1_024).default_text("${topic}").template(TemplateKind::Text).added();
         /// Make times unique below the resolution, so that two records of the same moment stay two points and a record
         /// that comes twice stays one.
@@ -36,6 +37,10 @@ config_fields! {
         pub timeout_secs: u64 = integer(1, 300).default_integer(15).added();
         /// Speak TLS also where `server_addr` has no scheme or `http://`.
         pub enable_tls: bool = boolean().default_boolean(false).added();
+        /// Type of JSON numbers without fraction and exponent. `float`: all numbers are floats, so that a field keeps its
+        /// type whether a device writes `21` or `21.5`; a whole number that a float would round is that record's own
+        /// fault. `integer`: they are integers of 64 bits, exactly.
+        pub integers: Integers = integers();
         flatten tls: TlsOptions;
     }
 }

@@ -9,6 +9,7 @@ use crate::config::field::{
     text,
 };
 use crate::config::format::TextFormat;
+use crate::config::integers::{Integers, integers};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
 use crate::template::TemplateKind;
@@ -45,6 +46,10 @@ config_fields! {
         /// Make times unique below the resolution, so that two records of the same moment stay two points and a record
         /// that comes twice stays one.
         pub unique_time: bool = boolean().default_boolean(true).added();
+        /// Type of JSON numbers without fraction and exponent. `float`: all numbers are floats, so that a field keeps its
+        /// type whether a device writes `21` or `21.5`; a whole number that a float would round is that record's own
+        /// fault. `integer`: they are integers of 64 bits, exactly.
+        pub integers: Integers = integers();
         flatten tls: TlsOptions;
     }
 }

@@ -1,13 +1,17 @@
 //! HTTP towards a target: a client that goes where it may and nowhere else, and what an answer means.
 
+use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use chrono::Utc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::header::{HOST, HeaderMap, HeaderValue, InvalidHeaderValue, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, redirect};
+use tokio_util::sync::CancellationToken;
 
 use super::cause::{connect_kind, find};
 use super::dial::{self, DialError};
@@ -18,8 +22,8 @@ use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::chain;
 
-/// Answers are read for their words only.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// An answer that is read for its words only.
+pub(crate) const WORDS_BYTES_MAX: usize = 64 << 10;
 /// Words of an answer that are kept.
 const ANSWER_CHARS_MAX: usize = 512;
 /// Many servers close idle connections after 5 s (Node.js, uvicorn and others by default). A POST that meets the close
@@ -33,16 +37,56 @@ pub(crate) struct HttpTarget {
     pub(crate) url: Url,
 }
 
-/// Reads certificates: call it where a few small reads may block.
-pub(crate) fn target(
+/// A client for this URL, which sends these headers with every request.
+pub(crate) async fn open(
+    url: String,
+    timeout: Duration,
+    tls_options: TlsOptions,
+    deny_networks: Arc<[Network]>,
+    headers: HeaderMap,
+) -> Result<HttpTarget, TargetFault> {
+    // Certificates are read from files.
+    tokio::task::spawn_blocking(move || target(&url, timeout, &tls_options, deny_networks, headers))
+        .await
+        .map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
+}
+
+/// A path below the URL of a server, which may have one of its own, with this query.
+#[cfg(any(feature = "greptime", feature = "influxdb"))]
+pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> Result<String, TargetFault> {
+    let mut url = Url::parse(server).map_err(|error| unusable(&error))?;
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url.query_pairs_mut().extend_pairs(query);
+    Ok(url.into())
+}
+
+/// `Authorization: Basic …`, which no log shows.
+pub(crate) fn basic(user: &str, password: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    secret(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+}
+
+/// A header that no log shows.
+pub(crate) fn secret(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(text)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The configuration passed its checks and cannot be used all the same.
+pub(crate) fn unusable(error: &(dyn Error + 'static)) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
+}
+
+fn target(
     url: &str,
     timeout: Duration,
     tls_options: &TlsOptions,
     deny_networks: Arc<[Network]>,
     mut headers: HeaderMap,
 ) -> Result<HttpTarget, TargetFault> {
-    let unusable = |message: String| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message);
-    let mut url = Url::parse(url).map_err(|error| unusable(format!("config.url: {error}")))?;
+    let mut url = Url::parse(url).map_err(|error| unusable(&error))?;
     let host = url.host_str().unwrap_or_default().to_owned();
     // An address in the URL never goes through the resolver.
     if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>()
@@ -56,7 +100,7 @@ pub(crate) fn target(
             .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?
     } else {
         // Never used, but the client would look for a process-wide provider otherwise.
-        tls::client_config(&without_verification(tls_options)).map_err(|error| unusable(chain(&error)))?
+        tls::client_config(&without_verification(tls_options)).map_err(|error| unusable(&error))?
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
@@ -66,9 +110,9 @@ pub(crate) fn target(
         // The name that is verified is the URL's: put it there, resolve it to the real host, keep the real `Host`.
         // HTTP/2 would take its authority from the URL, so it stays at 1.1.
         let authority = url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
-        let authority = HeaderValue::from_str(&authority).map_err(|error| unusable(error.to_string()))?;
+        let authority = HeaderValue::from_str(&authority).map_err(|error| unusable(&error))?;
         headers.entry(HOST).or_insert(authority);
-        url.set_host(Some(name)).map_err(|error| unusable(format!("config.tls_server_name: {error}")))?;
+        url.set_host(Some(name)).map_err(|error| unusable(&error))?;
         alias = Some((name.to_owned(), host));
         tls.alpn_protocols.clear();
         builder = builder.http1_only();
@@ -84,7 +128,7 @@ pub(crate) fn target(
         .user_agent(USER_AGENT)
         .default_headers(headers)
         .build()
-        .map_err(|error| unusable(chain(&error)))?;
+        .map_err(|error| unusable(&error))?;
     Ok(HttpTarget { client, url })
 }
 
@@ -99,17 +143,64 @@ fn without_verification(options: &TlsOptions) -> TlsOptions {
     }
 }
 
-/// The words of an answer, for people. Reads no more than it keeps.
-pub(crate) async fn words(mut response: Response) -> String {
+/// What a target said.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// As text; what is not UTF-8 is replaced.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// For people.
+    pub(crate) fn words(&self) -> String {
+        shortened(&self.text())
+    }
+}
+
+/// As much of a text as a person reads.
+pub(crate) fn shortened(text: &str) -> String {
+    text.trim().chars().take(ANSWER_CHARS_MAX).collect()
+}
+
+/// Sends a request and reads what comes back, of its body no more than `answer_bytes_max`. Ends at once, and sends
+/// nothing more, when the sink is aborted.
+pub(crate) async fn exchange(
+    request: RequestBuilder,
+    timeout: Duration,
+    answer_bytes_max: usize,
+    aborted: &CancellationToken,
+) -> Result<Answer, TargetFault> {
+    let exchange = async {
+        match request.send().await {
+            Ok(response) => Ok(read(response, answer_bytes_max).await),
+            Err(error) => Err(request_fault(error, timeout)),
+        }
+    };
+    tokio::select! {
+        biased;
+        () = aborted.cancelled() => {
+            Err(TargetFault::new(TargetFaultKind::Interrupted, "the request was aborted"))
+        }
+        answer = exchange => answer,
+    }
+}
+
+async fn read(mut response: Response, bytes_max: usize) -> Answer {
+    let (status, headers) = (response.status(), response.headers().clone());
     let mut body = Vec::new();
-    while body.len() < ANSWER_BYTES_MAX {
+    while body.len() < bytes_max {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - body.len())]),
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(bytes_max - body.len())]),
             // An answer that breaks off has said its status.
             Ok(None) | Err(_) => break,
         }
     }
-    String::from_utf8_lossy(&body).trim().chars().take(ANSWER_CHARS_MAX).collect()
+    Answer { status, headers, body }
 }
 
 /// What the statuses that say something about the target mean. The sink looks at those about records before.
@@ -136,7 +227,7 @@ pub(crate) fn status_message(status: StatusCode, words: &str) -> String {
 }
 
 /// No answer came. The URL stays out of the text: it may carry a secret.
-pub(crate) fn request_fault(error: reqwest::Error, timeout: Duration) -> TargetFault {
+fn request_fault(error: reqwest::Error, timeout: Duration) -> TargetFault {
     if error.is_timeout() {
         return TargetFault::new(TargetFaultKind::Down, format!("no answer within {} ms", timeout.as_millis()));
     }

@@ -6,6 +6,8 @@ pub(crate) mod dial;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod driven;
 pub(crate) mod http;
+#[cfg(any(feature = "greptime", feature = "influxdb"))]
+pub(crate) mod line_protocol;
 pub mod network;
 #[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "redis"))]
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use api_types::Record;
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method as HttpMethod, StatusCode};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +19,8 @@ use super::signature::Signer;
 use crate::config::Resolved;
 use crate::pipeline::stats::now_ms;
 use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
-use crate::sinks::shared::http::{self, HttpTarget};
+use crate::sinks::offered::{Offered, SinkContext};
+use crate::sinks::shared::http::{self, HttpTarget, WORDS_BYTES_MAX, unusable};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "webhook", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -61,10 +59,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     };
     let (mode, timeout) = (config.mode, Duration::from_millis(config.timeout_ms));
     let deny_networks = context.deny_networks.clone();
-    let target =
-        tokio::task::spawn_blocking(move || http::target(&config.url, timeout, &config.tls, deny_networks, headers))
-            .await
-            .map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))??;
+    let target = http::open(config.url, timeout, config.tls, deny_networks, headers).await?;
     let aborted = CancellationToken::new();
     Ok(Box::new(WebhookSink { target, method, mode, timeout, format, signer, names_content_type, aborted }))
 }
@@ -72,35 +67,27 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 /// The headers that every request has.
 fn headers(config: &Config, context: &SinkContext) -> Result<HeaderMap, TargetFault> {
     let mut headers = HeaderMap::new();
-    let secret = |text: &str| -> Result<HeaderValue, TargetFault> {
-        let mut value = HeaderValue::from_str(text).map_err(|error| unusable(&error))?;
-        value.set_sensitive(true);
-        Ok(value)
-    };
     for (name, value) in &config.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| unusable(&error))?;
-        headers.insert(name, secret(value.reveal())?);
+        headers.insert(name, http::secret(value.reveal()).map_err(|error| unusable(&error))?);
     }
     let authorization = match config.auth_type {
         AuthType::None => None,
         AuthType::Basic => {
             let password = config.password.as_ref().map_or("", |password| password.reveal());
-            let pair = format!("{}:{password}", config.username.as_deref().unwrap_or_default());
-            Some(format!("Basic {}", STANDARD.encode(pair)))
+            Some(http::basic(config.username.as_deref().unwrap_or_default(), password))
         }
-        AuthType::Bearer => config.bearer_token.as_ref().map(|token| format!("Bearer {}", token.reveal())),
+        AuthType::Bearer => {
+            config.bearer_token.as_ref().map(|token| http::secret(&format!("Bearer {}", token.reveal())))
+        }
     };
     if let Some(authorization) = authorization {
-        headers.insert(AUTHORIZATION, secret(&authorization)?);
+        headers.insert(AUTHORIZATION, authorization.map_err(|error| unusable(&error))?);
     }
     let connector = format!("{}/{}", context.cluster, context.incarnation);
     headers.insert(SLUICE_CONNECTOR, HeaderValue::from_str(&connector).map_err(|error| unusable(&error))?);
     headers.insert(SLUICE_EPOCH, HeaderValue::from(context.epoch.0));
     Ok(headers)
-}
-
-fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 #[async_trait]
@@ -185,21 +172,9 @@ impl WebhookSink {
                 .header(WEBHOOK_TIMESTAMP, timestamp_s)
                 .header(WEBHOOK_SIGNATURE, signature);
         }
-        let exchange = async {
-            match request.body(body).send().await {
-                Ok(response) => {
-                    let (status, headers) = (response.status(), response.headers().clone());
-                    outcome(status, &headers, &http::words(response).await)
-                }
-                Err(error) => Outcome::TargetFault(http::request_fault(error, self.timeout)),
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.aborted.cancelled() => {
-                Outcome::TargetFault(TargetFault::new(TargetFaultKind::Interrupted, "the request was aborted"))
-            }
-            outcome = exchange => outcome,
+        match http::exchange(request.body(body), self.timeout, WORDS_BYTES_MAX, &self.aborted).await {
+            Ok(answer) => outcome(answer.status, &answer.headers, &answer.words()),
+            Err(fault) => Outcome::TargetFault(fault),
         }
     }
 }

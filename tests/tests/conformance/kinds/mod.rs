@@ -5,6 +5,9 @@ pub mod file;
 pub mod kafka;
 pub mod mqtt;
 pub mod mysql;
+pub mod greptime;
+pub mod influxdb;
+mod points;
 pub mod postgres;
 pub mod redis;
 pub mod rabbitmq;
@@ -18,6 +21,8 @@ macro_rules! for_each {
         $crate::kinds::$with! {
             file = $crate::kinds::file::File,
             kafka = $crate::kinds::kafka::Kafka,
+            greptime = $crate::kinds::greptime::Greptime,
+            influxdb = $crate::kinds::influxdb::Influxdb,
             mqtt = $crate::kinds::mqtt::Mqtt,
             mysql = $crate::kinds::mysql::Mysql,
             postgres = $crate::kinds::postgres::Postgres,

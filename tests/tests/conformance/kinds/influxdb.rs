@@ -1,0 +1,179 @@
+//! InfluxDB 1 (Debian's): a database for each destination, with one measurement.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tests::front::{Front, FrontOptions};
+use tests::influxdb::{self, PASSWORD, USER};
+use tests::ports;
+
+use super::points;
+use crate::adapter::{
+    Adapter, Breakage, Carried, Destination, Facts, Refused, Repeats, Safety, Seen, Start, TlsOffer, Way,
+};
+use crate::shapes::Shape;
+
+const BATCH_RECORDS: u64 = 500;
+const MEASUREMENT: &str = "m";
+
+const REFUSED: Refused = Refused {
+    class: "field_type_conflict",
+    words: "input field \"celsius\" on measurement \"m\" is type string, already exists as type float",
+    offline: false,
+};
+const WRONG_PASSWORD: Breakage = Breakage {
+    name: "wrong password",
+    health_reason: "TARGET_AUTH",
+    class: "target_auth",
+    words: "authorization failed",
+};
+const NO_DATABASE: Breakage = Breakage {
+    name: "missing database",
+    health_reason: "TARGET_MISSING",
+    class: "target_missing",
+    words: "database not found",
+};
+const NO_RIGHT: Breakage = Breakage {
+    name: "no right to write",
+    health_reason: "TARGET_PERMISSION",
+    class: "target_permission",
+    words: "user is not authorized to write to database",
+};
+
+pub struct Influxdb {
+    server: influxdb::InfluxDb,
+    /// nginx with TLS before it, one for each way to speak it.
+    fronts: BTreeMap<String, Front>,
+    databases: BTreeSet<String>,
+}
+
+impl Adapter for Influxdb {
+    const KIND: &'static str = "influxdb";
+
+    async fn start(_: &Start) -> Result<Self> {
+        let server = influxdb::InfluxDb::start().await?;
+        Ok(Self { server, fronts: BTreeMap::new(), databases: BTreeSet::new() })
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            parts: points::PARTS,
+            shows_order: true,
+            batch_records: BATCH_RECORDS,
+            batches_in_flight: 1,
+            // A repeat has the same series and the same time.
+            repeats: Repeats::Never,
+            loses_when_killed: None,
+            poison: REFUSED,
+            breakages: &[WRONG_PASSWORD, NO_DATABASE, NO_RIGHT],
+            has_login: true,
+            has_tls: true,
+        }
+    }
+
+    fn carries(&self, shape: Shape) -> Carried {
+        points::carries(shape)
+    }
+
+    async fn make(&mut self, destination: &Destination) -> Result<()> {
+        points::make(&self.server, destination, MEASUREMENT).await?;
+        self.databases.insert(destination.name.clone());
+        Ok(())
+    }
+
+    fn config(&self, destination: &Destination, way: Way) -> Value {
+        let mut config = config(&format!("http://127.0.0.1:{}", way.port.unwrap_or(self.server.port())), destination);
+        match way.safety {
+            Safety::Confirmed => config["batch_records"] = BATCH_RECORDS.into(),
+            Safety::SeedDefaults => {}
+        }
+        config
+    }
+
+    async fn read(&self, destination: &Destination) -> Result<Vec<Seen>> {
+        points::read(&self.server, destination, MEASUREMENT).await
+    }
+
+    async fn strangers(&self) -> Result<Vec<String>> {
+        points::strangers(&self.server, &self.databases, MEASUREMENT).await
+    }
+
+    fn poison(&self, name: &str) -> Vec<u8> {
+        points::poison(name)
+    }
+
+    async fn requests(&self, destination: &Destination) -> Result<Option<u64>> {
+        let parameter = format!("db={}&", destination.name);
+        let writes = self.server.writes()?;
+        Ok(Some(writes.iter().filter(|request| request.contains(&parameter)).count() as u64))
+    }
+
+    async fn break_by(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
+        let name = &destination.name;
+        let statement = match *breakage {
+            WRONG_PASSWORD => format!("SET PASSWORD FOR {USER} = 'another one'"),
+            NO_DATABASE => format!("DROP DATABASE {name}"),
+            _ => format!("REVOKE ALL ON {name} FROM {USER}"),
+        };
+        self.server.run(&statement).await.map(drop)
+    }
+
+    async fn mend(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
+        let name = &destination.name;
+        match *breakage {
+            WRONG_PASSWORD => self.server.run(&format!("SET PASSWORD FOR {USER} = '{PASSWORD}'")).await.map(drop),
+            NO_DATABASE => points::make(&self.server, destination, MEASUREMENT).await,
+            _ => self.server.run(&format!("GRANT ALL ON {name} TO {USER}")).await.map(drop),
+        }
+    }
+
+    async fn kill(&mut self) -> Result<()> {
+        self.server.kill()
+    }
+
+    async fn start_again(&mut self) -> Result<()> {
+        self.server.start_again().await
+    }
+
+    fn pause(&self) -> Result<()> {
+        self.server.signal(Signal::STOP)
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.server.signal(Signal::CONT)
+    }
+
+    fn upstream(&self) -> Option<u16> {
+        Some(self.server.port())
+    }
+
+    async fn connections(&self) -> Result<Option<usize>> {
+        ports::connections_to(self.server.port()).map(Some)
+    }
+
+    async fn tls(&mut self, offer: &TlsOffer, destination: &Destination) -> Result<Value> {
+        let key = format!("{} {}", offer.certificates.server.display(), offer.client_required);
+        if !self.fronts.contains_key(&key) {
+            let options = FrontOptions {
+                lines: format!("location / {{ proxy_pass {}; }}", self.server.url()),
+                certificates: Some(offer.certificates.clone()),
+                client_certificate: offer.client_required,
+                ..FrontOptions::default()
+            };
+            self.fronts.insert(key.clone(), Front::start(options).await?);
+        }
+        Ok(config(&self.fronts[&key].url(), destination))
+    }
+
+    fn finish(self) {
+        self.server.finish();
+        self.fronts.into_values().for_each(Front::finish);
+    }
+}
+
+fn config(server: &str, destination: &Destination) -> Value {
+    json!({ "server": server, "version": "v1", "database": destination.name, "username": USER, "password": PASSWORD,
+            "measurement": MEASUREMENT, "timeout_secs": 5 })
+}
