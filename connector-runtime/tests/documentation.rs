@@ -1,13 +1,16 @@
 //! `docs/connectors/*.md` hold what the field tables say. `UPDATE_DOCS=1 cargo test -p connector-runtime` writes it.
 
 // The pages say which sinks are there; they are written for the default features.
-#![cfg(all(feature = "file", feature = "kafka", feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis", feature = "webhook"))]
 #![cfg(all(
     feature = "file",
     feature = "greptime",
     feature = "influxdb",
+    feature = "kafka",
     feature = "mqtt",
+    feature = "mysql",
     feature = "postgres",
+    feature = "rabbitmq",
+    feature = "redis",
     feature = "webhook"
 ))]
 

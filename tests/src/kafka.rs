@@ -108,7 +108,7 @@ impl Kafka {
 
     pub async fn with(options: KafkaOptions) -> Result<Self> {
         let scratch = Scratch::new("kafka")?;
-        let jars = readable(&jars()?, scratch.path())?;
+        let jars = cache::readable(&jars()?, scratch.path())?;
         let certificates = match &options.tls_names {
             Some(names) => Some(Certificates::make(scratch.path(), names, USER)?),
             None => options.certificates.clone(),
@@ -326,28 +326,13 @@ impl Kafka {
 
 /// The folder with Kafka's jars.
 pub fn jars() -> Result<PathBuf> {
-    let cache = match std::env::var_os("SLUICE_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(std::env::var_os("HOME").context("no HOME")?).join(".cache/sluice"),
-    };
-    let folder = cache.join(format!("servers/kafka-{VERSION}"));
+    let folder = cache::folder()?.join(format!("servers/kafka-{VERSION}"));
     ensure!(
         folder.join("complete").is_file(),
         "Kafka {VERSION} is not in {}: run `scripts/setup all`, which fetches it with Maven (mvn)",
         folder.display()
     );
     Ok(folder)
-}
-
-/// What runs as nobody must be able to read them, wherever the cache is.
-fn readable(jars: &Path, scratch: &Path) -> Result<PathBuf> {
-    if !rustix::process::getuid().is_root() {
-        return Ok(jars.to_owned());
-    }
-    let copy = scratch.join("jars");
-    let copied = Command::new("cp").arg("-r").arg(jars).arg(&copy).output().context("start cp")?;
-    ensure!(copied.status.success(), "cp: {}", String::from_utf8_lossy(&copied.stderr));
-    Ok(copy)
 }
 
 pub fn class_path(jars: &Path) -> String {

@@ -1,13 +1,13 @@
 //! Data folders of servers that take seconds to make: each is made once, kept with what else is built, and copied.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process;
+use crate::{cache, process};
 
 static MAKING: Mutex<()> = Mutex::new(());
 
@@ -15,13 +15,13 @@ static MAKING: Mutex<()> = Mutex::new(());
 pub fn copy_of(name: &str, made_from: impl Hash, data: &Path, make: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut hash = DefaultHasher::new();
     made_from.hash(&mut hash);
-    let kept = cache()?.join(format!("{name}-{:016x}", hash.finish()));
+    let kept = cache::folder()?.join(format!("{name}-{:016x}", hash.finish()));
     let _one_of_this_process = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if kept.exists() {
         return copy(&kept, data);
     }
     make()?;
-    let half = cache()?.join(format!("{name}-half-{}", std::process::id()));
+    let half = cache::folder()?.join(format!("{name}-half-{}", std::process::id()));
     copy(data, &half)?;
     // Another test program may have been faster.
     if std::fs::rename(&half, &kept).is_err() {
@@ -46,13 +46,4 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).output().context("start cp")?;
     ensure!(copied.status.success(), "cp: {}", String::from_utf8_lossy(&copied.stderr));
     Ok(())
-}
-
-fn cache() -> Result<PathBuf> {
-    let folder = match std::env::var_os("SLUICE_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(std::env::var_os("HOME").context("no HOME")?).join(".cache/sluice"),
-    };
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
 }

@@ -5,7 +5,6 @@
 //!   Publisher (rumqttc, mosquitto_pub) ──MQTT──▶ Cluster of Node (child processes) ──▶ file      ─▶ records
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
-//!                                                           │                         ──▶ Postgres  ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!                                                           │                         ──▶ Kafka     ─▶ messages
@@ -22,11 +21,11 @@ pub mod cache;
 pub mod certificates;
 pub mod cluster;
 pub mod flood;
-pub mod kept;
-pub mod mariadb;
-pub mod kafka;
 pub mod front;
 pub mod influxdb;
+pub mod kafka;
+pub mod kept;
+pub mod mariadb;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

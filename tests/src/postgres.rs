@@ -17,7 +17,6 @@ use crate::certificates::Certificates;
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
 use crate::{kept, ports, wait};
-use crate::{cache, ports, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const SQL_LIMIT: Duration = Duration::from_secs(60);
@@ -230,28 +229,6 @@ fn copy_fresh_cluster(folder: &Path) -> Result<()> {
     let programs = programs()?;
     let data = folder.join("data");
     kept::copy_of("postgres", (&programs, SETUP, PASSWORD), &data, || make_cluster(&programs, folder, &data))
-    let kept = cache::folder()?.join(format!("postgres-{}", fingerprint(&programs)));
-    let _one_of_this_process = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if kept.exists() {
-        return copy(&kept, &data);
-    }
-    make_cluster(&programs, folder, &data)?;
-    let half = cache::folder()?.join(format!("postgres-half-{}", std::process::id()));
-    copy(&data, &half)?;
-    // Another test program may have been faster.
-    if std::fs::rename(&half, &kept).is_err() {
-        std::fs::remove_dir_all(&half)?;
-    }
-    Ok(())
-}
-
-static MAKING: Mutex<()> = Mutex::new(());
-
-/// Changes with the version and with what this file makes of it.
-fn fingerprint(programs: &Path) -> String {
-    let mut hash = std::hash::DefaultHasher::new();
-    std::hash::Hash::hash(&(programs, SETUP, PASSWORD), &mut hash);
-    format!("{:016x}", std::hash::Hasher::finish(&hash))
 }
 
 const SETUP: &str = "CREATE ROLE sluice LOGIN PASSWORD $p${password}$p$;\nCREATE DATABASE sluice OWNER sluice;\n";
@@ -265,21 +242,6 @@ fn make_cluster(programs: &Path, folder: &Path, data: &Path) -> Result<()> {
     let mut single = Command::new(programs.join("postgres"));
     single.arg("--single").arg("-D").arg(data).arg("postgres");
     kept::run(single, folder, Some(&setup))
-    single.arg("--single").arg("-D").arg(data).arg("postgres").stdin(std::fs::File::open(&setup)?);
-    finish(single, folder)
-}
-
-fn finish(mut command: Command, folder: &Path) -> Result<()> {
-    process::without_root(&mut command, folder)?;
-    let output = command.current_dir(folder).output().with_context(|| format!("start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = Command::new("cp").arg("-a").arg(from).arg(to).output().context("start cp")?;
-    ensure!(copied.status.success(), "cp: {}", String::from_utf8_lossy(&copied.stderr));
-    Ok(())
 }
 
 fn children_of(pid: u32) -> Result<Vec<i32>> {

@@ -29,22 +29,22 @@ pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, 
 const OFFERED: &[Offered] = &[
     #[cfg(feature = "file")]
     super::file::sink::OFFERED,
-    #[cfg(feature = "kafka")]
-    super::kafka::sink::OFFERED,
     #[cfg(feature = "greptime")]
     super::greptime::sink::OFFERED,
     #[cfg(feature = "influxdb")]
     super::influxdb::sink::OFFERED,
+    #[cfg(feature = "kafka")]
+    super::kafka::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "mysql")]
     super::mysql::sink::OFFERED,
     #[cfg(feature = "postgres")]
     super::postgres::sink::OFFERED,
-    #[cfg(feature = "redis")]
-    super::redis::sink::OFFERED,
     #[cfg(feature = "rabbitmq")]
     super::rabbitmq::sink::OFFERED,
+    #[cfg(feature = "redis")]
+    super::redis::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];

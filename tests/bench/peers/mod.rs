@@ -83,11 +83,7 @@ impl Server {
 
 /// Where built peers are kept from run to run.
 fn cache() -> Result<PathBuf> {
-    let base = match std::env::var_os("SLUICE_CACHE") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(std::env::var_os("HOME").context("neither SLUICE_CACHE nor HOME")?).join(".cache/sluice"),
-    };
-    let folder = base.join("bench");
+    let folder = tests::cache::folder()?.join("bench");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }

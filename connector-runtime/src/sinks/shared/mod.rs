@@ -9,10 +9,9 @@ pub(crate) mod http;
 #[cfg(any(feature = "greptime", feature = "influxdb"))]
 pub(crate) mod line_protocol;
 pub mod network;
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "redis"))]
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod outbox;
-#[cfg(any(feature = "mqtt", feature = "postgres", feature = "rabbitmq"))]
+#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
 pub(crate) mod outgoing;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;

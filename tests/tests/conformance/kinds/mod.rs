@@ -2,15 +2,15 @@
 
 mod envelope;
 pub mod file;
+pub mod greptime;
+pub mod influxdb;
 pub mod kafka;
 pub mod mqtt;
 pub mod mysql;
-pub mod greptime;
-pub mod influxdb;
 mod points;
 pub mod postgres;
-pub mod redis;
 pub mod rabbitmq;
+pub mod redis;
 pub mod webhook;
 
 use connector_runtime::registry::{KINDS, KindEntry};
@@ -20,14 +20,14 @@ macro_rules! for_each {
     ($with:ident) => {
         $crate::kinds::$with! {
             file = $crate::kinds::file::File,
-            kafka = $crate::kinds::kafka::Kafka,
             greptime = $crate::kinds::greptime::Greptime,
             influxdb = $crate::kinds::influxdb::Influxdb,
+            kafka = $crate::kinds::kafka::Kafka,
             mqtt = $crate::kinds::mqtt::Mqtt,
             mysql = $crate::kinds::mysql::Mysql,
             postgres = $crate::kinds::postgres::Postgres,
-            redis = $crate::kinds::redis::Redis,
             rabbitmq = $crate::kinds::rabbitmq::Rabbitmq,
+            redis = $crate::kinds::redis::Redis,
             webhook = $crate::kinds::webhook::Webhook,
         }
     };
