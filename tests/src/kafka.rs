@@ -22,6 +22,7 @@ use rdkafka::client::DefaultClientContext;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::cache;
 use crate::certificates::Certificates;
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
