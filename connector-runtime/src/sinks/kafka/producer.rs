@@ -132,7 +132,7 @@ impl Producer {
 
     /// Why librdkafka itself takes nothing any more.
     pub(super) fn fatal(&self) -> Option<TargetFault> {
-        fatal(&self.inner.upgrade()?)
+        fatal(&*self.inner.upgrade()?)
     }
 
     /// Asks a broker for the others and for the topic. Blocks.
