@@ -85,8 +85,12 @@ impl Toxiproxy {
     pub async fn heal(&self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Refused => self.enable(true).await,
-            Fault::Reset | Fault::BlackHole | Fault::Latency | Fault::Slow => {
-                self.ask(Method::DELETE, &format!("/proxies/{PROXY}/toxics/fault"), None).await
+            Fault::Reset | Fault::Latency | Fault::Slow => self.take_away().await,
+            // What was swallowed is gone: a connection that went on without it would be one that no network makes.
+            Fault::BlackHole => {
+                self.enable(false).await?;
+                self.take_away().await?;
+                self.enable(true).await
             }
         }
     }
@@ -94,6 +98,10 @@ impl Toxiproxy {
     /// The test passed: the folder may go.
     pub fn finish(mut self) {
         self.scratch.passed();
+    }
+
+    async fn take_away(&self) -> Result<()> {
+        self.ask(Method::DELETE, &format!("/proxies/{PROXY}/toxics/fault"), None).await
     }
 
     async fn enable(&self, enabled: bool) -> Result<()> {
