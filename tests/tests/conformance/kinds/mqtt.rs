@@ -102,8 +102,8 @@ impl Rules {
     }
 
     fn write_rights(&self) -> Result<()> {
-        // What stands before the first user is for those without a name: the reader.
-        let mut text = format!("topic readwrite #\n\nuser {USER}\ntopic readwrite #\n");
+        // The pattern is for the reader while it is away: rules without one count from its next connection on.
+        let mut text = format!("pattern read #\ntopic readwrite #\n\nuser {USER}\ntopic readwrite #\n");
         for destination in &self.denied {
             text.push_str(&format!("topic deny {destination}/#\n"));
         }

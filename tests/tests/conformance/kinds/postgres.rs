@@ -178,7 +178,7 @@ impl Adapter for Postgres {
         let key = format!("{} {}", offer.certificates.server.display(), offer.client_required);
         if !self.with_tls.contains_key(&key) {
             let options = PostgresOptions {
-                certificates: Some(offer.certificates.clone()),
+                certificates: Some(Box::new(offer.certificates.clone())),
                 client_certificate: offer.client_required,
                 ..PostgresOptions::default()
             };
