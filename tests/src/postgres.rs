@@ -37,7 +37,7 @@ pub struct PostgresOptions {
     /// Names of the server in its certificate; without them it speaks no TLS.
     pub tls_names: Option<String>,
     /// The same with certificates that were made elsewhere, for the common name `sluice`.
-    pub certificates: Option<Certificates>,
+    pub certificates: Option<Box<Certificates>>,
     /// The role has to show a certificate as well.
     pub client_certificate: bool,
 }
@@ -46,7 +46,7 @@ pub struct Postgres {
     process: Process,
     port: u16,
     options: PostgresOptions,
-    certificates: Option<Certificates>,
+    certificates: Option<Box<Certificates>>,
     scratch: Scratch,
 }
 
@@ -59,13 +59,13 @@ impl Postgres {
         let scratch = Scratch::new("postgres")?;
         copy_fresh_cluster(scratch.path())?;
         let certificates = match (&options.tls_names, &options.certificates) {
-            (Some(names), _) => Some(Certificates::make(scratch.path(), names, ROLE)?),
+            (Some(names), _) => Some(Box::new(Certificates::make(scratch.path(), names, ROLE)?)),
             // The server wants its key to be its own.
-            (None, Some(made)) => Some(made.copied_to(scratch.path())?),
+            (None, Some(made)) => Some(Box::new(made.copied_to(scratch.path())?)),
             (None, None) => None,
         };
         let port = ports::free()?;
-        let process = spawn(scratch.path(), port, &options, certificates.as_ref())?;
+        let process = spawn(scratch.path(), port, &options, certificates.as_deref())?;
         let mut postgres = Self { process, port, options, certificates, scratch };
         postgres.ready().await?;
         Ok(postgres)
@@ -76,7 +76,7 @@ impl Postgres {
     }
 
     pub fn certificates(&self) -> Result<&Certificates> {
-        self.certificates.as_ref().context("the server speaks no TLS")
+        self.certificates.as_deref().context("the server speaks no TLS")
     }
 
     /// Of a connector into [`TABLE`], with these fields more.
@@ -163,7 +163,7 @@ impl Postgres {
     }
 
     fn spawn(&self) -> Result<Process> {
-        spawn(self.scratch.path(), self.port, &self.options, self.certificates.as_ref())
+        spawn(self.scratch.path(), self.port, &self.options, self.certificates.as_deref())
     }
 }
 

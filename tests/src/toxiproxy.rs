@@ -58,7 +58,7 @@ impl Toxiproxy {
         let mut command = Command::new(program);
         command.args(["-host", "127.0.0.1", "-port", &port.to_string()]).env("LOG_LEVEL", "warn");
         let log = scratch.path().join("toxiproxy.log");
-        let process = Process::spawn_unprivileged("toxiproxy", &mut command, &log, scratch.path())?;
+        let process = Process::spawn("toxiproxy", &mut command, &log)?;
         let proxy =
             Self { _process: process, http: api::http_client()?, base: format!("http://127.0.0.1:{port}"), scratch };
         wait::until(START_LIMIT, "Toxiproxy answers", async || proxy.ask(Method::GET, "/version", None).await).await?;
@@ -85,8 +85,12 @@ impl Toxiproxy {
     pub async fn heal(&self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Refused => self.enable(true).await,
-            Fault::Reset | Fault::BlackHole | Fault::Latency | Fault::Slow => {
-                self.ask(Method::DELETE, &format!("/proxies/{PROXY}/toxics/fault"), None).await
+            Fault::Reset | Fault::Latency | Fault::Slow => self.take_away().await,
+            // What was swallowed is gone: a connection that went on without it would be one that no network makes.
+            Fault::BlackHole => {
+                self.enable(false).await?;
+                self.take_away().await?;
+                self.enable(true).await
             }
         }
     }
@@ -94,6 +98,10 @@ impl Toxiproxy {
     /// The test passed: the folder may go.
     pub fn finish(mut self) {
         self.scratch.passed();
+    }
+
+    async fn take_away(&self) -> Result<()> {
+        self.ask(Method::DELETE, &format!("/proxies/{PROXY}/toxics/fault"), None).await
     }
 
     async fn enable(&self, enabled: bool) -> Result<()> {

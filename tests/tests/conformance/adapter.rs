@@ -50,6 +50,11 @@ pub trait Adapter: Sized {
     /// one that it takes. The name must be readable by [`Seen::name`] should it arrive all the same.
     fn poison(&self, name: &str) -> Vec<u8>;
 
+    /// The target ends the connection over a record that it refuses, so that what is under way may come again.
+    fn refusals_interrupt(&self) -> bool {
+        false
+    }
+
     /// Requests or statements that the target saw for this destination, where it can tell: bounds what a search for
     /// poisoned records may cost.
     async fn requests(&self, _: &Destination) -> Result<Option<u64>> {

@@ -7,7 +7,6 @@ use anyhow::{Result, ensure};
 use tests::publisher::{Publisher, PublisherOptions};
 
 use crate::adapter::Adapter;
-use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::stage::{Ending, MEMORY_BYTES_MAX, Stage};
 
@@ -21,10 +20,10 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         return Ok(Verdict::NotApplicable("there is no server to stand still".to_owned()));
     }
     let connected = stage.connect("waiting", "c/waiting/#", Ending::Waits).await?;
-    // What the path takes for its own is taken before.
-    let warm = publishers(stage, "warm", stage.counts.waiting / 10);
+    // What the path and the store of the queues take for their own is taken before.
+    let warm = publishers(stage, "warm", stage.counts.waiting / 2);
     let mut published = tests::publisher::finish_all(warm, stage.counts.limit).await?;
-    stage.sent_at_least(&connected.name, stage.counts.waiting / 10).await?;
+    stage.sent_at_least(&connected.name, stage.counts.waiting / 2).await?;
     let before = stage.cluster.nodes[0].process()?.resident_bytes()?;
     let waiting_bytes = stage.counts.waiting * stage.counts.waiting_bytes as u64;
     ensure!(waiting_bytes > GROWTH_BYTES_MAX, "{waiting_bytes} bytes would fit into memory anyway");
@@ -37,11 +36,12 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let ledger = stage.ledger(&connected.name).await?;
     ensure!(ledger.pending > stage.counts.waiting / 2, "the target did not stand still: {ledger:?}");
     stage.adapter.resume()?;
-    let sent = Sent::of_published(&published)?;
-    let settling = stage.settle(&connected, &sent);
-    let (settled, most_later) = sampled(stage, settling).await?;
+    // What arrived is read by other cases; here it would be more than there is time for.
+    let queued = published.acknowledged.len() as u64;
+    let draining = stage.cluster.drained(stage.asked, &connected.name, stage.counts.limit);
+    let (ledger, most_later) = sampled(stage, draining).await?;
     most = most.max(most_later);
-    settled.nothing_is_missing()?;
+    ensure!(ledger.sent == queued && ledger.queued == queued, "{queued} were acknowledged: {ledger:?}");
     let growth = most.saturating_sub(before);
     ensure!(growth < GROWTH_BYTES_MAX, "{} MiB before, {} MiB at most", before >> 20, most >> 20);
     let note = format!(
@@ -50,12 +50,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         growth >> 20,
         GROWTH_BYTES_MAX >> 20
     );
-    Ok(Verdict::Passed(Measured {
-        records: sent.len() as u64,
-        repeated: settled.repeated(),
-        note,
-        ..Measured::default()
-    }))
+    Ok(Verdict::Passed(Measured { records: queued, note, ..Measured::default() }))
 }
 
 fn publishers<A: Adapter>(stage: &Stage<A>, name: &str, count: u64) -> Vec<Publisher> {

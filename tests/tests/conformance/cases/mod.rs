@@ -21,6 +21,7 @@ use crate::adapter::Adapter;
 use crate::report::{Report, Verdict};
 use crate::stage::Stage;
 
+const NODE_KILLED: &str = "node_killed";
 /// Names of the cases to run, apart by commas; absent: all.
 const CHOICE: &str = "SLUICE_CONFORMANCE_CASES";
 
@@ -39,11 +40,14 @@ pub async fn on_one_node<A: Adapter>(stage: &mut Stage<A>, report: &mut Report) 
 }
 
 pub async fn on_three_nodes<A: Adapter>(stage: &mut Stage<A>, report: &mut Report) -> Result<()> {
-    run(stage, report, "node_killed", node_killed::run).await
+    run(stage, report, NODE_KILLED, node_killed::run).await
 }
 
-/// Whether any of these is asked for.
-pub fn is_chosen(name: &str) -> bool {
+pub fn needs_three_nodes() -> bool {
+    is_chosen(NODE_KILLED)
+}
+
+fn is_chosen(name: &str) -> bool {
     std::env::var(CHOICE).map_or(true, |chosen| chosen.split(',').any(|one| one == name))
 }
 

@@ -83,9 +83,14 @@ fn loss<A: Adapter>(stage: &Stage<A>, settled: &Settled, sent: &Sent, acknowledg
         return Ok(0);
     }
     // Only what had been published before can have been confirmed before; a window of it was on its way to us.
-    for name in &settled.missing {
-        let number = sent.places[name].number;
-        ensure!(number < acknowledged_before + 100, "{name} is missing, which came after the kill");
+    let mut numbers: Vec<u64> = settled.missing.iter().map(|name| sent.places[name].number).collect();
+    numbers.sort_unstable();
+    if let (Some(first), Some(last)) = (numbers.first(), numbers.last()) {
+        ensure!(
+            *last < acknowledged_before + 100,
+            "{} are missing, numbers {first} to {last}; {acknowledged_before} were acknowledged before the kill",
+            numbers.len()
+        );
     }
     Ok(settled.missing.len() as u64)
 }

@@ -48,12 +48,16 @@ fn messages(count: usize, per_shape: usize) -> Vec<Message> {
 /// Each record came as its adapter declares; gives how many shapes are refused.
 pub fn as_declared<A: Adapter>(stage: &Stage<A>, messages: &[Message], settled: &Settled) -> Result<usize> {
     settled.nothing_is_missing()?;
-    settled.each_once()?;
-    let mut ids = std::collections::BTreeSet::new();
+    let interruptions =
+        if stage.adapter.refusals_interrupt() { settled.ledger.dead_lettered * (1 + RETRIES) } else { 0 };
+    settled.each_once_but_for(stage.repeats_at_most(interruptions))?;
+    let mut ids = std::collections::BTreeMap::new();
     let mut seen = std::collections::BTreeMap::new();
     for one in &settled.seen {
-        seen.insert(one.name().context("no name")?, one);
-        ensure!(one.id.as_ref().is_none_or(|id| ids.insert(id)), "two records have the id {:?}", one.id);
+        let name = one.name().context("no name")?;
+        seen.insert(name.clone(), one);
+        let other = one.id.as_ref().and_then(|id| ids.insert(id, name.clone()));
+        ensure!(other.is_none_or(|other| other == name), "two records have the id {:?}", one.id);
     }
     let mut refused = std::collections::BTreeSet::new();
     for message in messages {

@@ -46,6 +46,8 @@ const NO_RIGHT: Breakage = Breakage {
     class: "target_permission",
     words: "not authorized",
 };
+/// Without a bound Mosquitto 2.0.11 takes its queue for full whenever it refuses a message, and closes the connection.
+const QUEUE: &str = "max_queued_messages 1000000\n";
 const IN_MEMORY: &str = "Mosquitto acknowledges what it has in memory only";
 
 pub struct Mqtt {
@@ -66,7 +68,8 @@ struct Listened {
 
 impl Listened {
     async fn start(extra: &str) -> Result<Self> {
-        let broker = Broker::with(BrokerOptions { persistence: true, extra: extra.to_owned() }).await?;
+        let extra = format!("{QUEUE}{extra}");
+        let broker = Broker::with(BrokerOptions { persistence: true, extra }).await?;
         let reader = Reader::start(broker.port()).await?;
         // A kill does not take the subscription along.
         broker.save(READER).await?;
@@ -99,8 +102,8 @@ impl Rules {
     }
 
     fn write_rights(&self) -> Result<()> {
-        // What stands before the first user is for those without a name: the reader.
-        let mut text = format!("topic readwrite #\n\nuser {USER}\ntopic readwrite #\n");
+        // The pattern is for the reader while it is away: rules without one count from its next connection on.
+        let mut text = format!("pattern read #\ntopic readwrite #\n\nuser {USER}\ntopic readwrite #\n");
         for destination in &self.denied {
             text.push_str(&format!("topic deny {destination}/#\n"));
         }
@@ -156,6 +159,11 @@ impl Adapter for Mqtt {
             | Shape::UserProperty(Text::LineBreaks) => Carried::Refused(CONTROL_CHARACTER),
             Shape::Payload(_) | Shape::Topic(_) | Shape::ClientId(_) | Shape::UserProperty(_) => Carried::Equal,
         }
+    }
+
+    /// For a control character.
+    fn refusals_interrupt(&self) -> bool {
+        true
     }
 
     /// A level of a topic is there when somebody publishes to it.

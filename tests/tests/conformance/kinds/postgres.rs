@@ -13,6 +13,8 @@ use crate::adapter::{
 use crate::shapes::Shape;
 
 const BATCH_RECORDS: u64 = 500;
+/// While a batch is written as arrays, it stands in memory many times over, outside of `connectors.memory_bytes_max`.
+const BATCH_BYTES: u64 = 1 << 20;
 
 const REFUSED: Refused =
     Refused { class: "sqlstate_23514", words: "violates check constraint \"believable\"", offline: false };
@@ -102,6 +104,7 @@ impl Adapter for Postgres {
                 config["enable_batch_insert"] = true.into();
                 config["batch_size"] = BATCH_RECORDS.into();
                 config["id_column"] = "id".into();
+                config["batch_bytes"] = BATCH_BYTES.into();
             }
             // The table of this suite has an id that must not be empty.
             Safety::SeedDefaults => config["id_column"] = "id".into(),
@@ -175,7 +178,7 @@ impl Adapter for Postgres {
         let key = format!("{} {}", offer.certificates.server.display(), offer.client_required);
         if !self.with_tls.contains_key(&key) {
             let options = PostgresOptions {
-                certificates: Some(offer.certificates.clone()),
+                certificates: Some(Box::new(offer.certificates.clone())),
                 client_certificate: offer.client_required,
                 ..PostgresOptions::default()
             };
