@@ -5,7 +5,6 @@
 //!   tests  ──redis-cli──▶ as the default user, who may do everything
 //! ```
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +18,15 @@ use crate::process::{self, Process};
 use crate::scratch::Scratch;
 use crate::{ports, wait};
 
+mod cluster;
+mod sentinel;
+
+pub use cluster::RedisCluster;
+pub use sentinel::{RedisSentinels, Sentinel};
+
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// State of a socket in `/proc/net/tcp`.
+const ESTABLISHED: &str = "01";
 const CLI_LIMIT: Duration = Duration::from_secs(60);
 
 pub const USER: &str = "sluice";
@@ -148,6 +155,20 @@ impl Redis {
         self.process.signal(signal)
     }
 
+    /// What clients have sent and the server, paused perhaps, has not read.
+    pub fn unread_bytes(&self) -> Result<u64> {
+        let mut unread = 0;
+        for socket in std::fs::read_to_string("/proc/net/tcp")?.lines().skip(1) {
+            let fields: Vec<&str> = socket.split_whitespace().collect();
+            let [_, local, _, state, queues, ..] = &fields[..] else { continue };
+            let port = local.rsplit_once(':').context("no port")?.1;
+            if u16::from_str_radix(port, 16)? == self.port && *state == ESTABLISHED {
+                unread += u64::from_str_radix(queues.rsplit_once(':').context("no queues")?.1, 16)?;
+            }
+        }
+        Ok(unread)
+    }
+
     /// The test passed: the folder may go.
     pub fn finish(mut self) {
         if let Some(scratch) = &mut self.scratch {
@@ -231,219 +252,6 @@ fn spawn(folders: &Folders, port: u16, options: &RedisOptions, certificates: Opt
     Process::spawn_unprivileged("redis", &mut command, &folder.join("redis.log"), &folders.home)
 }
 
-/// Three masters, each with a replica.
-pub struct RedisCluster {
-    pub nodes: Vec<Redis>,
-    scratch: Scratch,
-}
-
-/// Without it a master is missed after 15 s.
-const NODE_TIMEOUT_MS: &str = "2000";
-
-impl RedisCluster {
-    pub async fn start() -> Result<Self> {
-        Self::with(RedisOptions::default()).await
-    }
-
-    pub async fn with(options: RedisOptions) -> Result<Self> {
-        let scratch = Scratch::new("redis-cluster")?;
-        let certificates = certificates(scratch.path(), &options)?;
-        let mut nodes = Vec::new();
-        for number in 0..6 {
-            let port = ports::free()?;
-            let mut options = options.clone();
-            let bus = ports::free()?.to_string();
-            for (name, value) in [
-                ("cluster-enabled", "yes"),
-                ("cluster-config-file", "nodes.conf"),
-                ("cluster-node-timeout", NODE_TIMEOUT_MS),
-                ("cluster-announce-ip", "127.0.0.1"),
-                ("cluster-port", bus.as_str()),
-            ] {
-                options.settings.push((name.to_owned(), value.to_owned()));
-            }
-            let name = format!("node{number}");
-            nodes.push(Redis::spawn(scratch.path(), &name, port, options, certificates.clone())?);
-        }
-        let mut cluster = Self { nodes, scratch };
-        for node in &mut cluster.nodes {
-            node.ready().await?;
-        }
-        cluster.create().await?;
-        Ok(cluster)
-    }
-
-    pub fn config(&self, more: &Value) -> Value {
-        let servers: Vec<String> = self.nodes.iter().map(Redis::address).collect();
-        let mut config = config(&servers.join(","), &json!({"mode": "cluster"}));
-        if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
-            config.extend(more.clone());
-        }
-        config
-    }
-
-    /// Asks a node that runs, and follows it to whoever has the key.
-    pub async fn cli(&mut self, arguments: &[&str]) -> Result<String> {
-        let node = self.nodes.iter_mut().find_map(|node| node.process.is_running().then_some(&*node));
-        let node = node.context("no node runs")?;
-        node.cli_as(&["-a", ADMIN_PASSWORD, "-c"], arguments).await
-    }
-
-    /// Every key of every master with the length of its list.
-    pub async fn lists(&mut self) -> Result<BTreeMap<String, Vec<String>>> {
-        let mut lists = BTreeMap::new();
-        for master in self.masters().await? {
-            let keys = self.nodes[master].cli(&["KEYS", "*"]).await?;
-            for key in keys.lines().filter(|key| !key.is_empty()) {
-                let elements = self.nodes[master].cli(&["LRANGE", key, "0", "-1"]).await?;
-                lists.insert(key.to_owned(), elements.lines().map(str::to_owned).collect());
-            }
-        }
-        Ok(lists)
-    }
-
-    /// Places of the nodes that run and say that they are masters.
-    pub async fn masters(&mut self) -> Result<Vec<usize>> {
-        let mut masters = Vec::new();
-        for (at, node) in self.nodes.iter_mut().enumerate() {
-            if node.process.is_running() && node.cli(&["ROLE"]).await?.starts_with("master") {
-                masters.push(at);
-            }
-        }
-        Ok(masters)
-    }
-
-    /// The place of the node that has this key's slot, by the map of a node that runs.
-    pub async fn master_of(&mut self, key: &str) -> Result<usize> {
-        let slot: u16 = self.cli(&["CLUSTER", "KEYSLOT", key]).await?.parse()?;
-        let nodes = self.cli(&["CLUSTER", "NODES"]).await?;
-        let has_it = |line: &&str| {
-            line.contains("master")
-                && line.split(' ').skip(8).any(|range| {
-                    let (first, last) = range.split_once('-').unwrap_or((range, range));
-                    let bounds = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
-                    bounds.is_some_and(|(first, last)| (first..=last).contains(&slot))
-                })
-        };
-        let line = nodes.lines().find(has_it).context("nobody has the slot")?;
-        let port = line.split([' ', ':', '@']).nth(2).context("no port")?;
-        let at = self.nodes.iter().position(|node| node.port.to_string() == port);
-        at.with_context(|| format!("{port} is nobody's port"))
-    }
-
-    /// Moves so many slots from one master to another, with the keys in them, while both are used.
-    pub async fn reshard(&mut self, from: usize, to: usize, slots: u16) -> Result<()> {
-        let id = async |at: usize| self.nodes[at].cli(&["CLUSTER", "MYID"]).await;
-        let (from_id, to_id) = (id(from).await?, id(to).await?);
-        let address = self.nodes[from].address();
-        let slots = slots.to_string();
-        let node = &self.nodes[from];
-        let reshard = ["--cluster", "reshard", &address, "--cluster-from", &from_id, "--cluster-to", &to_id];
-        let reshard = [&reshard[..], &["--cluster-slots", &slots, "--cluster-yes"]].concat();
-        node.cli_as(&["-a", ADMIN_PASSWORD], &reshard).await.map(drop)
-    }
-
-    /// Every slot is served, as every running node sees it.
-    pub async fn healthy(&mut self) -> Result<()> {
-        let running: Vec<usize> = (0..6).filter(|at| self.nodes[*at].process.is_running()).collect();
-        let nodes = &self.nodes;
-        let healthy = wait::until(START_LIMIT, "the cluster is healthy", async || {
-            for at in &running {
-                let info = nodes[*at].cli(&["CLUSTER", "INFO"]).await?;
-                ensure!(info.contains("cluster_state:ok"), "{info}");
-            }
-            Ok(())
-        });
-        healthy.await
-    }
-
-    pub fn finish(mut self) {
-        self.scratch.passed();
-    }
-
-    async fn create(&mut self) -> Result<()> {
-        let addresses: Vec<String> = self.nodes.iter().map(Redis::address).collect();
-        let mut create = vec!["--cluster", "create"];
-        create.extend(addresses.iter().map(String::as_str));
-        create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
-        self.nodes[0].cli_as(&["-a", ADMIN_PASSWORD], &create).await?;
-        self.healthy().await?;
-        let nodes = &self.nodes;
-        let replicated = wait::until(START_LIMIT, "each master has its replica", async || {
-            let mut online = 0;
-            for node in nodes {
-                online += node.cli(&["INFO", "replication"]).await?.matches("state=online").count();
-            }
-            ensure!(online == 3, "{online} replicas are online");
-            Ok(())
-        });
-        replicated.await
-    }
-}
-
-/// A master, a replica, and three sentinels that watch them.
-pub struct RedisSentinels {
-    pub servers: Vec<Redis>,
-    pub sentinels: Vec<Sentinel>,
-    scratch: Scratch,
-}
-
-pub struct Sentinel {
-    process: Process,
-    port: u16,
-    folders: Folders,
-    certificates: Option<Certificates>,
-}
-
-impl Sentinel {
-    fn start(
-        folders: Folders,
-        port: u16,
-        master: u16,
-        password: Option<&str>,
-        certificates: Option<Certificates>,
-    ) -> Result<Self> {
-        std::fs::create_dir_all(&folders.own)?;
-        let mut lines = vec!["bind 127.0.0.1".to_owned(), format!("dir {}", folders.own.display())];
-        match &certificates {
-            None => lines.push(format!("port {port}")),
-            Some(Certificates { ca, server, server_key, .. }) => lines.extend([
-                format!("port 0\ntls-port {port}\ntls-replication yes\ntls-auth-clients optional"),
-                format!("tls-ca-cert-file {}\ntls-cert-file {}", ca.display(), server.display()),
-                format!("tls-key-file {}", server_key.display()),
-            ]),
-        }
-        lines.extend([
-            format!("sentinel monitor {MASTER_NAME} 127.0.0.1 {master} 2"),
-            format!("sentinel auth-pass {MASTER_NAME} {ADMIN_PASSWORD}"),
-            format!("sentinel down-after-milliseconds {MASTER_NAME} 1000"),
-            format!("sentinel failover-timeout {MASTER_NAME} 5000\n"),
-        ]);
-        if let Some(password) = password {
-            lines.push(format!("requirepass {password}\nsentinel sentinel-pass {password}\n"));
-        }
-        std::fs::write(folders.own.join("sentinel.conf"), lines.join("\n"))?;
-        let process = spawn_sentinel(&folders)?;
-        Ok(Self { process, port, folders, certificates })
-    }
-
-    pub fn kill(&mut self) -> Result<()> {
-        self.process.kill().map(drop)
-    }
-
-    /// It remembers what it has seen.
-    pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn_sentinel(&self.folders)?;
-        Ok(())
-    }
-}
-
-fn spawn_sentinel(folders: &Folders) -> Result<Process> {
-    let mut command = Command::new("redis-server");
-    command.arg(folders.own.join("sentinel.conf")).arg("--sentinel");
-    Process::spawn_unprivileged("sentinel", &mut command, &folders.own.join("sentinel.log"), &folders.home)
-}
-
 /// Calls redis-cli with what it takes to reach a server.
 async fn cli(port: u16, certificates: Option<&Certificates>, arguments: &[&str]) -> Result<String> {
     let mut command = tokio::process::Command::new("redis-cli");
@@ -453,89 +261,6 @@ async fn cli(port: u16, certificates: Option<&Certificates>, arguments: &[&str])
     }
     let finished = process::run(command.args(arguments), CLI_LIMIT).await?.success()?;
     Ok(finished.stdout.trim_end_matches('\n').to_owned())
-}
-
-impl RedisSentinels {
-    pub async fn start() -> Result<Self> {
-        Self::with(RedisOptions::default(), Some(SENTINEL_PASSWORD)).await
-    }
-
-    pub async fn with(options: RedisOptions, password: Option<&str>) -> Result<Self> {
-        let scratch = Scratch::new("redis-sentinel")?;
-        let home = scratch.path();
-        let certificates = certificates(home, &options)?;
-        let mut servers = vec![Redis::spawn(home, "server0", ports::free()?, options.clone(), certificates.clone())?];
-        servers[0].ready().await?;
-        let master = servers[0].port;
-        let mut replica = options;
-        // A replica that is promoted writes this away in its configuration; a restarted one asks the sentinels.
-        replica.settings.push(("replicaof".to_owned(), format!("127.0.0.1 {master}")));
-        servers.push(Redis::spawn(home, "server1", ports::free()?, replica, certificates.clone())?);
-        servers[1].ready().await?;
-        let mut sentinels = Vec::new();
-        for number in 0..3 {
-            let folders = Folders { own: home.join(format!("sentinel{number}")), home: home.to_owned() };
-            sentinels.push(Sentinel::start(folders, ports::free()?, master, password, certificates.clone())?);
-        }
-        let set = Self { servers, sentinels, scratch };
-        wait::until(START_LIMIT, "the sentinels know each other and the replica", async || {
-            for sentinel in &set.sentinels {
-                let quorum = set.ask(sentinel, password, &["SENTINEL", "ckquorum", MASTER_NAME]).await?;
-                ensure!(quorum.starts_with("OK 3 usable"), "{quorum}");
-                let replicas = set.ask(sentinel, password, &["SENTINEL", "replicas", MASTER_NAME]).await?;
-                ensure!(replicas.contains("master-link-status\nok"), "no replica yet");
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(set)
-    }
-
-    pub fn config(&self, more: &Value) -> Value {
-        let sentinels: Vec<String> =
-            self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-        let mode = json!({
-            "mode": "sentinel", "sentinel_master_name": MASTER_NAME, "sentinel_password": SENTINEL_PASSWORD,
-        });
-        let mut config = config(&sentinels.join(","), &mode);
-        if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
-            config.extend(more.clone());
-        }
-        config
-    }
-
-    /// The port of the master, as most of the sentinels that answer see it.
-    pub async fn master_port(&self) -> Result<u16> {
-        let mut votes: BTreeMap<u16, usize> = BTreeMap::new();
-        for sentinel in &self.sentinels {
-            let question = ["SENTINEL", "get-master-addr-by-name", MASTER_NAME];
-            if let Ok(answer) = self.ask(sentinel, Some(SENTINEL_PASSWORD), &question).await
-                && let Some(port) = answer.lines().nth(1)
-            {
-                *votes.entry(port.parse()?).or_default() += 1;
-            }
-        }
-        let (port, _) = votes.into_iter().max_by_key(|(_, count)| *count).context("no sentinel answers")?;
-        Ok(port)
-    }
-
-    /// Waits until the sentinels name another master than this.
-    pub async fn replaced(&self, port: u16) -> Result<()> {
-        wait::until(START_LIMIT, "the sentinels name another master", async || {
-            ensure!(self.master_port().await? != port, "still {port}");
-            Ok(())
-        })
-        .await
-    }
-
-    pub fn finish(mut self) {
-        self.scratch.passed();
-    }
-
-    async fn ask(&self, sentinel: &Sentinel, password: Option<&str>, arguments: &[&str]) -> Result<String> {
-        let login = password.map_or_else(Vec::new, |password| vec!["-a", password]);
-        cli(sentinel.port, sentinel.certificates.as_ref(), &[&login, arguments].concat()).await
-    }
 }
 
 /// The request that creates such a connector.

@@ -110,8 +110,8 @@ impl Adapter for Redis {
     }
 
     async fn read(&self, destination: &Destination) -> Result<Vec<Seen>> {
-        let range = ["--no-raw", "XRANGE", &key(destination), "-", "+"];
-        entries(&self.server_of(destination).cli(&range).await?)
+        let key = key(destination);
+        entries(&self.server_of(destination).cli(&["--no-raw", "XRANGE", &key, "-", "+"]).await?)
     }
 
     async fn strangers(&self) -> Result<Vec<String>> {
@@ -203,7 +203,7 @@ fn key(destination: &Destination) -> String {
 }
 
 async fn change_user(server: &redis::Redis, rules: &[&str]) -> Result<()> {
-    let answer = server.cli(&[&["ACL", "SETUSER", USER], rules].concat()).await?;
+    let answer = server.cli(&[&["ACL", "SETUSER", USER][..], rules].concat()).await?;
     ensure!(answer == "OK", "{answer}");
     Ok(())
 }

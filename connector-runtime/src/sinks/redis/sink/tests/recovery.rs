@@ -38,13 +38,22 @@ async fn a_server_that_is_killed_in_the_middle_and_comes_back_has_everything_in_
     server.finish();
 }
 
+/// Waits until so many bytes lie in the sockets of a server that is paused.
+async fn sent(server: &Redis, bytes: u64) {
+    let sent = wait::until(LIMIT, "commands are on their way", async || {
+        let unread = server.unread_bytes()?;
+        ensure!(unread >= bytes, "{unread} of {bytes} bytes");
+        Ok(())
+    });
+    sent.await.expect("sent");
+}
+
 /// Delivers while the server is paused; gives what it answers to `then` and how long that took.
 async fn while_paused(server: &Redis, sink: &dyn Sink, then: impl Future<Output = ()>) -> (Vec<Outcome>, Duration) {
     server.signal(Signal::STOP).expect("pauses");
     let records = [record(1, "x"), record(2, "y")];
     let (outcomes, started) = tokio::join!(deliver(sink, &records), async {
-        // The commands are in the server's socket by then, or will be.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        sent(server, 80).await;
         let started = Instant::now();
         then.await;
         started
@@ -80,7 +89,7 @@ async fn what_was_not_written_yet_never_leaves_after_an_abort() {
     server.signal(Signal::STOP).expect("pauses");
     let records = [record(1, vec![b'x'; 64 << 20])];
     let (outcomes, ()) = tokio::join!(deliver(&*sink, &records), async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        sent(&server, 1 << 16).await;
         sink.abort();
     });
     assert_eq!(kind(&outcomes[0]), TargetFaultKind::Interrupted);
@@ -106,7 +115,8 @@ async fn a_deliver_that_is_dropped_costs_the_others_nothing() {
     tokio::select! {
         _ = deliver(&*sink, &dropped) => panic!("the server is paused"),
         _ = &mut kept => panic!("the server is paused"),
-        () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        // Both.
+        () = sent(&server, 90) => {}
     }
     server.signal(Signal::CONT).expect("goes on");
     assert_eq!(kept.await, [Outcome::Delivered]);
