@@ -1,6 +1,7 @@
 //! A certification authority with a server and a client, and what must not be trusted: an expired certificate of the
 //! same server, and another authority. Made by openssl.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,11 +44,12 @@ impl Certificates {
         Self { server: self.expired.clone(), server_key: self.expired_key.clone(), ..self.clone() }
     }
 
-    /// Copies of all files, with the rights they have.
+    /// Copies of all files, for their owner alone.
     pub fn copied_to(&self, folder: &Path) -> Result<Self> {
         let copied = |file: &PathBuf| -> Result<PathBuf> {
             let copy = folder.join(file.file_name().context("a file without a name")?);
             std::fs::copy(file, &copy).with_context(|| file.display().to_string())?;
+            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o600))?;
             Ok(copy)
         };
         Ok(Self {

@@ -58,7 +58,7 @@ impl Toxiproxy {
         let mut command = Command::new(program);
         command.args(["-host", "127.0.0.1", "-port", &port.to_string()]).env("LOG_LEVEL", "warn");
         let log = scratch.path().join("toxiproxy.log");
-        let process = Process::spawn_unprivileged("toxiproxy", &mut command, &log, scratch.path())?;
+        let process = Process::spawn("toxiproxy", &mut command, &log)?;
         let proxy =
             Self { _process: process, http: api::http_client()?, base: format!("http://127.0.0.1:{port}"), scratch };
         wait::until(START_LIMIT, "Toxiproxy answers", async || proxy.ask(Method::GET, "/version", None).await).await?;

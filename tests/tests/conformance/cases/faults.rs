@@ -1,6 +1,8 @@
 //! The way to the target fails: connections are refused, reset in the middle of a batch, swallowed, slow. Nothing is
 //! lost, and it goes on by itself when the way is good again.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, ensure};
 use tests::toxiproxy::{FAULTS, Fault, Toxiproxy};
 use tests::wait;
@@ -31,7 +33,9 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         let config = stage.adapter.config(&destination, Way { port: Some(stage.proxy_port), ..Way::default() });
         let strategy = Ending::Waits.strategy(&destination.name);
         let connected = stage.connect_to(&destination, &format!("c/fault{number}/#"), config, strategy).await?;
+        let began = Instant::now();
         let (records, repeated) = one(stage, &proxy, fault, &connected).await.with_context(|| fault.name())?;
+        println!("measured: {} under {}: {:.1} s", A::KIND, fault.name(), began.elapsed().as_secs_f64());
         measured.records += records;
         measured.repeated += repeated;
         notes.push(format!("{}: {repeated}", fault.name()));

@@ -21,10 +21,10 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         return Ok(Verdict::NotApplicable("there is no server to stand still".to_owned()));
     }
     let connected = stage.connect("waiting", "c/waiting/#", Ending::Waits).await?;
-    // What the path takes for its own is taken before.
-    let warm = publishers(stage, "warm", stage.counts.waiting / 10);
+    // What the path and the store of the queues take for their own is taken before.
+    let warm = publishers(stage, "warm", stage.counts.waiting / 2);
     let mut published = tests::publisher::finish_all(warm, stage.counts.limit).await?;
-    stage.sent_at_least(&connected.name, stage.counts.waiting / 10).await?;
+    stage.sent_at_least(&connected.name, stage.counts.waiting / 2).await?;
     let before = stage.cluster.nodes[0].process()?.resident_bytes()?;
     let waiting_bytes = stage.counts.waiting * stage.counts.waiting_bytes as u64;
     ensure!(waiting_bytes > GROWTH_BYTES_MAX, "{waiting_bytes} bytes would fit into memory anyway");

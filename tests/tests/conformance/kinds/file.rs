@@ -16,7 +16,7 @@ const NO_FOLDER: Breakage = Breakage {
     name: "a file where the folder should be",
     health_reason: "TARGET_UNREACHABLE",
     class: "target_unreachable",
-    words: "Not a directory",
+    words: "File exists",
 };
 
 /// A record that is refused needs `raw`: then a line break in it would be two lines.
