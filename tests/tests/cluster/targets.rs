@@ -16,7 +16,7 @@ pub enum Store {
     /// The folder of its own that the file lies in.
     File(PathBuf),
     Webhook(Nginx),
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
     Mqtt(Broker, Reader),
 }
 
@@ -45,7 +45,7 @@ impl Target {
         server.sql_of_role(postgres::ID_COLUMN).await?;
         let config = server.config(&json!({ "enable_batch_insert": true, "batch_size": 1000, "id_column": "id" }));
         let connector = postgres_connector(&format!("{prefix}_postgres"), topic, &config);
-        Ok(Self { connector, store: Store::Postgres(server) })
+        Ok(Self { connector, store: Store::Postgres(Box::new(server)) })
     }
 
     /// Envelopes, so that each record says who it is.
