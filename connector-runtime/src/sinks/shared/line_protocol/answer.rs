@@ -199,7 +199,7 @@ fn greptime_kind(code: u64) -> Option<TargetFaultKind> {
     match code {
         code if MISSING.contains(&code) => Some(TargetFaultKind::Missing),
         // Regions that are not there, not ready or busy; storage that cannot be used.
-        4005..=4999 | 5000..=5999 | 6000 => Some(TargetFaultKind::Down),
+        4005..=6000 => Some(TargetFaultKind::Down),
         6001 => Some(TargetFaultKind::Throttled { retry_after: None::<Duration> }),
         7000..=7004 => Some(TargetFaultKind::Auth),
         7005..=7999 => Some(TargetFaultKind::Permission),
