@@ -28,8 +28,12 @@ const RECORDS: &str = "records";
 const LETTERS: &str = "letters";
 const META: &str = "meta";
 
-/// Memtable of the records; four of them fit before writes stall.
-const RECORDS_BUFFER_BYTES: usize = 32 << 20;
+/// Memtable of the records.
+const RECORDS_BUFFER_BYTES: usize = 16 << 20;
+/// One takes what comes while others wait for the disk; writes stall when all are full. 64 MiB, however far the disk is behind.
+const RECORDS_BUFFERS_MAX: i32 = 4;
+/// Files of a buffer each before they are merged: fewer would be merged too often.
+const NEW_FILES_MERGED: i32 = 8;
 /// Keeps what a restart must replay, and what the WAL takes of the disk, small.
 const WAL_BYTES_MAX: u64 = 256 << 20;
 /// A recycled WAL file saves the journal write of a growing one.
@@ -361,7 +365,8 @@ impl Store {
     fn records_options(&self) -> Options {
         let mut options = family_options();
         options.set_write_buffer_size(RECORDS_BUFFER_BYTES);
-        options.set_max_write_buffer_number(4);
+        options.set_max_write_buffer_number(RECORDS_BUFFERS_MAX);
+        options.set_level_zero_file_num_compaction_trigger(NEW_FILES_MERGED);
         options.set_compaction_filter_factory(PassedFactory { dead: self.dead.clone() });
         options
     }
