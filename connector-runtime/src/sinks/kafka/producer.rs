@@ -132,7 +132,8 @@ impl Producer {
 
     /// Why librdkafka itself takes nothing any more.
     pub(super) fn fatal(&self) -> Option<TargetFault> {
-        fatal(&*self.inner.upgrade()?)
+        let inner = self.inner.upgrade()?;
+        fatal(&inner)
     }
 
     /// Asks a broker for the others and for the topic. Blocks.
