@@ -39,7 +39,7 @@ pub(super) struct Producer {
     inner: Weak<Inner>,
     target: Arc<Target>,
     /// Tells the thread to end, after waiting so long for what is under way.
-    end: mpsc::Sender<Duration>,
+    end: mpsc::SyncSender<Duration>,
     ended: CancellationToken,
 }
 
@@ -48,7 +48,8 @@ impl Producer {
     pub(super) fn start(settings: &ClientConfig, target: Arc<Target>) -> Result<Self, TargetFault> {
         let inner = Inner::from_config_and_context(settings, Events(Arc::clone(&target))).map_err(unusable)?;
         let inner = Arc::new(inner);
-        let (end, told) = mpsc::channel();
+        // The first word counts: an end is told once.
+        let (end, told) = mpsc::sync_channel(1);
         let ended = CancellationToken::new();
         let producer = Self { inner: Arc::downgrade(&inner), target: Arc::clone(&target), end, ended: ended.clone() };
         let ends = ended.drop_guard();
@@ -163,7 +164,7 @@ impl Producer {
     /// Begins to end; waits at most so long for what is under way.
     pub(super) fn end(&self, within: Duration) {
         // It may have ended before.
-        let _ = self.end.send(within);
+        let _ = self.end.try_send(within);
     }
 
     pub(super) async fn ended(&self) {

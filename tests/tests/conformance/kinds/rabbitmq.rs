@@ -142,7 +142,12 @@ impl Adapter for Rabbitmq {
     async fn mend(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
         match *breakage {
             WRONG_PASSWORD => self.server.add_user(USER, PASSWORD).await,
-            NO_EXCHANGE => self.make(destination).await,
+            NO_EXCHANGE => {
+                // Between the exchange and its binding a message has no way: nobody may publish then.
+                self.server.permit(VIRTUAL_HOST, USER, "^$").await?;
+                self.make(destination).await?;
+                self.server.permit(VIRTUAL_HOST, USER, ".*").await
+            }
             _ => self.server.permit(VIRTUAL_HOST, USER, ".*").await,
         }
     }
