@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::cache;
 use crate::certificates::Certificates;
+use crate::kafka_jars::{class_path, jars};
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
 use crate::wait;
@@ -34,7 +35,6 @@ pub use batches::Batch;
 pub use properties::Listener;
 pub use reader::{Received, TopicReader};
 
-pub const VERSION: &str = "4.3.1";
 /// May do everything.
 pub const USER: &str = "sluice";
 /// Everything that a property file, a URL or a command line would have to escape.
@@ -323,21 +323,6 @@ impl Kafka {
         let ready = ready.await;
         ready.with_context(|| format!("{}:\n{}", folder.display(), process.borrow().log_tail()))
     }
-}
-
-/// The folder with Kafka's jars.
-pub fn jars() -> Result<PathBuf> {
-    let folder = cache::folder()?.join(format!("servers/kafka-{VERSION}"));
-    ensure!(
-        folder.join("complete").is_file(),
-        "Kafka {VERSION} is not in {}: run `scripts/setup all`, which fetches it with Maven (mvn)",
-        folder.display()
-    );
-    Ok(folder)
-}
-
-pub fn class_path(jars: &Path) -> String {
-    format!("{}/*", jars.display())
 }
 
 /// Java is quicker to start when it does not optimise everything it can.

@@ -7,7 +7,6 @@
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
-//!                                                           │                         ──▶ Kafka     ─▶ messages
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
@@ -23,7 +22,9 @@ pub mod cluster;
 pub mod flood;
 pub mod front;
 pub mod influxdb;
+#[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod kafka_jars;
 pub mod kept;
 pub mod mariadb;
 pub mod mosquitto;

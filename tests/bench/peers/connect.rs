@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tests::kafka::class_path;
+use tests::kafka_jars::{self, class_path};
 use tests::scratch::Scratch;
-use tests::{api, kafka, ports, process, wait};
+use tests::{api, ports, process, wait};
 
 use super::{Server, jars};
 
@@ -26,10 +26,10 @@ pub struct Connect {
 impl Connect {
     pub async fn start() -> Result<Self> {
         let logging = ("org.slf4j", "slf4j-simple", "1.7.36");
-        let tools = kafka::jars()?;
+        let tools = kafka_jars::jars()?;
         let connect = jars(
             "connect",
-            &[(KAFKA, "connect-runtime", kafka::VERSION), (KAFKA, "connect-file", kafka::VERSION), logging],
+            &[(KAFKA, "connect-runtime", kafka_jars::VERSION), (KAFKA, "connect-file", kafka_jars::VERSION), logging],
         )
         .await?;
         let broker = start_broker(&tools).await?;

@@ -66,6 +66,7 @@ fn ends_the_producer(code: Code) -> bool {
         code,
         Code::UnknownTopicOrPartition
             | Code::UnknownTopic
+            | Code::UnknownPartition
             | Code::Fatal
             | Code::OutOfOrderSequenceNumber
             | Code::InvalidProducerEpoch

@@ -131,7 +131,7 @@ async fn a_certificate_under_another_name_is_refused_and_a_client_certificate_is
         let tls = json!({"enable_tls": true, "ca_cert_path": certificates.ca});
         with(&server, Listener::Tls, "tls", &[&[tls][..], more].concat())
     };
-    let fault = refused(config(&[by_path.clone()])).await;
+    let fault = refused(config(std::slice::from_ref(&by_path))).await;
     assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"), "{}", fault.message);
     let unverified = json!({"tls_verify": false});
     for more in [by_path, inline] {
