@@ -49,15 +49,15 @@ test: setup verify
 else
 test: setup
 	$(CARGO) build --locked --workspace --all-targets
-	$(CARGO) test --locked --package connector-runtime --lib sinks::$(KIND)::
-	$(CARGO) test --locked --package tests --test conformance -- --exact $(KIND) --nocapture
+	$(CARGO) test --locked --workspace --lib -- sinks::$(KIND)::
+	$(CARGO) test --locked --workspace --test conformance -- --exact $(KIND) --nocapture
 endif
 
 # The suite of `make test` with all its counts: about ten minutes for each kind, two kinds at a time.
 conformance: setup
 	$(CARGO) build --locked --workspace --all-targets
 	SLUICE_CONFORMANCE=full SLUICE_CONFORMANCE_PAGE=$(CURDIR)/docs/conformance.md SLUICE_CONFORMANCE_ROWS=$(ROWS) \
-	  $(CARGO) test --locked --package tests --test conformance -- --nocapture --test-threads 2 $(if $(KIND),--exact $(KIND))
+	  $(CARGO) test --locked --workspace --test conformance -- --nocapture --test-threads 2 $(if $(KIND),--exact $(KIND))
 
 verify:
 	$(CARGO) fmt --all --check
