@@ -6,6 +6,7 @@
     feature = "greptime",
     feature = "influxdb",
     feature = "mqtt",
+    feature = "opentsdb",
     feature = "postgres",
     feature = "webhook"
 ))]

@@ -35,6 +35,8 @@ const OFFERED: &[Offered] = &[
     super::influxdb::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
+    #[cfg(feature = "opentsdb")]
+    super::opentsdb::sink::OFFERED,
     #[cfg(feature = "postgres")]
     super::postgres::sink::OFFERED,
     #[cfg(feature = "webhook")]
