@@ -17,18 +17,21 @@ pub(super) enum Verdict {
     Target(TargetFault),
 }
 
+const NOT_IN_PARTS: &str = "Chunked request not supported";
+
 pub(super) fn verdict(status: StatusCode, headers: &HeaderMap, body: &str, points: &[Point]) -> Verdict {
     let said: Value = serde_json::from_str(body).unwrap_or_default();
-    let words = http::shortened(said["error"]["message"].as_str().unwrap_or(body));
+    let message = said["error"]["message"].as_str().unwrap_or(body);
+    let words = http::shortened(message);
     let target = |kind, words: &str| Verdict::Target(TargetFault::new(kind, http::status_message(status, words)));
     match status.as_u16() {
         204 => Verdict::Stored,
         200 | 400 if said["failed"].is_u64() => counted(status, &said, points),
         413 => refused("too_large", status, &words),
-        // Without chunked requests its HTTP server takes no body that is larger than its buffer.
-        400 if words.contains("Chunked request") => refused("too_large", status, &words),
-        400 if words.contains("data points had errors") => refused("refused_point", status, &words),
-        400 if words.contains("timedout") => target(TargetFaultKind::Down, &words),
+        // Without chunked requests its HTTP server takes no body that is larger than its buffer, and says so on a page.
+        400 if message.contains(NOT_IN_PARTS) => refused("too_large", status, NOT_IN_PARTS),
+        400 if message.contains("data points had errors") => refused("refused_point", status, &words),
+        400 if message.contains("timedout") => target(TargetFaultKind::Down, &words),
         200..=299 => target(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"), &words),
         _ => Verdict::Target(http::status_fault(status, headers, &words)),
     }
@@ -134,7 +137,8 @@ mod tests {
         assert_eq!(known(judged(400, &json!({"success": 0, "failed": 3}))).len(), 3);
         let one = json!({"error": {"code": 400, "message": "One or more data points had errors"}});
         assert_eq!(known(judged(400, &one)), []);
-        assert_eq!(known(judged(400, &json!({"error": {"message": "Chunked request not supported."}}))), []);
+        let page = json!(format!("<!DOCTYPE html>{}Chunked request not supported.</html>", " ".repeat(2_000)));
+        assert_eq!(known(judged(400, &page)), []);
         assert_eq!(known(judged(413, &Value::Null)), []);
     }
 
