@@ -55,7 +55,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
         .offered(cfg!(feature = "greptime")),
     entry("influxdb",      "InfluxDB",       "Time-series database", OrderClass::Queue, &influxdb::config::SCHEMA)
         .offered(cfg!(feature = "influxdb")),
-    entry("opentsdb",      "OpenTSDB",       "Time-series database", OrderClass::Queue, &opentsdb::config::SCHEMA),
+    entry("opentsdb",      "OpenTSDB",       "Time-series database", OrderClass::Queue, &opentsdb::config::SCHEMA)
+        .offered(cfg!(feature = "opentsdb")),
     entry("webhook",       "Webhook (HTTP)", "HTTP push",            OrderClass::Queue, &webhook::config::SCHEMA)
         .offered(cfg!(feature = "webhook")),
     entry("s3",            "AWS S3",         "Object storage",       OrderClass::None,  &s3::config::SCHEMA),

@@ -39,6 +39,8 @@ const OFFERED: &[Offered] = &[
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "mysql")]
     super::mysql::sink::OFFERED,
+    #[cfg(feature = "opentsdb")]
+    super::opentsdb::sink::OFFERED,
     #[cfg(feature = "postgres")]
     super::postgres::sink::OFFERED,
     #[cfg(feature = "rabbitmq")]

@@ -25,16 +25,22 @@ config_fields! {
         pub timeout_secs: u64 = integer(1, 300).default_integer(30);
         /// Times a request is sent again after a lost connection, inside one attempt of the pipeline.
         pub max_retries: u64 = integer(0, 10).default_integer(3);
-        /// Ask the server for a summary of each request, which is shown as `last_msg`.
+        /// Ask the server how many points of a request it took: when it took none, all of them are refused at once.
         pub summary: bool = boolean().default_boolean(false);
-        /// Ask the server which points it refused and why, also when none was; shown as `last_msg`.
+        /// Ask the server which points it refused and why. Without it a refused point is found by smaller requests.
         pub details: bool = boolean().default_boolean(false);
+        /// Let the server answer only when HBase has the points. Without it, an answer says no more than that OpenTSDB
+        /// has them in memory, and it may lose them.
+        pub sync: bool = boolean().default_boolean(true).added();
+        /// Most bytes of one request; a batch is cut into as many as it takes. OpenTSDB reads 4 KiB unless
+        /// `tsd.http.request.enable_chunked` and `max_chunk` allow more. A point that is larger goes alone.
+        pub request_bytes: u64 = integer(1_024, 64 << 20).default_integer(4_096).added();
         flatten tls: TlsOptions;
     }
 }
 
-/// The server reads a request of 4 KiB at most unless chunked requests are switched on; 50 points fit.
-const BATCH: &[Field] = &[batch_records(50, 10_000), batch_bytes(1 << 20), linger_ms(100, 60_000), max_in_flight(1)];
+/// With the default `request_bytes` some 30 points fit into a request, and 16 requests are under way side by side.
+const BATCH: &[Field] = &[batch_records(500, 10_000), batch_bytes(1 << 20), linger_ms(100, 60_000), max_in_flight(1)];
 
 pub const SCHEMA: Schema = Schema {
     groups: &[FIELDS, BATCH, RATES, tls::FIELDS],

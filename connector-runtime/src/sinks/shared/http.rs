@@ -52,7 +52,7 @@ pub(crate) async fn open(
 }
 
 /// A path below the URL of a server, which may have one of its own, with this query.
-#[cfg(any(feature = "greptime", feature = "influxdb"))]
+#[cfg(any(feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
 pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> Result<String, TargetFault> {
     let mut url = Url::parse(server).map_err(|error| unusable(&error))?;
     if let Ok(mut segments) = url.path_segments_mut() {
@@ -167,6 +167,13 @@ pub(crate) fn shortened(text: &str) -> String {
     text.trim().chars().take(ANSWER_CHARS_MAX).collect()
 }
 
+/// Why there is no answer.
+pub(crate) struct Unanswered {
+    pub(crate) fault: TargetFault,
+    /// The connection could not be made or broke off: another one may do better.
+    pub(crate) lost: bool,
+}
+
 /// Sends a request and reads what comes back, of its body no more than `answer_bytes_max`. Ends at once, and sends
 /// nothing more, when the sink is aborted.
 pub(crate) async fn exchange(
@@ -174,17 +181,23 @@ pub(crate) async fn exchange(
     timeout: Duration,
     answer_bytes_max: usize,
     aborted: &CancellationToken,
-) -> Result<Answer, TargetFault> {
+) -> Result<Answer, Unanswered> {
     let exchange = async {
         match request.send().await {
             Ok(response) => Ok(read(response, answer_bytes_max).await),
-            Err(error) => Err(request_fault(error, timeout)),
+            Err(error) => {
+                let timed_out = error.is_timeout();
+                let fault = request_fault(error, timeout);
+                let lost = !timed_out && fault.kind == TargetFaultKind::Down;
+                Err(Unanswered { fault, lost })
+            }
         }
     };
     tokio::select! {
         biased;
         () = aborted.cancelled() => {
-            Err(TargetFault::new(TargetFaultKind::Interrupted, "the request was aborted"))
+            let fault = TargetFault::new(TargetFaultKind::Interrupted, "the request was aborted");
+            Err(Unanswered { fault, lost: false })
         }
         answer = exchange => answer,
     }

@@ -174,7 +174,7 @@ impl WebhookSink {
         }
         match http::exchange(request.body(body), self.timeout, WORDS_BYTES_MAX, &self.aborted).await {
             Ok(answer) => outcome(answer.status, &answer.headers, &answer.words()),
-            Err(fault) => Outcome::TargetFault(fault),
+            Err(unanswered) => Outcome::TargetFault(unanswered.fault),
         }
     }
 }

@@ -52,7 +52,7 @@ impl LineWriter {
             request.header(CONTENT_TYPE, "text/plain; charset=utf-8").header(CONTENT_ENCODING, "gzip").body(body);
         match http::exchange(request, self.timeout, ANSWER_BYTES_MAX, &self.aborted).await {
             Ok(answer) => answer::verdict(answer.status, &answer.headers, &answer.text(), &texts),
-            Err(fault) => Verdict::Target(fault),
+            Err(unanswered) => Verdict::Target(unanswered.fault),
         }
     }
 
