@@ -90,6 +90,7 @@ fn the_apis_list_of_secrets_is_masked() {
         "secret_access_key",
         "session_token",
         "sasl_password",
+        "sentinel_password",
         "hmac_secret",
         "hmac_secret_previous",
         "client_key",
