@@ -46,8 +46,10 @@ impl Progress {
     pub(crate) fn too_slow(&self, batch: &Batch<'_>) -> Vec<Outcome> {
         let what = if self.committing { "answer to COMMIT" } else { "answer" };
         let message = format!("no {what} within {} s", TRANSACTION_WITHIN.as_secs());
+        // What was found unfit was never sent.
+        let sent = batch.records.len().saturating_sub(self.unfit.len());
         // One record alone is as small as it gets: waiting for it is the target's fault.
-        if batch.records.len() > 1 && !self.committing {
+        if sent > 1 && !self.committing {
             batch.all(&Outcome::Unclear(RecordFault::refused("too_slow", message)))
         } else {
             batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
