@@ -108,7 +108,7 @@ impl MysqlSink {
                 none_kept(batch, judgement, culprits)
             }
             Err(_) => {
-                self.give_up(connection, progress.committing).await;
+                self.give_up(connection, progress.committing && !progress.committed).await;
                 progress.too_slow(batch)
             }
         };

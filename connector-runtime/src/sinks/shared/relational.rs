@@ -39,11 +39,16 @@ pub(crate) struct Progress {
     pub(crate) unfit: Unfit,
     /// COMMIT was sent: whether the rows stay is no longer ours to say.
     pub(crate) committing: bool,
+    /// COMMIT was confirmed, and something after it was not.
+    pub(crate) committed: bool,
 }
 
 impl Progress {
     /// Nobody has answered for [`TRANSACTION_WITHIN`].
     pub(crate) fn too_slow(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        if self.committed {
+            return batch.all(&Outcome::Delivered);
+        }
         let what = if self.committing { "answer to COMMIT" } else { "answer" };
         let message = format!("no {what} within {} s", TRANSACTION_WITHIN.as_secs());
         // What was found unfit was never sent.
