@@ -149,9 +149,9 @@ impl MysqlSink {
     }
 
     async fn call_off(&self, connection: Lease<Connector>) {
-        let id = connection.session.id;
+        let (id, client) = (connection.session.id, connection.session.client.clone());
         drop(connection);
-        self.pool.connector().call_off(id).await;
+        self.pool.connector().call_off(id, &client).await;
     }
 }
 
