@@ -5,7 +5,7 @@
 //! statements are sent before the ones ahead of them are answered.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -18,7 +18,7 @@ use super::login::{Login, Welcome};
 use super::packet::{put_prepare, put_query, put_quit};
 use super::plan::{Plan, Wanted};
 use super::statement::literal;
-use crate::sink::TargetFault;
+use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::chain;
 use crate::sinks::shared::cause::connect_kind;
 use crate::sinks::shared::dial;
@@ -50,6 +50,8 @@ pub(super) struct Connector {
     pub(super) aborted: CancellationToken,
     pub(super) login: Login,
     pub(super) wanted: Wanted,
+    /// The columns that the first connection has found.
+    pub(super) written: OnceLock<Vec<String>>,
 }
 
 pub(super) struct Connection {
@@ -68,6 +70,7 @@ impl Connect for Connector {
         let mut session = Session::new(self.log_in().await?);
         session.settle().await.map_err(|error| target_fault(&error))?;
         let plan = self.wanted.plan(&mut session).await?;
+        self.check_columns(&plan.columns)?;
         // Whoever has looked at a table without ending his transaction keeps others from changing it.
         session.execute("ROLLBACK").await.map_err(|error| target_fault(&error))?;
         Ok(Connection { session, plan })
@@ -88,6 +91,14 @@ impl Connect for Connector {
 }
 
 impl Connector {
+    /// Without one that was written before, rows would be smaller from now on, and nobody would notice.
+    fn check_columns(&self, columns: &[String]) -> Result<(), TargetFault> {
+        let before = self.written.get_or_init(|| columns.to_vec());
+        let Some(lost) = before.iter().find(|column| !columns.contains(column)) else { return Ok(()) };
+        let message = format!("the table has no column {lost} any more, or it may not be written");
+        Err(TargetFault::new(TargetFaultKind::Missing, message))
+    }
+
     async fn log_in(&self) -> Result<Welcome, TargetFault> {
         let broken = |error: io::Error| TargetFault::new(connect_kind(&error), chain(&error));
         let socket = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;

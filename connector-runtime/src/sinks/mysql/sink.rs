@@ -6,7 +6,7 @@
 //!              a fault that others may meet too: the connections are gone, the next one looks at the table anew
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -62,6 +62,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         aborted: aborted.clone(),
         login,
         wanted,
+        written: OnceLock::new(),
     };
     let pool = Pool::open(connector, options).await?;
     let ended = CancellationToken::new();
