@@ -200,3 +200,34 @@ pub(crate) async fn tls(enabled: bool, options: TlsOptions, host: &str) -> Resul
 pub(crate) fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
     TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::BatchId;
+    use crate::sinks::opened::record;
+
+    fn check(progress: &Progress, expect: fn(&Outcome) -> bool) {
+        let records = [record(1, "x"), record(2, "y")];
+        let [first, last] = &records;
+        let id = BatchId {
+            raft_id: first.id.raft_id,
+            incarnation: first.id.incarnation,
+            from: first.id.sequence,
+            to: last.id.sequence.next(),
+        };
+        let outcomes = progress.too_slow(&Batch { id, records: &[first, last] });
+        assert!(outcomes.len() == 2 && outcomes.iter().all(expect), "{progress:?}: {outcomes:?}");
+    }
+
+    #[test]
+    fn what_was_sent_and_confirmed_says_who_is_too_slow() {
+        let unfit = vec![(0, RecordFault::offline("too_long", "x"))];
+        let committing = Progress { committing: true, ..Progress::default() };
+        let committed = Progress { committing: true, committed: true, ..Progress::default() };
+        check(&Progress::default(), |outcome| matches!(outcome, Outcome::Unclear(_)));
+        check(&Progress { unfit, ..Progress::default() }, |outcome| matches!(outcome, Outcome::TargetFault(_)));
+        check(&committing, |outcome| matches!(outcome, Outcome::TargetFault(_)));
+        check(&committed, |outcome| matches!(outcome, Outcome::Delivered));
+    }
+}
