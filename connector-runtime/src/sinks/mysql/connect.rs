@@ -5,7 +5,7 @@
 //! statements are sent before the ones ahead of them are answered.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,7 +17,8 @@ use super::fault::target_fault;
 use super::login::{Login, Welcome};
 use super::packet::{put_prepare, put_query, put_quit};
 use super::plan::{Plan, Wanted};
-use crate::sink::TargetFault;
+use super::statement::literal;
+use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::chain;
 use crate::sinks::shared::cause::connect_kind;
 use crate::sinks::shared::dial;
@@ -38,6 +39,7 @@ const SESSION: [&str; 3] = [
      innodb_lock_wait_timeout = 10, lock_wait_timeout = 10, net_read_timeout = 30, net_write_timeout = 30",
 ];
 const LONGEST_PACKET: &str = "SELECT @@max_allowed_packet";
+const CLIENT: &str = "SELECT HOST FROM information_schema.PROCESSLIST WHERE ID = CONNECTION_ID()";
 /// A statement that was given up is called off at the server, if that can be done this fast.
 const CALL_OFF_WITHIN: Duration = Duration::from_secs(2);
 
@@ -48,6 +50,8 @@ pub(super) struct Connector {
     pub(super) aborted: CancellationToken,
     pub(super) login: Login,
     pub(super) wanted: Wanted,
+    /// The columns that the first connection has found.
+    pub(super) written: OnceLock<Vec<String>>,
 }
 
 pub(super) struct Connection {
@@ -66,6 +70,7 @@ impl Connect for Connector {
         let mut session = Session::new(self.log_in().await?);
         session.settle().await.map_err(|error| target_fault(&error))?;
         let plan = self.wanted.plan(&mut session).await?;
+        self.check_columns(&plan.columns)?;
         // Whoever has looked at a table without ending his transaction keeps others from changing it.
         session.execute("ROLLBACK").await.map_err(|error| target_fault(&error))?;
         Ok(Connection { session, plan })
@@ -86,6 +91,14 @@ impl Connect for Connector {
 }
 
 impl Connector {
+    /// Without one that was written before, rows would be smaller from now on, and nobody would notice.
+    fn check_columns(&self, columns: &[String]) -> Result<(), TargetFault> {
+        let before = self.written.get_or_init(|| columns.to_vec());
+        let Some(lost) = before.iter().find(|column| !columns.contains(column)) else { return Ok(()) };
+        let message = format!("the table has no column {lost} any more, or it may not be written");
+        Err(TargetFault::new(TargetFaultKind::Missing, message))
+    }
+
     async fn log_in(&self) -> Result<Welcome, TargetFault> {
         let broken = |error: io::Error| TargetFault::new(connect_kind(&error), chain(&error));
         let socket = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
@@ -94,11 +107,22 @@ impl Connector {
 
     /// Ends what the server still does for a connection that is given up. It would go on with what it has been sent
     /// already, wait for each lock anew, and hold its own meanwhile.
-    pub(super) async fn call_off(&self, connection_id: u32) {
+    ///
+    /// Several servers may stand behind one name, and each of them numbers its sessions by itself: one that does not
+    /// come from `client` is a stranger's.
+    pub(super) async fn call_off(&self, connection_id: u32, client: &str) {
+        if client.is_empty() {
+            return;
+        }
+        let client = literal(client);
+        let ours =
+            format!("SELECT ID FROM information_schema.PROCESSLIST WHERE ID = {connection_id} AND HOST = {client}");
         let call_off = async {
-            if let Ok(welcome) = self.log_in().await {
+            let Ok(welcome) = self.log_in().await else { return };
+            let mut session = Session::new(welcome);
+            if session.query(&ours).await.is_ok_and(|rows| !rows.is_empty()) {
                 // It is over for us either way.
-                let _ = Session::new(welcome).execute(&format!("KILL {connection_id}")).await;
+                let _ = session.execute(&format!("KILL {connection_id}")).await;
             }
         };
         let _ = tokio::time::timeout(CALL_OFF_WITHIN, call_off).await;
@@ -108,6 +132,8 @@ impl Connector {
 /// Commands go out, answers come in, each by its own half.
 pub(super) struct Session {
     pub(super) id: u32,
+    /// Where the server sees this session come from; empty where it does not say.
+    pub(super) client: String,
     /// Longest command that the server takes.
     pub(super) packet_bytes_max: usize,
     commands: WriteHalf<Box<dyn Stream>>,
@@ -119,7 +145,7 @@ impl Session {
     fn new(welcome: Welcome) -> Self {
         let (read, write) = tokio::io::split(welcome.stream);
         let answers = Mutex::new(Answers::new(read, welcome.buffer));
-        Self { id: welcome.connection_id, packet_bytes_max: 0, commands: write, answers }
+        Self { id: welcome.connection_id, client: String::new(), packet_bytes_max: 0, commands: write, answers }
     }
 
     async fn settle(&mut self) -> Result<(), AnswerError> {
@@ -131,6 +157,13 @@ impl Session {
         let longest = longest.and_then(|text| std::str::from_utf8(&text).ok()?.parse::<usize>().ok());
         // One of this very length is refused already.
         self.packet_bytes_max = longest.ok_or(AnswerError::Protocol("no max_allowed_packet"))?.saturating_sub(1);
+        let rows = match self.query(CLIENT).await {
+            // It is written without, and never called off.
+            Err(AnswerError::Server(_)) => Vec::new(),
+            answer => answer?,
+        };
+        let client = rows.first().and_then(|row| row.first().cloned().flatten()).unwrap_or_default();
+        self.client = String::from_utf8_lossy(&client).into_owned();
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 //! | 1142, 1143, 1227, 1370 | the target's | permission |
 //! | 1049, 1146, 1054, … | the target's | database, table or column is missing |
 //! | 1064, 1364, …, SQLSTATE 42, 0A | the target's | the statement does not fit the table |
-//! | 1021, 1114, error 28 of a storage engine | the target's | disk full |
+//! | 1021, 1114, 167, 1467, error 28 of a storage engine | the target's | disk full, or no number left |
 //! | everything else (1205, 1213, 1040, 1290, …), and no answer at all | the target's, down | |
 
 use super::answer::{AnswerError, ServerError};
@@ -96,7 +96,8 @@ fn kind(error: &ServerError) -> Option<TargetFaultKind> {
         | 3854
         | 3988
         | 4025 => return None,
-        1021 | 1114 => TargetFaultKind::Full,
+        // The last two: AUTO_INCREMENT has no number left.
+        1021 | 1114 | 167 | 1467 => TargetFaultKind::Full,
         // Host or user not known, password wrong, expired or to be changed, account locked, way of authentication.
         1044 | 1045 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => TargetFaultKind::Auth,
         1142 | 1143 | 1227 | 1370 => TargetFaultKind::Permission,
@@ -182,6 +183,8 @@ mod tests {
             (1235, "42000", DOES_NOT_FIT),
             (1021, "HY000", TargetFaultKind::Full),
             (1114, "HY000", TargetFaultKind::Full),
+            (167, "22003", TargetFaultKind::Full),
+            (1467, "HY000", TargetFaultKind::Full),
         ] {
             assert_eq!(kind(&error(code, state)), Some(expect), "{code} {state}");
         }

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -257,7 +258,11 @@ impl Exchange<'_> {
         for (byte, mask) in password.iter_mut().zip(self.nonce.iter().cycle()) {
             *byte ^= mask;
         }
-        self.channel.write(&crypto::encrypt(&password, &key)).await
+        // It panics over what the server has sent.
+        let encrypted = panic::catch_unwind(AssertUnwindSafe(|| crypto::encrypt(&password, &key)));
+        let encrypted =
+            encrypted.map_err(|_| AnswerError::Protocol("a key that is none, or too short for the password"))?;
+        self.channel.write(&encrypted).await
     }
 }
 

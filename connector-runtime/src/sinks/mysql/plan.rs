@@ -34,6 +34,8 @@ pub(super) enum Wanted {
 
 pub(super) struct Plan {
     pub(super) format: RowFormat,
+    /// Those that are written; a statement of one's own has none that are known.
+    pub(super) columns: Vec<String>,
     /// For one record.
     pub(super) statement: u32,
     pub(super) many: Option<Many>,
@@ -88,7 +90,7 @@ impl Wanted {
                 found.check_transactions()?;
                 let ids = check_conflict(session, &found, table, conflict, &names, *cluster).await?;
                 let many = many_at_once.then(|| Many::new(insert, prepared.id, format.width()));
-                Ok(Plan { format, statement: prepared.id, many, ids, table: Some(found) })
+                Ok(Plan { format, columns: names, statement: prepared.id, many, ids, table: Some(found) })
             }
         }
     }
@@ -113,7 +115,7 @@ async fn plan_of_template(
         return Err(TargetFault::new(DOES_NOT_FIT, "the statement answers with rows, which nobody would read"));
     }
     let format = RowFormat::new(sources.into_iter().map(|source| Field::new(source, None)).collect());
-    Ok(Plan { format, statement: prepared.id, many: None, ids: None, table: None })
+    Ok(Plan { format, columns: Vec::new(), statement: prepared.id, many: None, ids: None, table: None })
 }
 
 async fn check_conflict(

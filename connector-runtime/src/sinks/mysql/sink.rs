@@ -6,6 +6,8 @@
 //!              a fault that others may meet too: the connections are gone, the next one looks at the table anew
 //! ```
 
+use std::sync::{Arc, OnceLock};
+
 use async_trait::async_trait;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -31,6 +33,8 @@ struct MysqlSink {
     /// Nobody waits for an answer to COMMIT any more.
     ended: CancellationToken,
     _ends: DropGuard,
+    /// Held by whoever waits for an answer to COMMIT after its batch was given up.
+    unanswered: Arc<()>,
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
@@ -58,10 +62,12 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         aborted: aborted.clone(),
         login,
         wanted,
+        written: OnceLock::new(),
     };
     let pool = Pool::open(connector, options).await?;
     let ended = CancellationToken::new();
-    Ok(Box::new(MysqlSink { pool, aborted, ended: ended.clone(), _ends: ended.drop_guard() }))
+    let unanswered = Arc::new(());
+    Ok(Box::new(MysqlSink { pool, aborted, ended: ended.clone(), _ends: ended.drop_guard(), unanswered }))
 }
 
 #[async_trait]
@@ -91,6 +97,11 @@ impl Sink for MysqlSink {
 
 impl MysqlSink {
     async fn write(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        // Its rows would be written again beside those that wait.
+        if Arc::strong_count(&self.unanswered) > 1 {
+            let fault = TargetFault::new(TargetFaultKind::Down, "an earlier COMMIT has not been answered yet");
+            return batch.all(&Outcome::TargetFault(fault));
+        }
         let mut connection = match self.pool.acquire().await {
             Ok(connection) => connection,
             Err(fault) => return batch.all(&Outcome::TargetFault(fault)),
@@ -108,7 +119,7 @@ impl MysqlSink {
                 none_kept(batch, judgement, culprits)
             }
             Err(_) => {
-                self.give_up(connection, progress.committing).await;
+                self.give_up(connection, progress.committing && !progress.committed).await;
                 progress.too_slow(batch)
             }
         };
@@ -132,26 +143,27 @@ impl MysqlSink {
     }
 
     /// A COMMIT that waits for a replica is not called off: the server would keep the rows without the replica. It keeps
-    /// its place in the pool as long as it waits, so that no more than `pool_size` of them ever do.
+    /// its place in the pool as long as it waits, and nothing else is begun meanwhile.
     async fn give_up(&self, mut connection: Lease<Connector>, committing: bool) {
         self.pool.drop_idle();
         if !committing {
             return self.call_off(connection).await;
         }
-        let ended = self.ended.clone();
+        let (ended, unanswered) = (self.ended.clone(), Arc::clone(&self.unanswered));
         tokio::spawn(async move {
             let (_, answers) = connection.session.halves();
             tokio::select! {
                 () = ended.cancelled() => {}
                 _ = answers.done() => {}
             }
+            drop(unanswered);
         });
     }
 
     async fn call_off(&self, connection: Lease<Connector>) {
-        let id = connection.session.id;
+        let (id, client) = (connection.session.id, connection.session.client.clone());
         drop(connection);
-        self.pool.connector().call_off(id).await;
+        self.pool.connector().call_off(id, &client).await;
     }
 }
 

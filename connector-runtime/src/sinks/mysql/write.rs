@@ -107,6 +107,7 @@ pub(super) async fn write(
     progress.committing = true;
     session.execute("COMMIT").await?;
     // The rows are there, whatever becomes of the connection.
+    progress.committed = true;
     Ok(if session.execute(END).await.is_ok() { Fate::Keep } else { Fate::CallOff })
 }
 

@@ -39,15 +39,22 @@ pub(crate) struct Progress {
     pub(crate) unfit: Unfit,
     /// COMMIT was sent: whether the rows stay is no longer ours to say.
     pub(crate) committing: bool,
+    /// COMMIT was confirmed, and something after it was not.
+    pub(crate) committed: bool,
 }
 
 impl Progress {
     /// Nobody has answered for [`TRANSACTION_WITHIN`].
     pub(crate) fn too_slow(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        if self.committed {
+            return batch.all(&Outcome::Delivered);
+        }
         let what = if self.committing { "answer to COMMIT" } else { "answer" };
         let message = format!("no {what} within {} s", TRANSACTION_WITHIN.as_secs());
+        // What was found unfit was never sent.
+        let sent = batch.records.len().saturating_sub(self.unfit.len());
         // One record alone is as small as it gets: waiting for it is the target's fault.
-        if batch.records.len() > 1 && !self.committing {
+        if sent > 1 && !self.committing {
             batch.all(&Outcome::Unclear(RecordFault::refused("too_slow", message)))
         } else {
             batch.all(&Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message)))
@@ -192,4 +199,35 @@ pub(crate) async fn tls(enabled: bool, options: TlsOptions, host: &str) -> Resul
 
 pub(crate) fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
     TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::BatchId;
+    use crate::sinks::opened::record;
+
+    fn check(progress: &Progress, expect: fn(&Outcome) -> bool) {
+        let records = [record(1, "x"), record(2, "y")];
+        let [first, last] = &records;
+        let id = BatchId {
+            raft_id: first.id.raft_id,
+            incarnation: first.id.incarnation,
+            from: first.id.sequence,
+            to: last.id.sequence.next(),
+        };
+        let outcomes = progress.too_slow(&Batch { id, records: &[first, last] });
+        assert!(outcomes.len() == 2 && outcomes.iter().all(expect), "{progress:?}: {outcomes:?}");
+    }
+
+    #[test]
+    fn what_was_sent_and_confirmed_says_who_is_too_slow() {
+        let unfit = vec![(0, RecordFault::offline("too_long", "x"))];
+        let committing = Progress { committing: true, ..Progress::default() };
+        let committed = Progress { committing: true, committed: true, ..Progress::default() };
+        check(&Progress::default(), |outcome| matches!(outcome, Outcome::Unclear(_)));
+        check(&Progress { unfit, ..Progress::default() }, |outcome| matches!(outcome, Outcome::TargetFault(_)));
+        check(&committing, |outcome| matches!(outcome, Outcome::TargetFault(_)));
+        check(&committed, |outcome| matches!(outcome, Outcome::Delivered));
+    }
 }

@@ -154,6 +154,24 @@ async fn a_password_that_is_wanted_goes_encrypted_by_the_servers_key() {
 }
 
 #[tokio::test]
+async fn a_key_that_cannot_be_used_is_told() {
+    for rest in ["", "\n-----END PUBLIC KEY-----\n", "\nAAAA\n-----END PUBLIC KEY-----\n"] {
+        let connection = log_in_to(|mut server| async move {
+            server.greet("caching_sha2_password").await;
+            server.say(&[MORE, FULL]).await;
+            assert_eq!(*server.hear().await, [WANTS_PUBLIC_KEY]);
+            let mut key = vec![MORE];
+            key.extend(PUBLIC_KEY);
+            key.extend(rest.as_bytes());
+            server.say(&key).await;
+        });
+        let fault = connection.await.expect_err("is refused");
+        assert_eq!(fault.kind, TargetFaultKind::Down, "{rest}");
+        assert!(fault.message.contains("a key that is none"), "{}", fault.message);
+    }
+}
+
+#[tokio::test]
 async fn a_password_is_never_sent_in_the_clear() {
     let connection = log_in_to(|mut server| async move {
         server.greet("mysql_native_password").await;

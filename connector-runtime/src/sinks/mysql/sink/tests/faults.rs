@@ -251,6 +251,25 @@ async fn a_table_that_is_made_later_gets_what_has_waited() {
 }
 
 #[tokio::test]
+async fn a_column_that_goes_is_missed_and_not_left_out() {
+    let server = server().await;
+    let sink = open(&server, &json!({})).await;
+    assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
+    let rename = |from: &str, to: &str| format!("ALTER TABLE mqtt_messages CHANGE {from} {to} LONGTEXT NULL");
+    server.sql_of_user(&rename("payload", "other")).await.expect("alters");
+    for attempt in 0..3 {
+        let outcomes = deliver(&*sink, &[record(2, "y")]).await;
+        let Outcome::TargetFault(fault) = &outcomes[0] else { panic!("{outcomes:?}") };
+        assert_eq!(fault.kind, TargetFaultKind::Missing, "{fault:?}");
+        assert!(attempt == 0 || fault.message.contains("no column payload any more"), "{}", fault.message);
+    }
+    server.sql_of_user(&rename("other", "payload")).await.expect("alters");
+    assert_eq!(deliver(&*sink, &[record(2, "y")]).await, [Outcome::Delivered]);
+    assert_eq!(server.count("mqtt_messages WHERE payload IS NOT NULL").await.expect("counts"), 2);
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_table_that_changes_is_looked_at_again() {
     let server = server().await;
     for name in ["rows", "many"] {
