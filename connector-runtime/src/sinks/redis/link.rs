@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fault::{broken, down, interrupted, target_fault, unreadable};
+use super::lines::AsciiLines;
 use crate::sink::TargetFault;
 
 /// For replies that the server sent before it hung up.
@@ -119,6 +120,7 @@ async fn converse(
     waiting: &mut Waiting,
 ) -> TargetFault {
     let (reader, mut writer) = tokio::io::split(stream);
+    let reader = AsciiLines::new(reader);
     let replies = futures::stream::unfold((reader, Decoder::new()), |(mut reader, mut decoder)| async move {
         let reply: RedisResult<Value> = parse_redis_value_async(&mut decoder, &mut reader).await;
         Some((reply, (reader, decoder)))
