@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::address::Address;
 use super::command::{Command, Commands};
 use super::connect::packed;
-use super::fault::{Judgement, down, interrupted, judge, target_fault};
+use super::fault::{Judgement, down, interrupted, is_read_only, judge, target_fault};
 use super::link::Answers;
 use super::server::Server;
 use super::target::{Target, Way};
@@ -216,7 +216,7 @@ impl Runner {
 
     fn step(&self, server: &Server, reply: Value) -> Step {
         let Value::ServerError(error) = reply else { return Step::Ended(Outcome::Delivered) };
-        if error.code() == "READONLY" {
+        if is_read_only(&error) {
             // A fail-over: the name may lead elsewhere by now.
             server.distrust();
         }
