@@ -134,6 +134,10 @@ fn refusal(reply: &Value) -> Option<&ServerError> {
 /// A password where none is set, a user that does not exist: whatever is wrong with a login, a person is needed.
 fn login_refused(reply: &Value) -> Option<TargetFault> {
     let error = refusal(reply)?;
+    // What follows these words is the password.
+    if error.details().is_some_and(|details| details.contains("with args beginning with")) {
+        return Some(TargetFault::new(TargetFaultKind::Auth, "the server does not know the command AUTH"));
+    }
     let fault = fault::target_fault(error);
     if error.code() == "ERR" && error.details().is_some_and(|details| details.contains("AUTH")) {
         return Some(TargetFault::new(TargetFaultKind::Auth, fault.message));
@@ -179,5 +183,14 @@ mod tests {
     fn names_are_what_a_server_takes() {
         assert_eq!(client_name("a-1"), "sluice/a-1");
         assert_eq!(client_name("plant floor ü"), "sluice/plant_floor__");
+    }
+
+    #[test]
+    fn a_refused_login_does_not_repeat_the_password() {
+        let said = "unknown command 'AUTH', with args beginning with: 'sluice' 'open sesame' ";
+        let refusal = format!("-ERR {said}\r\n");
+        let reply = redis::parse_redis_value(refusal.as_bytes()).expect("is a reply");
+        let fault = login_refused(&reply).expect("is refused");
+        assert_eq!((fault.kind, &*fault.message), (TargetFaultKind::Auth, "the server does not know the command AUTH"));
     }
 }

@@ -5,7 +5,9 @@
 //! | WRONGTYPE, CROSSSLOT, BUSYKEY, BUSYGROUP, INVALIDOBJ | the record's | this command does not go with this key |
 //! | ERR, unless named below | the record's | arity, syntax, ranges, a value that is no number |
 //! | ERR unknown command, unknown subcommand | the target's | the template's command is not known there |
-//! | ERR max number of clients | the target's, down | |
+//! | ERR max number of clients, … while the cluster is down | the target's, down | |
+//! | ERR ACL failure in script | the target's | permission |
+//! | ERR Error running script …: -OOM … | as OOM | what Redis 6 makes of a target's error inside a script |
 //! | NOSCRIPT, NOGROUP, ERR Function not found | the target's, missing | nobody has loaded or made it |
 //! | NOAUTH, WRONGPASS | the target's | login |
 //! | NOPERM, DENIED | the target's | permission |
@@ -34,20 +36,47 @@ pub(super) enum Judgement {
 }
 
 /// Words that say after ERR what is wrong, and that it is not the record. In Redis's own letters.
-const ERR_OF_THE_TARGET: [(&str, TargetFaultKind); 6] = [
+const ERR_OF_THE_TARGET: [(&str, TargetFaultKind); 10] = [
     ("unknown command", TargetFaultKind::Misconfigured("TARGET_UNKNOWN_COMMAND")),
     ("unknown subcommand", TargetFaultKind::Misconfigured("TARGET_UNKNOWN_COMMAND")),
     ("max number of clients reached", TargetFaultKind::Down),
     ("Function not found", TargetFaultKind::Missing),
     ("cluster support disabled", TargetFaultKind::Misconfigured("TARGET_NOT_CLUSTER")),
     ("operation not permitted", TargetFaultKind::Auth),
+    // Inside a script.
+    ("ACL failure in script", TargetFaultKind::Permission),
+    ("The user executing the script", TargetFaultKind::Permission),
+    ("Unknown Redis command called from", TargetFaultKind::Misconfigured("TARGET_UNKNOWN_COMMAND")),
+    ("while the cluster is down", TargetFaultKind::Down),
 ];
+
+/// Codes of the target that Redis 6 puts behind ERR when they end a script. No others: a script's own words may have
+/// the same form.
+const CODES_IN_A_SCRIPT: [&str; 5] = ["OOM", "MISCONF", "READONLY", "NOREPLICAS", "CLUSTERDOWN"];
 
 pub(super) fn judge(error: &ServerError) -> Judgement {
     judge_reply(error.code(), error.details().unwrap_or_default())
 }
 
+/// Also of a command that a script ran.
+pub(super) fn is_read_only(error: &ServerError) -> bool {
+    let details = error.details().unwrap_or_default();
+    error.code() == "READONLY"
+        || (error.code() == "ERR" && in_script(details).is_some_and(|(code, _)| code == "READONLY"))
+}
+
+/// `Error running script (call to f_…): @user_script:1: @user_script: 1: -OOM command not allowed …`: code and rest.
+fn in_script(details: &str) -> Option<(&str, &str)> {
+    let (_, said) = details.strip_prefix("Error running script")?.split_once(": -")?;
+    said.split_once(' ').filter(|(code, _)| CODES_IN_A_SCRIPT.contains(code))
+}
+
 fn judge_reply(code: &str, details: &str) -> Judgement {
+    if code == "ERR"
+        && let Some((code, details)) = in_script(details)
+    {
+        return judge_reply(code, details);
+    }
     let target = |kind| Judgement::Target(TargetFault::new(kind, words(code, details)));
     match code {
         "WRONGTYPE" | "CROSSSLOT" | "BUSYKEY" | "BUSYGROUP" | "INVALIDOBJ" => record(code, details),
@@ -167,6 +196,41 @@ mod tests {
         ] {
             assert_eq!(kind(code, details), Some(expect), "{code} {details}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_target_inside_a_script_is_not_the_record() {
+        let running = "Error running script (call to f_7e97f10b8c): @user_script:1: ";
+        for (details, expect) in [
+            (
+                "ACL failure in script: User sluice has no permissions to run the 'xadd' command script: f_7e, on \
+                 @user_script:1.",
+                TargetFaultKind::Permission,
+            ),
+            (
+                "Unknown Redis command called from script script: f_7e97f10b8c, on @user_script:1.",
+                TargetFaultKind::Misconfigured("TARGET_UNKNOWN_COMMAND"),
+            ),
+            ("Script attempted to access keys while the cluster is down", TargetFaultKind::Down),
+        ] {
+            assert_eq!(kind("ERR", details), Some(expect), "{details}");
+        }
+        for (said, expect) in [
+            ("-OOM command not allowed when used memory > 'maxmemory'.", TargetFaultKind::Full),
+            ("-MISCONF Redis is configured to save RDB snapshots", TargetFaultKind::Full),
+            ("-READONLY You can't write against a read only replica.", TargetFaultKind::Down),
+            ("-NOREPLICAS Not enough good replicas to write.", TargetFaultKind::Down),
+            ("-CLUSTERDOWN The cluster is down", TargetFaultKind::Down),
+            ("The user executing the script can't run this command or subcommand", TargetFaultKind::Permission),
+            ("Unknown Redis command called from Lua script", TargetFaultKind::Misconfigured("TARGET_UNKNOWN_COMMAND")),
+        ] {
+            let details = format!("{running}@user_script: 1: {said}");
+            assert_eq!(kind("ERR", &details), Some(expect), "{details}");
+        }
+        for said in ["WRONGTYPE Operation against a key", "out of range: -5 degrees", "out of range: -5: -OOM x"] {
+            assert_eq!(kind("ERR", &format!("{running}{said}")), None, "{said}");
+        }
+        assert_eq!(kind("ERR", "as told: -OOM x"), None, "a script's own words");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fault::{broken, down, interrupted, target_fault, unreadable};
+use super::lines::AsciiLines;
 use crate::sink::TargetFault;
 
 /// For replies that the server sent before it hung up.
@@ -119,6 +120,7 @@ async fn converse(
     waiting: &mut Waiting,
 ) -> TargetFault {
     let (reader, mut writer) = tokio::io::split(stream);
+    let reader = AsciiLines::new(reader);
     let replies = futures::stream::unfold((reader, Decoder::new()), |(mut reader, mut decoder)| async move {
         let reply: RedisResult<Value> = parse_redis_value_async(&mut decoder, &mut reader).await;
         Some((reply, (reader, decoder)))
@@ -128,6 +130,7 @@ async fn converse(
     // Nothing can be written any more; what the server said before it hung up is still read.
     let mut hung_up = None;
     loop {
+        let unwritten = out.bytes.len();
         let due = waiting.since.map(|since| since + if hung_up.is_some() { LAST_WORDS_WITHIN } else { answer_within });
         tokio::select! {
             biased;
@@ -141,8 +144,11 @@ async fn converse(
                 None => return down("the server closed the connection"),
             },
             written = out.write(&mut writer), if hung_up.is_none() && out.has_something() => {
-                // Bytes that the server's socket takes are a sign of life too: a large value is long on its way.
-                waiting.since = waiting.since.map(|_| Instant::now());
+                // Bytes that the server's socket takes are a sign of life too: a large value is long on its way. Those
+                // behind it are none: the kernel of a server that has stopped takes them for long.
+                if waiting.oldest_is_unwritten(unwritten) {
+                    waiting.since = Some(Instant::now());
+                }
                 if let Err(error) = written {
                     hung_up = Some(broken(&error));
                     waiting.since = Some(Instant::now());
@@ -187,6 +193,11 @@ impl Waiting {
         out.bytes.extend_from_slice(&bytes);
         let replies = Vec::with_capacity(expected);
         self.requests.push_back(Unanswered { bytes: bytes.len(), expected, replies, answered });
+    }
+
+    /// Something of the request whose reply is due is among these bytes, the last of all that were taken.
+    fn oldest_is_unwritten(&self, unwritten: usize) -> bool {
+        self.requests.front().is_some_and(|first| unwritten > self.bytes.saturating_sub(first.bytes))
     }
 
     fn answer(&mut self, reply: Value) -> Result<(), TargetFault> {

@@ -13,6 +13,8 @@ mod connect;
 mod fault;
 mod forbidden;
 #[cfg(feature = "redis")]
+mod lines;
+#[cfg(feature = "redis")]
 mod link;
 #[cfg(feature = "redis")]
 mod run;

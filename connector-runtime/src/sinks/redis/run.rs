@@ -22,10 +22,10 @@ use tokio::time::Instant;
 use super::address::Address;
 use super::command::{Command, Commands};
 use super::connect::packed;
-use super::fault::{Judgement, down, interrupted, judge, target_fault};
+use super::fault::{Judgement, down, interrupted, is_read_only, judge, target_fault};
 use super::link::Answers;
 use super::server::Server;
-use super::target::{Target, Way};
+use super::target::{Target, Way, no_master};
 use crate::sink::{Outcome, TargetFault, TargetFaultKind};
 
 /// Bytes of commands that are rendered and sent before the first reply is waited for.
@@ -183,20 +183,27 @@ impl Runner {
             bytes.extend(packed(redis::cmd("WAIT").arg(self.wait_replicas).arg(patience)));
             replies += 1;
         }
+        // Where a redirection alone leads to a node without slots, the map does not say who the master is.
+        let by_slot = commands.iter().any(|pending| matches!(pending.way, Way::BySlot));
+        let is_mapped = by_slot || self.target.is_known_master(&server);
         let sent = Instant::now();
         let Answers { replies, lost } = tokio::select! {
             answers = server.ask(lane, bytes, replies) => answers,
-            fault = self.target.replaced(&server) => Answers { replies: Vec::new(), lost: Some(fault) },
+            fault = self.target.replaced(&server), if is_mapped => Answers { replies: Vec::new(), lost: Some(fault) },
         };
         let mut replies = replies.into_iter();
         let lost = lost.unwrap_or_else(|| down("the server did not answer"));
         let mut steps: Vec<(Pending, Step)> = Vec::with_capacity(commands.len());
         for command in commands {
-            if matches!(command.way, Way::Asking(_)) {
-                // The reply of the command itself says what there is to say.
-                replies.next();
-            }
+            let asking = if matches!(command.way, Way::Asking(_)) { replies.next() } else { None };
             let step = replies.next().map_or_else(|| Step::Lost(lost.clone()), |reply| self.step(&server, reply));
+            let step = match (step, asking) {
+                // Sent on because nobody asked: it would go from one node to the other.
+                (Step::Redirected(_), Some(Value::ServerError(error))) => {
+                    Step::Ended(Outcome::TargetFault(target_fault(&error)))
+                }
+                (step, _) => step,
+            };
             steps.push((command, step));
         }
         let confirmation = match self.wait_replicas {
@@ -204,8 +211,14 @@ impl Runner {
             asked => replies.next().map_or_else(|| Err(Step::Lost(lost)), |reply| self.replicas(&reply, asked)),
         };
         let confirmation = match confirmation {
-            Ok(()) => self.target.confirm(&server, sent).await.map_err(Step::Lost),
-            unconfirmed => unconfirmed,
+            Ok(()) if is_mapped => match self.target.confirm(&server, sent).await {
+                Ok(true) => Ok(()),
+                // The new one has not got it.
+                Ok(false) => Err(Step::Lost(no_master(&server))),
+                // It was executed, and mostly counts: to send it again within this attempt would only repeat it.
+                Err(fault) => Err(Step::Ended(Outcome::TargetFault(fault))),
+            },
+            unmapped_or_unconfirmed => unmapped_or_unconfirmed,
         };
         if let Err(unconfirmed) = confirmation {
             let confirmed = steps.iter_mut().filter(|(_, step)| matches!(step, Step::Ended(Outcome::Delivered)));
@@ -216,7 +229,7 @@ impl Runner {
 
     fn step(&self, server: &Server, reply: Value) -> Step {
         let Value::ServerError(error) = reply else { return Step::Ended(Outcome::Delivered) };
-        if error.code() == "READONLY" {
+        if is_read_only(&error) {
             // A fail-over: the name may lead elsewhere by now.
             server.distrust();
         }

@@ -73,17 +73,24 @@ impl Target {
         }
     }
 
-    /// What this server has confirmed counts: it was the one to write to, as far as anybody knows who can be asked.
-    pub(super) async fn confirm(&self, server: &Server, sent: Instant) -> Result<(), TargetFault> {
+    /// Whether what this server has confirmed counts: it was the one to write to. A fault says that nobody knows.
+    pub(super) async fn confirm(&self, server: &Server, sent: Instant) -> Result<bool, TargetFault> {
         let in_time = sent.elapsed() < LOOK_EVERY;
-        let is_master = match self {
-            Self::Single(_) => true,
+        match self {
+            Self::Single(_) => Ok(true),
             // A node that answers in time has heard of the others since.
-            Self::Cluster(_) if in_time => true,
-            Self::Sentinel(sentinels) if in_time => sentinels.master().await?.address == server.address,
-            Self::Cluster(_) | Self::Sentinel(_) => self.is_master(server).await?,
-        };
-        if is_master { Ok(()) } else { Err(no_master(server)) }
+            Self::Cluster(_) if in_time => Ok(true),
+            Self::Sentinel(sentinels) if in_time => Ok(sentinels.master().await?.address == server.address),
+            Self::Cluster(_) | Self::Sentinel(_) => self.is_master(server).await,
+        }
+    }
+
+    /// Nobody is asked. A node of a cluster that has no slots yet, or no more, can be replaced by none.
+    pub(super) fn is_known_master(&self, server: &Server) -> bool {
+        match self {
+            Self::Single(_) | Self::Sentinel(_) => true,
+            Self::Cluster(cluster) => cluster.has(&server.address),
+        }
     }
 
     /// Asks those who know, now.
@@ -119,7 +126,7 @@ impl Target {
     }
 }
 
-fn no_master(server: &Server) -> TargetFault {
+pub(super) fn no_master(server: &Server) -> TargetFault {
     down(format!("{} is not the master any more", server.address))
 }
 
