@@ -49,7 +49,8 @@ impl Counts {
             half_poison: 100,
             breakage: 50,
             killed: 3_000,
-            per_second: 2_000,
+            // Slow enough that a busy machine still finds something under way when it breaks something.
+            per_second: 1_000,
             pause: Duration::from_secs(2),
             fault: Duration::from_secs(1),
             removal: 2_000,

@@ -33,7 +33,8 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         own_columns: OWN_COLUMNS,
     };
     let query = [("db", config.database.as_str()), ("precision", format.time.unit().as_str())];
-    let url = http::endpoint(&server(&config), &["v1", "influxdb", "write"], &query)?;
+    let server = server(&config);
+    let url = http::endpoint(http::without_login(&server)?, &["v1", "influxdb", "write"], &query)?;
     let mut headers = HeaderMap::new();
     if let Some(user) = &config.user {
         let password = config.password.as_ref().map_or("", |password| password.reveal());

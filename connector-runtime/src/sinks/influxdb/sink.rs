@@ -40,6 +40,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 }
 
 fn endpoint(config: &Config, unit: line_protocol::Precision) -> Result<String, TargetFault> {
+    let server = http::without_login(&config.server)?;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     match config.version {
         Version::V1 => {
@@ -49,12 +50,12 @@ fn endpoint(config: &Config, unit: line_protocol::Precision) -> Result<String, T
                 line_protocol::Precision::Milliseconds => "ms",
                 line_protocol::Precision::Seconds => "s",
             };
-            http::endpoint(&config.server, &["write"], &[("db", &text(&config.database)), ("precision", precision)])
+            http::endpoint(server, &["write"], &[("db", &text(&config.database)), ("precision", precision)])
         }
         Version::V2 => {
             let precision = unit.as_str();
             let query = [("org", &*text(&config.org)), ("bucket", &*text(&config.bucket)), ("precision", precision)];
-            http::endpoint(&config.server, &["api", "v2", "write"], &query)
+            http::endpoint(server, &["api", "v2", "write"], &query)
         }
     }
 }

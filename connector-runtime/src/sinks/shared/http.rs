@@ -62,6 +62,18 @@ pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> R
     Ok(url.into())
 }
 
+/// A server's URL, refused with a user or password in it: they have fields of their own, and the client would send the
+/// URL's in place of those.
+#[cfg(any(feature = "greptime", feature = "influxdb"))]
+pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
+    let url = Url::parse(server).map_err(|error| unusable(&error))?;
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(server);
+    }
+    let says = "the server's address has a user or password in it: they have fields of their own";
+    Err(TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), says))
+}
+
 /// `Authorization: Basic …`, which no log shows.
 pub(crate) fn basic(user: &str, password: &str) -> Result<HeaderValue, InvalidHeaderValue> {
     secret(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))

@@ -54,6 +54,7 @@ async fn one<A: Adapter>(
     let topic = format!("c/{}", connected.name);
     let publisher = stage.publisher(&connected.name, &topic, count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&connected.name, count / SHARE_BEFORE).await?;
+    ensure!(publisher.acknowledged() < count, "the fault comes too late: everything was published");
     proxy.inflict(fault).await?;
     let held = held_up(stage, fault, connected).await;
     proxy.heal(fault).await?;

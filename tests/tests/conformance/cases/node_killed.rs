@@ -2,6 +2,7 @@
 //! lost, and nothing stands twice where the target knows a repeat; elsewhere at most the batches under way.
 
 use anyhow::{Result, ensure};
+use tests::publisher::Publisher;
 
 use super::restart;
 use crate::adapter::Adapter;
@@ -25,6 +26,8 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     });
     let publishers: Vec<_> = publishers.collect();
     stage.sent_at_least(&connected.name, count / 3).await?;
+    let acknowledged: u64 = publishers.iter().map(Publisher::acknowledged).sum();
+    ensure!(acknowledged < others.len() as u64 * (count * 3 / 8), "killed too late: everything was published");
     stage.cluster.nodes[owner].kill()?;
     tests::wait::until(stage.counts.limit, "another node goes on", async || {
         let now = stage.cluster.owner_seen_by(stage.asked, &connected.name).await?;

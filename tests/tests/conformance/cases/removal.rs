@@ -69,6 +69,7 @@ async fn stop_during_load<A: Adapter>(stage: &mut Stage<A>) -> Result<Measured> 
     let count = stage.counts.removal;
     let publisher = stage.publisher("stopped", "c/stopped", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&connected.name, count / 4).await?;
+    ensure!(publisher.acknowledged() < count, "stopped too late: everything was published");
     let (status, took) = stage.cluster.nodes[0].terminate(STOP_BOUND * 10).await?;
     wait::within(STOP_BOUND, "stop during load", took)?;
     ensure!(status.code() == Some(0), "exit status {status}");

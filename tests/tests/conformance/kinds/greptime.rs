@@ -63,7 +63,8 @@ impl Adapter for Greptime {
     fn facts(&self) -> Facts {
         Facts {
             parts: points::PARTS,
-            shows_order: true,
+            // Rows come in the order of their times.
+            shows_order: false,
             batch_records: BATCH_RECORDS,
             batches_in_flight: 1,
             // A repeat has the same series and the same time.

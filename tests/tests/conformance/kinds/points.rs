@@ -1,8 +1,9 @@
 //! What kinds have in common whose records are points of InfluxDB: tags for topic and client id, fields for the payload.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use tests::influxdb::{InfluxDb, USER};
 
@@ -15,6 +16,10 @@ pub const PARTS: Parts = Parts { id: false, topic: true, client_id: true, user_p
 const GUARD: &str = "guard";
 /// Of plain messages; it stands first in them.
 const NAME: &str = "message";
+/// No case takes longer.
+const AGE_MAX: Duration = Duration::from_secs(3_600);
+/// A time that is made unique may be later than the record's own by less than this.
+const UNIQUE_WITHIN: Duration = Duration::from_millis(1);
 
 const fn refused(class: &'static str, words: &'static str) -> Carried {
     Carried::Refused(Refused { class, words, offline: true })
@@ -85,9 +90,8 @@ pub fn poison(name: &str) -> Vec<u8> {
 
 fn seen(row: Value) -> Result<Seen> {
     let Value::Object(mut columns) = row else { anyhow::bail!("no row: {row}") };
-    for own in [tests::influxdb::MEASUREMENT, "time"] {
-        columns.remove(own);
-    }
+    columns.remove(tests::influxdb::MEASUREMENT);
+    is_recent(columns.remove("time").and_then(|time| time.as_u64()).context("no time")?)?;
     let mut tag = |name: &str| columns.remove(name).and_then(|value| value.as_str().map(str::to_owned));
     let (topic, client_id) = (tag("topic"), tag("client_id"));
     // Each row has the columns of all others.
@@ -97,6 +101,14 @@ fn seen(row: Value) -> Result<Seen> {
         _ => text_of(fields),
     };
     Ok(Seen { id: None, topic, client_id, payload, user_properties: None })
+}
+
+/// The time of a point, in nanoseconds, is one of this run.
+fn is_recent(time_ns: u64) -> Result<()> {
+    let (time, now) = (Duration::from_nanos(time_ns), SystemTime::now().duration_since(UNIX_EPOCH)?);
+    ensure!(time <= now + UNIQUE_WITHIN, "a point of the future: {time:?}, now {now:?}");
+    ensure!(time + AGE_MAX >= now, "a point of {time:?}, now {now:?}");
+    Ok(())
 }
 
 /// The fields of an object, read by the rules of the page and not by the sink.

@@ -46,11 +46,13 @@ pub(super) fn verdict(status: StatusCode, headers: &HeaderMap, body: &str, lines
     }
     match status.as_u16() {
         413 => refused("too_large", status, &said, Culprits::Unknown),
-        400 | 422 => match (said.bound(), said.refusal(lines)) {
-            (Some(kind), _) => fault(kind),
-            (None, Some((class, culprits))) => refused(class, status, &said, culprits),
-            (None, None) => fault(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS")),
-        },
+        code if matches!(code, 400 | 422) || (code == 500 && said.is_unexpected_partial()) => {
+            match (said.bound(), said.refusal(lines)) {
+                (Some(kind), _) => fault(kind),
+                (None, Some((class, culprits))) => refused(class, status, &said, culprits),
+                (None, None) => fault(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS")),
+            }
+        }
         200..=299 => fault(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS")),
         _ => match said.failure().filter(|_| status.is_server_error()) {
             Some(kind) => fault(kind),
@@ -71,14 +73,21 @@ struct Said {
 }
 
 /// How a reason begins that is about lines, and the class of the fault. What follows may be a publisher's own words.
-const ABOUT_LINES: [(&str, &str); 4] = [
-    ("unable to parse '", "unparsable"),
+const ABOUT_LINES: [(&str, &str); 5] = [
+    (UNPARSABLE, "unparsable"),
     ("field type conflict", "field_type_conflict"),
     ("points beyond retention policy", "beyond_retention"),
+    // InfluxDB 2.7: `dropped 4 points outside retention policy of duration …`.
+    ("dropped ", "beyond_retention"),
     ("partial write", "partial_write"),
 ];
-/// What stands before a reason when other lines were stored; the longer one is InfluxDB 2's.
-const BEFORE_REASON: [&str; 2] = ["failure writing points to database: ", "partial write: "];
+/// Before the text of a line that could not be read.
+const UNPARSABLE: &str = "unable to parse '";
+/// What InfluxDB 2 puts before everything else; older ones answer 500 with it, whatever it was.
+const UNEXPECTED: &str = "unexpected error writing points to database: ";
+const FAILURE: &str = "failure writing points to database: ";
+/// What stands before a reason when other lines were stored.
+const PARTIAL: &str = "partial write: ";
 
 /// GreptimeDB's numbers for what is wrong with what was sent.
 const GREPTIME_REFUSALS: [u64; 6] = [1001, 1004, 2000, 3000, 4002, 4003];
@@ -113,9 +122,20 @@ impl Said {
         http::shortened(&self.message)
     }
 
-    /// Without what stands before it.
+    /// Without what InfluxDB 2 puts before it.
+    fn inner(&self) -> &str {
+        let message = self.message.as_str();
+        [FAILURE, UNEXPECTED].iter().find_map(|before| message.strip_prefix(before)).unwrap_or(message)
+    }
+
+    /// Without all that stands before it.
     fn reason(&self) -> &str {
-        BEFORE_REASON.iter().fold(self.message.as_str(), |rest, before| rest.strip_prefix(before).unwrap_or(rest))
+        let inner = self.inner();
+        inner.strip_prefix(PARTIAL).unwrap_or(inner)
+    }
+
+    fn is_unexpected_partial(&self) -> bool {
+        self.message.strip_prefix(UNEXPECTED).is_some_and(|inner| inner.starts_with(PARTIAL))
     }
 
     /// What a refused request says of the server itself.
@@ -130,7 +150,10 @@ impl Said {
 
     /// The class of the fault and whose it is, when it is about lines.
     fn refusal(&self, lines: &[&str]) -> Option<(&'static str, Culprits)> {
-        let about = [self.reason(), self.message.as_str()];
+        if self.is_field_too_long() {
+            return Some(("field_too_long", self.culprits(lines)));
+        }
+        let about = [self.reason(), self.inner()];
         let begins = |(begin, _): &&(&str, &str)| about.iter().any(|text| text.starts_with(begin));
         if let Some((_, class)) = ABOUT_LINES.iter().find(begins) {
             return Some((class, self.culprits(lines)));
@@ -139,8 +162,16 @@ impl Said {
         greptime.then_some(("refused", Culprits::Unknown))
     }
 
+    /// `input field "{field}" on measurement "{measurement}" is too long, 1048580 > 1048576`
+    fn is_field_too_long(&self) -> bool {
+        let reason = self.reason();
+        reason.starts_with("input field \"") && reason.contains("\" is too long, ")
+    }
+
     fn culprits(&self, lines: &[&str]) -> Culprits {
-        if self.dropped().is_some_and(|dropped| dropped > 0 && dropped >= lines.len()) {
+        // The text of a line may carry a number of its own, and the answer then none.
+        let dropped = if self.reason().starts_with(UNPARSABLE) { None } else { self.dropped() };
+        if dropped.is_some_and(|dropped| dropped > 0 && dropped >= lines.len()) {
             return Culprits::All;
         }
         let named = self.named(lines);
@@ -159,13 +190,12 @@ impl Said {
 
     /// The lines that it could not read: `unable to parse '{line}': {reason}`, one after the other.
     fn named(&self, lines: &[&str]) -> Vec<usize> {
-        const BEFORE: &str = "unable to parse '";
         const AFTER: &str = "': ";
         let mut sorted: Vec<(&str, usize)> = lines.iter().enumerate().map(|(place, line)| (*line, place)).collect();
         sorted.sort_unstable();
         let mut found = Vec::new();
-        for (at, _) in self.message.match_indices(BEFORE) {
-            let rest = &self.message[at + BEFORE.len()..];
+        for (at, _) in self.message.match_indices(UNPARSABLE) {
+            let rest = &self.message[at + UNPARSABLE.len()..];
             // Of the lines with which the rest may begin, the longest is the last one that is not above it.
             let above = sorted.partition_point(|(line, _)| *line <= rest);
             let candidate = above.checked_sub(1).map(|below| sorted[below]);
@@ -178,11 +208,17 @@ impl Said {
         found
     }
 
-    /// `input field "{field}" on measurement "{measurement}" is type {type}, already exists as type …`
+    /// `field type conflict: input field "{field}" on measurement "{measurement}" is type {type}, already exists as
+    /// type …`. Names are not escaped there: where they could be cut in two ways, it is nobody's fault yet.
     fn conflict(&self) -> Option<Culprits> {
-        let (_, rest) = self.message.split_once("input field \"")?;
-        let (names, rest) = rest.split_once("\" is type ")?;
-        let (field, measurement) = names.split_once("\" on measurement \"")?;
+        const IS_TYPE: &str = "\" is type ";
+        const ON_MEASUREMENT: &str = "\" on measurement \"";
+        let rest = self.reason().strip_prefix("field type conflict: input field \"")?;
+        let (names, rest) = rest.split_once(IS_TYPE)?;
+        let (field, measurement) = names.split_once(ON_MEASUREMENT)?;
+        if rest.contains(IS_TYPE) || names.find(ON_MEASUREMENT) != names.rfind(ON_MEASUREMENT) {
+            return None;
+        }
         let (type_name, _) = rest.split_once(", already exists as type ")?;
         Some(Culprits::Conflicting {
             measurement: measurement.to_owned(),

@@ -55,6 +55,10 @@ pub(super) fn fields(
             push_value(&mut found, name, value, integers)?;
         }
     }
+    if let Some(number) = beyond_64_bits(text) {
+        let message = format!("the payload has {number}, which 64 bits do not hold");
+        return Err(RecordFault::offline("number_out_of_range", message));
+    }
     if found.is_empty() {
         return Err(RecordFault::offline(
             "no_fields",
@@ -107,6 +111,41 @@ fn number_value(name: &str, number: &Number, integers: Integers) -> Result<Field
         Integers::Float if whole as f64 as i128 == whole => Ok(FieldValue::Float(number.to_string())),
         Integers::Float => Err(out_of_range("a float would round")),
     }
+}
+
+/// The first whole number in a JSON text, also inside its arrays, that is too large for 64 bits: reading makes a rounded
+/// float of it and says nothing.
+fn beyond_64_bits(json: &str) -> Option<&str> {
+    let mut rest = json;
+    while let Some(at) = rest.find(|character: char| matches!(character, '"' | '-' | '0'..='9')) {
+        rest = &rest[at..];
+        if let Some(text) = rest.strip_prefix('"') {
+            rest = after_text(text);
+            continue;
+        }
+        let is_after = |character: char| !matches!(character, '-' | '+' | '.' | 'e' | 'E' | '0'..='9');
+        let (number, after) = rest.split_at(rest.find(is_after).unwrap_or(rest.len()));
+        let is_whole = !number.contains(['.', 'e', 'E']);
+        if is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+            return Some(number);
+        }
+        rest = after;
+    }
+    None
+}
+
+/// What follows the quotation mark at the end of a JSON text's string.
+fn after_text(text: &str) -> &str {
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return &text[at + 1..],
+            _ => {}
+        }
+    }
+    ""
 }
 
 fn text_value(name: &str, text: String) -> Result<FieldValue, RecordFault> {
@@ -165,6 +204,16 @@ mod tests {
             "big=9007199254740992 nano=1700000000000000000",
         );
         check(r#"{"big":9007199254740993}"#, Integers::Integer, "big=9007199254740993i");
+        check(
+            r#"{"m":[18446744073709551615,-9223372036854775808],"f":0.10000000000000000000000,"1e":-0}"#,
+            Integers::Float,
+            r#"m="[18446744073709551615,-9223372036854775808]" f=0.1 1e=-0.0"#,
+        );
+        check(
+            r#"{"s":"x\" 99999999999999999999","99999999999999999999":"\\"}"#,
+            Integers::Float,
+            r#"s="x\" 99999999999999999999" 99999999999999999999="\\""#,
+        );
     }
 
     #[test]
@@ -187,5 +236,15 @@ mod tests {
         refused(b"{\"a\":9007199254740993}", Integers::Float, "number_out_of_range");
         refused(b"{\"a\":-9007199254740993}", Integers::Float, "number_out_of_range");
         refused(b"{\"a\":9223372036854775808}", Integers::Integer, "number_out_of_range");
+        for integers in [Integers::Float, Integers::Integer] {
+            for payload in [
+                r#"{"a":18446744073709551616}"#,
+                r#"{"a":-9223372036854775809}"#,
+                r#"{"a":{"b":100000000000000000000}}"#,
+                r#"{"s":"\"","a":[1,{"b":[18446744073709551616]}]}"#,
+            ] {
+                refused(payload.as_bytes(), integers, "number_out_of_range");
+            }
+        }
     }
 }

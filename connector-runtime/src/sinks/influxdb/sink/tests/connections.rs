@@ -63,6 +63,18 @@ async fn a_rotated_password_is_read_again() {
 }
 
 #[tokio::test]
+async fn a_login_in_the_address_is_refused() {
+    let base = json!({"version": "v1", "database": "d", "measurement": "m"});
+    for server in ["http://u:p@127.0.0.1:1", "http://u@127.0.0.1:1", "http://:p@127.0.0.1:1"] {
+        let mut config = base.clone();
+        config["server"] = server.into();
+        let fault = node().open("points", "influxdb", config).await.err().expect("is refused");
+        assert_eq!(fault.kind, TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), "{server}");
+        assert!(fault.message.contains("user or password"), "{server}: {}", fault.message);
+    }
+}
+
+#[tokio::test]
 async fn a_denied_network_is_not_reached() {
     let server = server().await;
     let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.0/8", "::1/128"]);

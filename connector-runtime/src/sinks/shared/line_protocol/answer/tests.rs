@@ -68,6 +68,36 @@ fn what_is_too_old_is_the_records_fault() {
 }
 
 #[test]
+fn what_influxdb_2_says_of_lines_is_the_records_fault() {
+    const BEFORE: &str = "failure writing points to database: partial write: ";
+    let said = |message: &str| json!({"code": "unprocessable entity", "message": message});
+    let old = |dropped: u32| {
+        let point = "home,room=Living\\ Room at 1970-01-01T00:00:01.541Z dropped because it violates a Retention Policy \
+                     Lower Bound at 2025-05-20T19:06:17.612973Z";
+        said(&format!(
+            "{BEFORE}dropped {dropped} points outside retention policy of duration 24h0m0s - oldest point {point}, \
+             newest point {point} dropped={dropped} for database: 9f282d63c7d3a5c0 for retention policy: autogen"
+        ))
+    };
+    assert_eq!(culprits(422, &old(2)), ("beyond_retention".to_owned(), Culprits::Unknown));
+    assert_eq!(culprits(422, &old(3)), ("beyond_retention".to_owned(), Culprits::All));
+    let too_long = "input field \"x\" on measurement \"m\" is too long, 1048580 > 1048576";
+    for message in [too_long.to_owned(), format!("{BEFORE}{too_long} dropped=1"), format!("{PARTIAL}{too_long}")] {
+        assert_eq!(culprits(422, &said(&message)), ("field_too_long".to_owned(), Culprits::Unknown), "{message}");
+    }
+    let (class, _) = culprits(422, &said(&format!("{BEFORE}a reason that is not listed dropped=1")));
+    assert_eq!(class, "partial_write");
+    // Older ones.
+    let unexpected = |dropped: u32| {
+        let reason = "partial write: points beyond retention policy";
+        let message = format!("unexpected error writing points to database: {reason} dropped={dropped}");
+        json!({"code": "internal error", "message": message})
+    };
+    assert_eq!(culprits(500, &unexpected(1)), ("beyond_retention".to_owned(), Culprits::Unknown));
+    assert_eq!(culprits(500, &unexpected(3)), ("beyond_retention".to_owned(), Culprits::All));
+}
+
+#[test]
 fn faults_of_the_server_are_not_the_records() {
     let error = |text: &str| json!({"error": text}).to_string();
     let refuses = TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS");
@@ -80,6 +110,7 @@ fn faults_of_the_server_are_not_the_records() {
         (500, error("hinted handoff queue not empty"), TargetFaultKind::Down),
         (500, error("retention policy not found: x"), TargetFaultKind::Missing),
         (500, error("timeout"), TargetFaultKind::Down),
+        (500, error("unexpected error writing points to database: timeout"), TargetFaultKind::Down),
         (400, error("database is required"), refuses),
         (400, "<html>bad request</html>".to_owned(), refuses),
         (200, "<html>log in first</html>".to_owned(), refuses),
@@ -102,6 +133,24 @@ fn words_of_a_publisher_say_nothing_of_the_server() {
     let line = "m,topic=max-series-per-database\\ limit\\ exceeded,partial\\ write:\\ shard\\ 1 t=1 1";
     let (class, _) = culprits(400, &json!({"error": format!("unable to parse '{line}': bad timestamp")}));
     assert_eq!(class, "unparsable");
+}
+
+#[test]
+fn words_of_a_publisher_blame_nobody_else() {
+    let read = format!("unable to parse '{}': bad timestamp", LINES[1]);
+    let error = format!("{read}\nunable to parse 'm,topic=x t=\"a dropped=99999\" x': bad timestamp");
+    assert_eq!(culprits(400, &json!({"error": error})).1, Culprits::Lines(vec![1]));
+    let is_float = "is type string, already exists as type float";
+    let of_another = format!("t\" on measurement \"m\" {is_float}");
+    for (field, measurement) in
+        [(&*of_another, "m"), ("t", &*of_another), ("t\" on measurement \"m", "m"), ("t\" on measurement ", "m")]
+    {
+        let names = format!("input field \"{field}\" on measurement \"{measurement}\"");
+        let conflict = format!("partial write: field type conflict: {names} {is_float} dropped=1");
+        assert_eq!(culprits(400, &json!({"error": conflict})).1, Culprits::Unknown, "{conflict}");
+        let too_long = format!("partial write: {names} is too long, 1048580 > 1048576 dropped=1");
+        assert_eq!(culprits(400, &json!({"error": too_long})).1, Culprits::Unknown, "{too_long}");
+    }
 }
 
 #[test]
