@@ -47,7 +47,7 @@ impl VictoriaMetrics {
         format!("http://127.0.0.1:{}", self.put_port)
     }
 
-    pub fn port(&self) -> u16 {
+    pub fn put_port(&self) -> u16 {
         self.put_port
     }
 

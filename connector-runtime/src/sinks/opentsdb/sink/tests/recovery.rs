@@ -100,7 +100,7 @@ async fn a_slow_server_is_given_up_once_and_an_abort_is_at_once() {
     assert!((1_000..3_500).contains(&took.as_millis()), "a late answer is not tried again: {took:?}");
     let sink = open(&server.url(), &json!({"timeout_secs": 300})).await;
     let (outcomes, aborted) = tokio::join!(async { (deliver(&*sink, &records).await, Instant::now()) }, async {
-        double::until("the request waits at the server", || ports::holds_unread(server.port())).await;
+        double::until("the request waits at the server", || ports::holds_unread(server.put_port())).await;
         let aborted = Instant::now();
         sink.abort();
         aborted
