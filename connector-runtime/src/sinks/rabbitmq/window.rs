@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use amq_protocol::frame::AMQPContentHeader;
 use amq_protocol::protocol::basic;
+use amq_protocol::types::ShortString;
 use api_types::RecordId;
 use tokio::time::Instant;
 
@@ -68,6 +69,8 @@ struct Flight {
     id: RecordId,
     place: Place,
     body_bytes: u64,
+    /// Where the record has a part in it.
+    own_key: Option<ShortString>,
     since: Instant,
     /// The server could not route it, in its own words.
     returned: Option<Arc<str>>,
@@ -147,7 +150,14 @@ impl Window {
             return;
         }
         channel.tag += 1;
-        let flight = Flight { id: publish.id, place, body_bytes: publish.body_bytes(), since: now, returned: None };
+        let flight = Flight {
+            id: publish.id,
+            place,
+            body_bytes: publish.body_bytes(),
+            own_key: publish.own_key.clone(),
+            since: now,
+            returned: None,
+        };
         channel.flights.insert(channel.tag, flight);
         self.unconfirmed += 1;
     }
@@ -218,12 +228,11 @@ impl Window {
         let Some(channel) = self.channel(channel) else { return };
         let flights = std::mem::take(channel).flights;
         self.unconfirmed -= flights.len();
-        let size = close.too_large_bytes();
-        let culprit = flights.iter().find(|(_, flight)| Some(flight.body_bytes) == size).map(|(tag, _)| *tag);
+        let culprit = culprit(&flights, close);
         for (tag, flight) in flights {
             let outcome = match culprit {
-                Some(culprit) if culprit == tag => {
-                    Outcome::RecordFault(RecordFault::refused("message_too_large", close.says("the channel")))
+                Some((culprit, class)) if culprit == tag => {
+                    Outcome::RecordFault(RecordFault::refused(class, close.says("the channel")))
                 }
                 Some(_) => Outcome::TargetFault(TargetFault {
                     reopen: false,
@@ -279,6 +288,22 @@ impl Channel {
             flight.returned = Some(returning.words);
         }
     }
+}
+
+/// The one message that cost the channel, where the server names it, and the class of its fault. A routing key that is
+/// the same for all is nobody's own.
+fn culprit(flights: &BTreeMap<u64, Flight>, close: &Close) -> Option<(u64, &'static str)> {
+    let (bytes, key) = (close.too_large_bytes(), close.refused_routing_key());
+    flights.iter().find_map(|(tag, flight)| {
+        let own_key = flight.own_key.as_ref().map(ShortString::as_str);
+        if bytes == Some(flight.body_bytes) {
+            Some((*tag, "message_too_large"))
+        } else if key.is_some() && own_key == key {
+            Some((*tag, "routing_key_refused"))
+        } else {
+            None
+        }
+    })
 }
 
 fn channel_id(index: usize) -> Option<u16> {

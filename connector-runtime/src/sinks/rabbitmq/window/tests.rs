@@ -241,6 +241,32 @@ fn what_is_blocked_is_answered_and_its_late_confirms_are_nobodys() {
 }
 
 #[test]
+fn a_routing_key_that_is_refused_is_the_fault_of_the_record_that_has_it() {
+    let text = "ACCESS_REFUSED - access to topic 'other.x' in exchange 'e' in vhost '/' refused for user 'u'";
+    for (routing_key, expect) in [
+        ("${topic}", ["interrupted", "routing_key_refused", "interrupted", "interrupted"]),
+        // The same for all of them.
+        ("other.x", ["target_permission"; 4]),
+        // None of them has it.
+        ("${topic}.y", ["target_permission"; 4]),
+    ] {
+        let publisher = publisher(&json!({"routing_key": routing_key}));
+        let publish = |(number, topic): (u64, &str)| {
+            let mut record = record(number, "x");
+            record.message.topic = topic.to_owned();
+            publisher.publish(&record).expect("can be sent")
+        };
+        let mut window = window(true, 1);
+        let (done, mut answer) = oneshot::channel();
+        let topics = (1..).zip(["own.x", "other.x", "other.x", "own.y"]);
+        window.take(Run { publishes: topics.map(publish).collect(), done });
+        window.fill(&mut Outbox::default(), Instant::now());
+        window.channel_closed(CHANNEL, &close(403, text));
+        assert_eq!(classes(&mut answer), expect, "{routing_key}");
+    }
+}
+
+#[test]
 fn a_record_that_is_refused_holds_what_was_not_yet_sent_behind_it() {
     let mut window = window(true, 1);
     let (run, mut answer) = run(&[(1, 1), (2, 70_000), (3, 1)]);
