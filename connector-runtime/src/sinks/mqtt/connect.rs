@@ -93,6 +93,7 @@ impl Dialer {
                 host: server.host,
                 tls,
                 deny_networks,
+                is_patient: false,
                 aborted,
             },
             connect_timeout: Duration::from_secs(config.connect_timeout_secs),

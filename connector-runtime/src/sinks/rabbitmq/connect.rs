@@ -19,7 +19,8 @@ use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::chain;
 use crate::sinks::shared::stream::{Route, Stream, broken};
 
-/// Before both ends have agreed on more; RabbitMQ's own properties take a third of it.
+/// Before both ends have agreed on more, and the least that they may agree on; RabbitMQ's own properties take a third of
+/// it.
 const FIRST_FRAME_BYTES_MAX: usize = 4_096;
 /// Each is a process of its own at the server, so that several cores work for one connector. More gain nothing.
 const CHANNELS_MAX: u16 = 8;
@@ -86,6 +87,12 @@ impl Dialer {
         talk.is_logged_in = true;
         let tuned = self.tuned(&tune);
         talk.frame_bytes_max = frame_bytes_max(tuned.frame_max);
+        if talk.frame_bytes_max < FIRST_FRAME_BYTES_MAX {
+            let bytes = tuned.frame_max;
+            return Err(down(format!(
+                "the server takes frames of {bytes} bytes at most; AMQP 0-9-1 asks for {FIRST_FRAME_BYTES_MAX}"
+            )));
+        }
         let open = connection::Open { virtual_host: self.virtual_host.clone() };
         let (channels, heartbeat) = (tuned.channel_max.min(CHANNELS_MAX), tuned.heartbeat);
         talk.say(0, AMQPClass::Connection(connection::AMQPMethod::TuneOk(tuned))).await?;

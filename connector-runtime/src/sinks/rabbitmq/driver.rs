@@ -56,9 +56,9 @@ impl Blocked {
         now >= self.since + BLOCKED_WITHIN
     }
 
-    fn outcome(&self) -> Outcome {
+    fn fault(&self) -> TargetFault {
         let message = format!("the server blocks publishers: {}", self.reason);
-        Outcome::TargetFault(TargetFault::new(TargetFaultKind::Full, message))
+        TargetFault::new(TargetFaultKind::Full, message)
     }
 }
 
@@ -184,7 +184,9 @@ impl Traffic {
     fn end(&mut self, fault: TargetFault) {
         self.out = Outbox::default();
         self.blocked = None;
-        if !self.confirms && self.window.is_idle() && fault.kind != TargetFaultKind::Down {
+        // Neither a server that is gone nor one that has no room has refused what it took.
+        let is_refusal = !matches!(fault.kind, TargetFaultKind::Down | TargetFaultKind::Full);
+        if !self.confirms && self.window.is_idle() && is_refusal {
             self.unheard = Some(fault.clone());
         }
         self.window.end_all(&Outcome::TargetFault(fault));
@@ -235,7 +237,7 @@ impl Traffic {
 
     fn take(&mut self, run: Run, now: Instant) {
         if let Some(blocked) = self.blocked.as_ref().filter(|blocked| blocked.is_long(now)) {
-            run.answer(&blocked.outcome());
+            run.answer(&Outcome::TargetFault(blocked.fault()));
         } else if let Some(fault) = self.unheard.take() {
             run.answer(&Outcome::TargetFault(fault));
         } else {
@@ -277,11 +279,15 @@ impl Traffic {
         }
         match &self.blocked {
             Some(blocked) if blocked.is_long(now) => {
-                let outcome = blocked.outcome();
+                let fault = blocked.fault();
+                let outcome = Outcome::TargetFault(fault.clone());
                 self.window.end_unsent(&outcome);
-                // What the server has is its own; it confirms it when the alarm is over, and nobody waits for that.
-                if let Some(before) = now.checked_sub(self.confirm_timeout) {
-                    self.window.end_sent_before(before, &outcome);
+                // What the server has is its own; it confirms it when the alarm is over, and nobody waits for that. What
+                // is still here must not leave then: it is tried again.
+                if let Some(before) = now.checked_sub(self.confirm_timeout)
+                    && self.window.end_sent_before(before, &outcome, self.out.handed_over)
+                {
+                    return Err(Lost::Broken(fault));
                 }
             }
             Some(_) => {}
@@ -323,7 +329,7 @@ impl Traffic {
                 return Err(Lost::Closed(close.of_connection()));
             }
             connection::AMQPMethod::Blocked(blocked) => self.block(blocked.reason.to_string()),
-            connection::AMQPMethod::Unblocked(_) => self.blocked = None,
+            connection::AMQPMethod::Unblocked(_) => self.unblock(),
             _ => {}
         }
         Ok(())
@@ -340,13 +346,13 @@ impl Traffic {
                 self.window.channel_closed(channel, &close);
                 self.answer(channel, channel::AMQPMethod::CloseOk(channel::CloseOk {}), true)
             }
-            channel::AMQPMethod::Flow(flow) => {
-                if flow.active {
-                    self.blocked = None;
-                } else {
-                    self.block("it asks for a pause (channel.flow)".to_owned());
-                }
-                self.answer(channel, channel::AMQPMethod::FlowOk(channel::FlowOk { active: flow.active }), false)
+            channel::AMQPMethod::Flow(flow) if flow.active => {
+                self.answer(channel, channel::AMQPMethod::FlowOk(channel::FlowOk { active: true }), false)
+            }
+            // It has to be obeyed at once, in the middle of what waits for the socket. RabbitMQ never asks for it.
+            channel::AMQPMethod::Flow(_) => {
+                let message = "the server asks for a pause (channel.flow)";
+                return Err(Lost::Broken(TargetFault::new(TargetFaultKind::Full, message)));
             }
             _ => Ok(()),
         };
@@ -354,12 +360,13 @@ impl Traffic {
     }
 
     fn hear_of_message(&mut self, channel: u16, method: basic::AMQPMethod) {
+        let taken = self.out.taken;
         match method {
             basic::AMQPMethod::Ack(ack) => {
-                self.window.confirmed(channel, ack.delivery_tag, ack.multiple, Verdict::Ack);
+                self.window.confirmed(channel, ack.delivery_tag, ack.multiple, Verdict::Ack, taken);
             }
             basic::AMQPMethod::Nack(nack) => {
-                self.window.confirmed(channel, nack.delivery_tag, nack.multiple, Verdict::Nack);
+                self.window.confirmed(channel, nack.delivery_tag, nack.multiple, Verdict::Nack, taken);
             }
             basic::AMQPMethod::Return(method) => self.window.returned(channel, &method),
             _ => {}
@@ -380,6 +387,13 @@ impl Traffic {
 
     fn block(&mut self, reason: String) {
         self.blocked.get_or_insert_with(|| Blocked { reason, since: Instant::now() });
+    }
+
+    /// Nothing is late for the time of the alarm.
+    fn unblock(&mut self) {
+        if let Some(blocked) = self.blocked.take() {
+            self.window.shift(blocked.since.elapsed().min(self.confirm_timeout));
+        }
     }
 }
 

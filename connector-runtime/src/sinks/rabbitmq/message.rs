@@ -43,6 +43,8 @@ pub(super) struct Publish {
     pub(super) id: RecordId,
     /// The same for all messages of one publisher on one topic, which must stay in their order.
     pub(super) lane: u64,
+    /// Where the record has a part in it.
+    pub(super) own_key: Option<ShortString>,
     head: Head,
     body: Bytes,
 }
@@ -98,9 +100,11 @@ impl Publisher {
             PayloadFormat::Raw => record.message.payload.clone(),
             PayloadFormat::Envelope => envelope(record).to_string().into(),
         };
+        let routing_key = short("routing_key_too_long", "the routing key", routing_key)?;
+        let own_key = (!self.routing_key.is_literal()).then(|| routing_key.clone());
         let method = basic::Publish {
             exchange: self.exchange.clone(),
-            routing_key: short("routing_key_too_long", "the routing key", routing_key)?,
+            routing_key,
             mandatory: self.is_mandatory,
             immediate: false,
         };
@@ -108,7 +112,7 @@ impl Publisher {
         let header = AMQPContentHeader { class_id: CLASS_BASIC, body_size: body.len() as u64, properties };
         let head =
             Head::new(method, header).map_err(|error| RecordFault::offline("cannot_be_encoded", error.to_string()))?;
-        Ok(Publish { id: record.id, lane: lane(&record.message), head, body })
+        Ok(Publish { id: record.id, lane: lane(&record.message), own_key, head, body })
     }
 
     fn properties(&self, record: &Record) -> Result<BasicProperties, RecordFault> {
@@ -340,6 +344,16 @@ pub(super) mod tests {
         assert_eq!(serde_json::from_slice::<Value>(&body).expect("is JSON")["payload"], "x");
         assert_eq!(properties.content_type(), &Some("application/json".into()));
         assert!(!method.mandatory, "nobody waits for what comes back");
+    }
+
+    #[test]
+    fn a_routing_key_that_is_the_same_for_all_is_no_records_own() {
+        let own_key = |routing_key: &str| {
+            let publish = publisher(&json!({"routing_key": routing_key})).publish(&record(1, "x"));
+            publish.expect("can be carried").own_key
+        };
+        assert_eq!(own_key("${topic[1]}.x"), Some("one.x".into()));
+        assert_eq!((own_key("fixed"), own_key("")), (None, None));
     }
 
     #[test]

@@ -47,6 +47,17 @@ impl Close {
         }
     }
 
+    /// The routing key for which the channel was closed, where the user may write to the exchange, but not with this key.
+    /// Publishers may choose it, so that it may hold any words of the text; one that is cut is not known.
+    pub(super) fn refused_routing_key(&self) -> Option<&str> {
+        if self.code != ACCESS_REFUSED {
+            return None;
+        }
+        let (_, rest) = self.text.split_once("access to topic '")?;
+        let (key, rest) = rest.strip_suffix('\'')?.rsplit_once("' in exchange '")?;
+        rest.contains("' refused for user '").then_some(key)
+    }
+
     fn kind(&self) -> TargetFaultKind {
         match self.code {
             INVALID_PATH | NOT_FOUND => TargetFaultKind::Missing,
@@ -127,5 +138,29 @@ mod tests {
         assert_eq!(of("PRECONDITION_FAILED - message size ? is larger than max size 1"), None);
         assert_eq!(of("PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'x'"), None);
         assert_eq!(close(404, "message size 1 is larger than max size 0").too_large_bytes(), None);
+    }
+
+    #[test]
+    fn a_routing_key_that_is_refused_is_told_by_its_words() {
+        let of = |code, text: &str| close(code, text).refused_routing_key().map(str::to_owned);
+        let refused = |key: &str| {
+            format!("ACCESS_REFUSED - access to topic '{key}' in exchange 'e' in vhost '/' refused for user 'u'")
+        };
+        for key in ["other.x", "", "it's", "a' in exchange 'e' in vhost '/' refused for user 'u", "access to topic 'b"]
+        {
+            assert_eq!(of(403, &refused(key)).as_deref(), Some(key));
+            assert_eq!(of(404, &refused(key)), None);
+        }
+        let newer = "ACCESS_REFUSED - write access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'";
+        assert_eq!(of(403, newer).as_deref(), Some("k"));
+        // The server ends a text of more than 255 bytes with three dots.
+        for key in ["k".repeat(180), "k".repeat(255), "' in exchange 'e' in vhost '/' refused for user 'u'".repeat(5)] {
+            let mut cut = refused(&key);
+            cut.truncate(252);
+            cut.push_str("...");
+            assert_eq!(of(403, &cut), None, "{cut}");
+        }
+        assert_eq!(of(403, "ACCESS_REFUSED - access to exchange 'x' in vhost '/' refused for user 'u'"), None);
+        assert_eq!(of(403, "ACCESS_REFUSED - access to topic '"), None);
     }
 }

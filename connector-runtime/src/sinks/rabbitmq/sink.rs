@@ -66,6 +66,8 @@ async fn dialer(
             port: config.port,
             tls,
             deny_networks: context.deny_networks.clone(),
+            // Without heartbeats nothing else misses a server that vanished.
+            is_patient: config.heartbeat_secs > 0,
             aborted: signals.aborted.clone(),
         },
         connect_timeout: Duration::from_secs(config.connection_timeout_secs),

@@ -8,9 +8,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use amq_protocol::frame::AMQPContentHeader;
 use amq_protocol::protocol::basic;
+use amq_protocol::types::ShortString;
 use api_types::RecordId;
 use tokio::time::Instant;
 
@@ -68,6 +70,10 @@ struct Flight {
     id: RecordId,
     place: Place,
     body_bytes: u64,
+    /// Where the record has a part in it.
+    own_key: Option<ShortString>,
+    /// Where it ends in the bytes of this connection.
+    end: u64,
     since: Instant,
     /// The server could not route it, in its own words.
     returned: Option<Arc<str>>,
@@ -147,7 +153,15 @@ impl Window {
             return;
         }
         channel.tag += 1;
-        let flight = Flight { id: publish.id, place, body_bytes: publish.body_bytes(), since: now, returned: None };
+        let flight = Flight {
+            id: publish.id,
+            place,
+            body_bytes: publish.body_bytes(),
+            own_key: publish.own_key.clone(),
+            end: out.end(),
+            since: now,
+            returned: None,
+        };
         channel.flights.insert(channel.tag, flight);
         self.unconfirmed += 1;
     }
@@ -166,15 +180,21 @@ impl Window {
         oldest.chain(self.handed.front().map(|handed| handed.since)).min()
     }
 
-    /// `multiple`: the same for all before it; 0 is all that there are.
-    pub(super) fn confirmed(&mut self, channel: u16, tag: u64, multiple: bool, verdict: Verdict) {
+    /// For so long nobody could have answered, and nothing could leave.
+    pub(super) fn shift(&mut self, by: Duration) {
+        for flight in self.channels.iter_mut().flat_map(|channel| channel.flights.values_mut()) {
+            flight.since += by;
+        }
+        for handed in &mut self.handed {
+            handed.since += by;
+        }
+    }
+
+    /// `multiple`: the same for all before it; 0 is all that there are. `taken` are the bytes that may have left: nothing
+    /// behind them is confirmed, whatever the server says.
+    pub(super) fn confirmed(&mut self, channel: u16, tag: u64, multiple: bool, verdict: Verdict, taken: u64) {
         let Some(channel) = self.channel(channel) else { return };
-        let confirmed = if !multiple {
-            channel.flights.remove(&tag).into_iter().collect()
-        } else {
-            let later = if tag == 0 { BTreeMap::new() } else { channel.flights.split_off(&(tag + 1)) };
-            std::mem::replace(&mut channel.flights, later).into_values().collect::<Vec<_>>()
-        };
+        let confirmed = channel.take_confirmed(tag, multiple, taken);
         self.unconfirmed -= confirmed.len();
         for flight in confirmed {
             let outcome = match (verdict, flight.returned) {
@@ -218,12 +238,11 @@ impl Window {
         let Some(channel) = self.channel(channel) else { return };
         let flights = std::mem::take(channel).flights;
         self.unconfirmed -= flights.len();
-        let size = close.too_large_bytes();
-        let culprit = flights.iter().find(|(_, flight)| Some(flight.body_bytes) == size).map(|(tag, _)| *tag);
+        let culprit = culprit(&flights, close);
         for (tag, flight) in flights {
             let outcome = match culprit {
-                Some(culprit) if culprit == tag => {
-                    Outcome::RecordFault(RecordFault::refused("message_too_large", close.says("the channel")))
+                Some((culprit, class)) if culprit == tag => {
+                    Outcome::RecordFault(RecordFault::refused(class, close.says("the channel")))
                 }
                 Some(_) => Outcome::TargetFault(TargetFault {
                     reopen: false,
@@ -243,18 +262,24 @@ impl Window {
         }
     }
 
-    /// What the server has for longer than this, or may have: its answer comes too late for anybody.
-    pub(super) fn end_sent_before(&mut self, before: Instant, outcome: &Outcome) {
+    /// What the server has for longer than this, or may have: its answer comes too late for anybody. Whether some of it
+    /// has not left, with so many bytes `handed_over`: it would still leave.
+    pub(super) fn end_sent_before(&mut self, before: Instant, outcome: &Outcome, handed_over: u64) -> bool {
         let late = |since: Instant| since <= before;
+        let mut is_some_here = false;
         for channel in &mut self.channels {
             while let Some(entry) = channel.flights.first_entry().filter(|entry| late(entry.get().since)) {
-                self.runs.settle(entry.remove().place, outcome.clone());
+                let flight = entry.remove();
+                is_some_here |= flight.end > handed_over;
+                self.runs.settle(flight.place, outcome.clone());
                 self.unconfirmed -= 1;
             }
         }
         while let Some(handed) = self.handed.pop_front_if(|handed| late(handed.since)) {
+            is_some_here |= handed.end > handed_over;
             self.runs.settle(handed.place, outcome.clone());
         }
+        is_some_here
     }
 
     /// Everything that has no outcome yet gets this one. The connection is lost.
@@ -271,6 +296,18 @@ impl Window {
 }
 
 impl Channel {
+    fn take_confirmed(&mut self, tag: u64, multiple: bool, taken: u64) -> Vec<Flight> {
+        let has_left = |flight: &Flight| flight.end <= taken;
+        if !multiple {
+            let is_known = self.flights.get(&tag).is_some_and(has_left);
+            return if is_known { self.flights.remove(&tag).into_iter().collect() } else { Vec::new() };
+        }
+        let is_later = |at: u64| tag != 0 && at > tag;
+        let later = self.flights.iter().find(|(at, flight)| is_later(**at) || !has_left(flight)).map(|(at, _)| *at);
+        let later = later.map(|at| self.flights.split_off(&at)).unwrap_or_default();
+        std::mem::replace(&mut self.flights, later).into_values().collect()
+    }
+
     /// Messages come back in the order in which they were sent, so the first one that fits is near.
     fn end_return(&mut self) {
         let Some(returning) = self.returning.take_if(|returning| returning.bytes_left == 0) else { return };
@@ -279,6 +316,22 @@ impl Channel {
             flight.returned = Some(returning.words);
         }
     }
+}
+
+/// The one message that cost the channel, where the server names it, and the class of its fault. A routing key that is
+/// the same for all is nobody's own.
+fn culprit(flights: &BTreeMap<u64, Flight>, close: &Close) -> Option<(u64, &'static str)> {
+    let (bytes, key) = (close.too_large_bytes(), close.refused_routing_key());
+    flights.iter().find_map(|(tag, flight)| {
+        let own_key = flight.own_key.as_ref().map(ShortString::as_str);
+        if bytes == Some(flight.body_bytes) {
+            Some((*tag, "message_too_large"))
+        } else if key.is_some() && own_key == key {
+            Some((*tag, "routing_key_refused"))
+        } else {
+            None
+        }
+    })
 }
 
 fn channel_id(index: usize) -> Option<u16> {

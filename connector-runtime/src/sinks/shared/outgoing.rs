@@ -27,13 +27,20 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     pub(crate) fn new(stream: TcpStream, aborted: CancellationToken) -> io::Result<Self> {
+        let outgoing = Self::patient(stream, aborted)?;
+        SockRef::from(&outgoing.stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+        Ok(outgoing)
+    }
+
+    /// For a target that may take nothing for long and is there: a window of zero counts as unacknowledged as well. The
+    /// sink itself has to miss a target that vanished.
+    pub(crate) fn patient(stream: TcpStream, aborted: CancellationToken) -> io::Result<Self> {
         let socket = SockRef::from(&stream);
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_RETRIES);
         socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
         Ok(Self { stream, aborted })
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Route {
     pub(crate) port: u16,
     pub(crate) tls: Option<Tls>,
     pub(crate) deny_networks: Arc<[Network]>,
+    /// The target may take nothing for long; the sink misses one that vanished by its silence.
+    pub(crate) is_patient: bool,
     /// With it every socket falls silent.
     pub(crate) aborted: CancellationToken,
 }
@@ -48,7 +50,8 @@ impl Route {
     /// Bounded by the caller.
     pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, TargetFault> {
         let tcp = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
-        let tcp = Outgoing::new(tcp, self.aborted.clone()).map_err(|error| broken(&error))?;
+        let outgoing = if self.is_patient { Outgoing::patient } else { Outgoing::new };
+        let tcp = outgoing(tcp, self.aborted.clone()).map_err(|error| broken(&error))?;
         match &self.tls {
             Some(Tls { connector, name }) => {
                 Ok(Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| broken(&error))?))
