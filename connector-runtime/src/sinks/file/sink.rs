@@ -186,10 +186,7 @@ fn io_kind(error: &io::Error) -> TargetFaultKind {
             TargetFaultKind::Full
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => TargetFaultKind::Permission,
-        // The last one: a file stands where a folder should be made.
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            TargetFaultKind::Missing
-        }
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => TargetFaultKind::Missing,
         _ => TargetFaultKind::Down,
     }
 }

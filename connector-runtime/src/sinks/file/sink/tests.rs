@@ -324,20 +324,6 @@ async fn paths_outside_are_blocked_with_their_reason() {
 }
 
 #[tokio::test]
-async fn a_file_where_a_folder_should_be_is_a_missing_target() {
-    let folder = folder();
-    let in_the_way = folder.file();
-    fs::create_dir(&folder.path).expect("makes the root");
-    fs::write(&in_the_way, "a line\n").expect("writes");
-    for below in ["out.log", "deep/out.log"] {
-        let config = json!({"local_file_path": in_the_way.join(below)});
-        let fault = folder.node.open("a", "file", config).await.err().expect("does not open");
-        assert_eq!(fault.kind, TargetFaultKind::Missing, "{below}: {fault:?}");
-    }
-    assert_eq!(fs::read_to_string(&in_the_way).expect("is still there"), "a line\n");
-}
-
-#[tokio::test]
 async fn a_full_disk_is_the_targets_fault() {
     // The kernel's own full device.
     let node = TestNode::new(&[PathBuf::from("/dev")], PathBuf::from("/nowhere"), &[]);
