@@ -183,6 +183,7 @@ pub(crate) fn shortened(text: &str) -> String {
 pub(crate) struct Unanswered {
     pub(crate) fault: TargetFault,
     /// The connection could not be made or broke off: another one may do better.
+    #[cfg_attr(not(feature = "opentsdb"), allow(dead_code))]
     pub(crate) lost: bool,
 }
 
