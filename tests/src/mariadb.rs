@@ -182,6 +182,8 @@ fn spawn(folder: &Path, port: u16, options: &MariaDbOptions, certificates: Optio
 fn server(settings: &Path, data: &Path) -> Command {
     let mut command = Command::new(program());
     command.arg(format!("--defaults-file={}", settings.display())).arg(format!("--datadir={}", data.display()));
+    // A server that starts clears the temporary tables of all others away that share its folder for them.
+    command.arg(format!("--tmpdir={}", data.parent().unwrap_or(data).display()));
     command
 }
 
