@@ -14,6 +14,8 @@ use crate::shapes::Shape;
 
 const BATCH_RECORDS: u64 = 500;
 const BATCHES_IN_FLIGHT: u64 = 4;
+/// A command is held in three forms on its way, outside of the budget: what counts here is that it is bounded.
+const BATCH_BYTES: u64 = 1 << 20;
 
 const REFUSED: Refused = Refused {
     class: "redis_wrongtype",
@@ -99,6 +101,7 @@ impl Adapter for Redis {
             Safety::Confirmed => {
                 config["batch_records"] = BATCH_RECORDS.into();
                 config["max_in_flight"] = BATCHES_IN_FLIGHT.into();
+                config["batch_bytes"] = BATCH_BYTES.into();
                 config["connect_timeout_ms"] = 2_000.into();
                 config["answer_timeout_ms"] = 5_000.into();
                 // Lost connections are tried again by the pipeline alone, which counts that.
