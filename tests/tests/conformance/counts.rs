@@ -26,6 +26,8 @@ pub struct Counts {
     /// Waiting for a target that stands still.
     pub waiting: u64,
     pub waiting_bytes: usize,
+    /// What the node may grow by beside `connectors.memory_bytes_max`.
+    pub memory_bytes: u64,
     /// For whatever a case waits for.
     pub limit: Duration,
 }
@@ -56,6 +58,8 @@ impl Counts {
             removal: 2_000,
             waiting: 12_000,
             waiting_bytes: 10_000,
+            // Two kinds at a time, just started: the store of the queues and the allocator have not settled.
+            memory_bytes: 96 << 20,
             limit: Duration::from_secs(60),
         }
     }
@@ -75,6 +79,7 @@ impl Counts {
             removal: 10_000,
             waiting: 100_000,
             waiting_bytes: 4_000,
+            memory_bytes: 64 << 20,
             limit: Duration::from_secs(300),
         }
     }

@@ -10,8 +10,6 @@ use crate::adapter::Adapter;
 use crate::report::{Measured, Verdict};
 use crate::stage::{Ending, MEMORY_BYTES_MAX, Stage};
 
-/// Beside `connectors.memory_bytes_max`.
-const GROWTH_BYTES_MAX: u64 = MEMORY_BYTES_MAX + (64 << 20);
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 const PUBLISHERS: u64 = 2;
 
@@ -25,8 +23,9 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let mut published = tests::publisher::finish_all(warm, stage.counts.limit).await?;
     stage.sent_at_least(&connected.name, stage.counts.waiting / 2).await?;
     let before = stage.cluster.nodes[0].process()?.resident_bytes()?;
+    let growth_max = MEMORY_BYTES_MAX + stage.counts.memory_bytes;
     let waiting_bytes = stage.counts.waiting * stage.counts.waiting_bytes as u64;
-    ensure!(waiting_bytes > GROWTH_BYTES_MAX, "{waiting_bytes} bytes would fit into memory anyway");
+    ensure!(waiting_bytes > growth_max, "{waiting_bytes} bytes would fit into memory anyway");
 
     stage.adapter.pause()?;
     let publishers = publishers(stage, "waiting", stage.counts.waiting);
@@ -43,12 +42,12 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     most = most.max(most_later);
     ensure!(ledger.sent == queued && ledger.queued == queued, "{queued} were acknowledged: {ledger:?}");
     let growth = most.saturating_sub(before);
-    ensure!(growth < GROWTH_BYTES_MAX, "{} MiB before, {} MiB at most", before >> 20, most >> 20);
+    ensure!(growth < growth_max, "{} MiB before, {} MiB at most", before >> 20, most >> 20);
     let note = format!(
         "{} MB waited, the node grew by {} of at most {} MiB",
         waiting_bytes / 1_000_000,
         growth >> 20,
-        GROWTH_BYTES_MAX >> 20
+        growth_max >> 20
     );
     Ok(Verdict::Passed(Measured { records: queued, note, ..Measured::default() }))
 }
