@@ -10,37 +10,8 @@ use tests::influxdb::{self, PASSWORD, USER};
 use tests::ports;
 
 use super::points;
-use crate::adapter::{
-    Adapter, Breakage, Carried, Destination, Facts, Refused, Repeats, Safety, Seen, Start, TlsOffer, Way,
-};
+use crate::adapter::{Adapter, Breakage, Carried, Destination, Facts, Safety, Seen, Start, TlsOffer, Way};
 use crate::shapes::Shape;
-
-const BATCH_RECORDS: u64 = 500;
-const TABLE: &str = "m";
-
-const REFUSED: Refused = Refused {
-    class: "field_type_conflict",
-    words: "input field \"celsius\" on measurement \"m\" is type string, already exists as type float",
-    offline: false,
-};
-const WRONG_PASSWORD: Breakage = Breakage {
-    name: "wrong password",
-    health_reason: "TARGET_AUTH",
-    class: "target_auth",
-    words: "authorization failed",
-};
-const NO_DATABASE: Breakage = Breakage {
-    name: "missing database",
-    health_reason: "TARGET_MISSING",
-    class: "target_missing",
-    words: "database not found",
-};
-const NO_RIGHT: Breakage = Breakage {
-    name: "no right to write",
-    health_reason: "TARGET_PERMISSION",
-    class: "target_permission",
-    words: "user is not authorized to write to database",
-};
 
 pub struct Greptime {
     server: influxdb::InfluxDb,
@@ -61,20 +32,7 @@ impl Adapter for Greptime {
     }
 
     fn facts(&self) -> Facts {
-        Facts {
-            parts: points::PARTS,
-            // Rows come in the order of their times.
-            shows_order: false,
-            batch_records: BATCH_RECORDS,
-            batches_in_flight: 1,
-            // A repeat has the same series and the same time.
-            repeats: Repeats::Never,
-            loses_when_killed: None,
-            poison: REFUSED,
-            breakages: &[WRONG_PASSWORD, NO_DATABASE, NO_RIGHT],
-            has_login: true,
-            has_tls: true,
-        }
+        points::facts()
     }
 
     fn carries(&self, shape: Shape) -> Carried {
@@ -82,7 +40,7 @@ impl Adapter for Greptime {
     }
 
     async fn make(&mut self, destination: &Destination) -> Result<()> {
-        points::make(&self.server, destination, TABLE).await?;
+        points::make(&self.server, destination).await?;
         self.databases.insert(destination.name.clone());
         Ok(())
     }
@@ -90,18 +48,18 @@ impl Adapter for Greptime {
     fn config(&self, destination: &Destination, way: Way) -> Value {
         let mut config = config(&format!("127.0.0.1:{}", way.port.unwrap_or(self.front.port())), destination);
         match way.safety {
-            Safety::Confirmed => config["batch_records"] = BATCH_RECORDS.into(),
+            Safety::Confirmed => config["batch_records"] = points::BATCH_RECORDS.into(),
             Safety::SeedDefaults => {}
         }
         config
     }
 
     async fn read(&self, destination: &Destination) -> Result<Vec<Seen>> {
-        points::read(&self.server, destination, TABLE).await
+        points::read(&self.server, destination).await
     }
 
     async fn strangers(&self) -> Result<Vec<String>> {
-        points::strangers(&self.server, &self.databases, TABLE).await
+        points::strangers(&self.server, &self.databases).await
     }
 
     fn poison(&self, name: &str) -> Vec<u8> {
@@ -109,28 +67,15 @@ impl Adapter for Greptime {
     }
 
     async fn requests(&self, destination: &Destination) -> Result<Option<u64>> {
-        let parameter = format!("db={}&", destination.name);
-        let writes = self.server.writes()?;
-        Ok(Some(writes.iter().filter(|request| request.contains(&parameter)).count() as u64))
+        points::requests(&self.server, destination)
     }
 
     async fn break_by(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
-        let name = &destination.name;
-        let statement = match *breakage {
-            WRONG_PASSWORD => format!("SET PASSWORD FOR {USER} = 'another one'"),
-            NO_DATABASE => format!("DROP DATABASE {name}"),
-            _ => format!("REVOKE ALL ON {name} FROM {USER}"),
-        };
-        self.server.run(&statement).await.map(drop)
+        points::break_by(&self.server, breakage, destination).await
     }
 
     async fn mend(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
-        let name = &destination.name;
-        match *breakage {
-            WRONG_PASSWORD => self.server.run(&format!("SET PASSWORD FOR {USER} = '{PASSWORD}'")).await.map(drop),
-            NO_DATABASE => points::make(&self.server, destination, TABLE).await,
-            _ => self.server.run(&format!("GRANT ALL ON {name} TO {USER}")).await.map(drop),
-        }
+        points::mend(&self.server, breakage, destination).await
     }
 
     async fn kill(&mut self) -> Result<()> {
@@ -184,5 +129,5 @@ fn lines(server: &influxdb::InfluxDb) -> String {
 
 fn config(server: &str, destination: &Destination) -> Value {
     json!({ "server_addr": server, "database": destination.name, "user": USER, "password": PASSWORD,
-            "table": TABLE, "timeout_secs": 5 })
+            "table": points::MEASUREMENT, "timeout_secs": 5 })
 }

@@ -10,37 +10,8 @@ use tests::influxdb::{self, PASSWORD, USER};
 use tests::ports;
 
 use super::points;
-use crate::adapter::{
-    Adapter, Breakage, Carried, Destination, Facts, Refused, Repeats, Safety, Seen, Start, TlsOffer, Way,
-};
+use crate::adapter::{Adapter, Breakage, Carried, Destination, Facts, Safety, Seen, Start, TlsOffer, Way};
 use crate::shapes::Shape;
-
-const BATCH_RECORDS: u64 = 500;
-const MEASUREMENT: &str = "m";
-
-const REFUSED: Refused = Refused {
-    class: "field_type_conflict",
-    words: "input field \"celsius\" on measurement \"m\" is type string, already exists as type float",
-    offline: false,
-};
-const WRONG_PASSWORD: Breakage = Breakage {
-    name: "wrong password",
-    health_reason: "TARGET_AUTH",
-    class: "target_auth",
-    words: "authorization failed",
-};
-const NO_DATABASE: Breakage = Breakage {
-    name: "missing database",
-    health_reason: "TARGET_MISSING",
-    class: "target_missing",
-    words: "database not found",
-};
-const NO_RIGHT: Breakage = Breakage {
-    name: "no right to write",
-    health_reason: "TARGET_PERMISSION",
-    class: "target_permission",
-    words: "user is not authorized to write to database",
-};
 
 pub struct Influxdb {
     server: influxdb::InfluxDb,
@@ -58,20 +29,7 @@ impl Adapter for Influxdb {
     }
 
     fn facts(&self) -> Facts {
-        Facts {
-            parts: points::PARTS,
-            // Rows come in the order of their times.
-            shows_order: false,
-            batch_records: BATCH_RECORDS,
-            batches_in_flight: 1,
-            // A repeat has the same series and the same time.
-            repeats: Repeats::Never,
-            loses_when_killed: None,
-            poison: REFUSED,
-            breakages: &[WRONG_PASSWORD, NO_DATABASE, NO_RIGHT],
-            has_login: true,
-            has_tls: true,
-        }
+        points::facts()
     }
 
     fn carries(&self, shape: Shape) -> Carried {
@@ -79,7 +37,7 @@ impl Adapter for Influxdb {
     }
 
     async fn make(&mut self, destination: &Destination) -> Result<()> {
-        points::make(&self.server, destination, MEASUREMENT).await?;
+        points::make(&self.server, destination).await?;
         self.databases.insert(destination.name.clone());
         Ok(())
     }
@@ -87,18 +45,18 @@ impl Adapter for Influxdb {
     fn config(&self, destination: &Destination, way: Way) -> Value {
         let mut config = config(&format!("http://127.0.0.1:{}", way.port.unwrap_or(self.server.port())), destination);
         match way.safety {
-            Safety::Confirmed => config["batch_records"] = BATCH_RECORDS.into(),
+            Safety::Confirmed => config["batch_records"] = points::BATCH_RECORDS.into(),
             Safety::SeedDefaults => {}
         }
         config
     }
 
     async fn read(&self, destination: &Destination) -> Result<Vec<Seen>> {
-        points::read(&self.server, destination, MEASUREMENT).await
+        points::read(&self.server, destination).await
     }
 
     async fn strangers(&self) -> Result<Vec<String>> {
-        points::strangers(&self.server, &self.databases, MEASUREMENT).await
+        points::strangers(&self.server, &self.databases).await
     }
 
     fn poison(&self, name: &str) -> Vec<u8> {
@@ -106,28 +64,15 @@ impl Adapter for Influxdb {
     }
 
     async fn requests(&self, destination: &Destination) -> Result<Option<u64>> {
-        let parameter = format!("db={}&", destination.name);
-        let writes = self.server.writes()?;
-        Ok(Some(writes.iter().filter(|request| request.contains(&parameter)).count() as u64))
+        points::requests(&self.server, destination)
     }
 
     async fn break_by(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
-        let name = &destination.name;
-        let statement = match *breakage {
-            WRONG_PASSWORD => format!("SET PASSWORD FOR {USER} = 'another one'"),
-            NO_DATABASE => format!("DROP DATABASE {name}"),
-            _ => format!("REVOKE ALL ON {name} FROM {USER}"),
-        };
-        self.server.run(&statement).await.map(drop)
+        points::break_by(&self.server, breakage, destination).await
     }
 
     async fn mend(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
-        let name = &destination.name;
-        match *breakage {
-            WRONG_PASSWORD => self.server.run(&format!("SET PASSWORD FOR {USER} = '{PASSWORD}'")).await.map(drop),
-            NO_DATABASE => points::make(&self.server, destination, MEASUREMENT).await,
-            _ => self.server.run(&format!("GRANT ALL ON {name} TO {USER}")).await.map(drop),
-        }
+        points::mend(&self.server, breakage, destination).await
     }
 
     async fn kill(&mut self) -> Result<()> {
@@ -176,5 +121,5 @@ impl Adapter for Influxdb {
 
 fn config(server: &str, destination: &Destination) -> Value {
     json!({ "server": server, "version": "v1", "database": destination.name, "username": USER, "password": PASSWORD,
-            "measurement": MEASUREMENT, "timeout_secs": 5 })
+            "measurement": points::MEASUREMENT, "timeout_secs": 5 })
 }

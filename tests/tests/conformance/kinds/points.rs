@@ -5,12 +5,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
-use tests::influxdb::{InfluxDb, USER};
+use tests::influxdb::{InfluxDb, PASSWORD, USER};
 
-use crate::adapter::{Carried, Destination, Parts, Refused, Seen};
+use crate::adapter::{Breakage, Carried, Destination, Facts, Parts, Refused, Repeats, Seen};
 use crate::shapes::{Message, Payload, Shape, Text};
 
-pub const PARTS: Parts = Parts { id: false, topic: true, client_id: true, user_properties: false };
+pub const BATCH_RECORDS: u64 = 500;
+/// Of every destination, which is a database.
+pub const MEASUREMENT: &str = "m";
+
+const PARTS: Parts = Parts { id: false, topic: true, client_id: true, user_properties: false };
 
 /// The topic of the point that gives a guarded measurement its types.
 const GUARD: &str = "guard";
@@ -21,8 +25,49 @@ const AGE_MAX: Duration = Duration::from_secs(3_600);
 /// A time that is made unique may be later than the record's own by less than this.
 const UNIQUE_WITHIN: Duration = Duration::from_millis(1);
 
+const REFUSED: Refused = Refused {
+    class: "field_type_conflict",
+    words: "input field \"celsius\" on measurement \"m\" is type string, already exists as type float",
+    offline: false,
+};
+const WRONG_PASSWORD: Breakage = Breakage {
+    name: "wrong password",
+    health_reason: "TARGET_AUTH",
+    class: "target_auth",
+    words: "authorization failed",
+};
+const NO_DATABASE: Breakage = Breakage {
+    name: "missing database",
+    health_reason: "TARGET_MISSING",
+    class: "target_missing",
+    words: "database not found",
+};
+const NO_RIGHT: Breakage = Breakage {
+    name: "no right to write",
+    health_reason: "TARGET_PERMISSION",
+    class: "target_permission",
+    words: "user is not authorized to write to database",
+};
+
 const fn refused(class: &'static str, words: &'static str) -> Carried {
     Carried::Refused(Refused { class, words, offline: true })
+}
+
+pub fn facts() -> Facts {
+    Facts {
+        parts: PARTS,
+        // Rows come in the order of their times.
+        shows_order: false,
+        batch_records: BATCH_RECORDS,
+        batches_in_flight: 1,
+        // A repeat has the same series and the same time.
+        repeats: Repeats::Never,
+        loses_when_killed: None,
+        poison: REFUSED,
+        breakages: &[WRONG_PASSWORD, NO_DATABASE, NO_RIGHT],
+        has_login: true,
+        has_tls: true,
+    }
 }
 
 /// As the page of influxdb says.
@@ -50,25 +95,25 @@ pub fn carries(shape: Shape) -> Carried {
 }
 
 /// A database; a guarded one has a float where poison is a text.
-pub async fn make(server: &InfluxDb, destination: &Destination, measurement: &str) -> Result<()> {
+pub async fn make(server: &InfluxDb, destination: &Destination) -> Result<()> {
     let name = &destination.name;
     // Types of fields belong to a stretch of time: one for all of them.
     server.run(&format!("CREATE DATABASE {name} WITH DURATION INF SHARD DURATION 5000w")).await?;
     server.run(&format!("GRANT ALL ON {name} TO {USER}")).await?;
     if destination.guarded {
-        server.write(name, &format!("{measurement},topic={GUARD} celsius=1")).await?;
+        server.write(name, &format!("{MEASUREMENT},topic={GUARD} celsius=1")).await?;
     }
     Ok(())
 }
 
-pub async fn read(server: &InfluxDb, destination: &Destination, measurement: &str) -> Result<Vec<Seen>> {
-    let rows = server.rows_of(&destination.name, &format!("SELECT * FROM {measurement}")).await?;
+pub async fn read(server: &InfluxDb, destination: &Destination) -> Result<Vec<Seen>> {
+    let rows = server.rows_of(&destination.name, &format!("SELECT * FROM {MEASUREMENT}")).await?;
     let of_connectors = rows.into_iter().filter(|row| row["topic"] != GUARD);
     of_connectors.map(seen).collect()
 }
 
 /// Databases that nobody made, and measurements beside the one.
-pub async fn strangers(server: &InfluxDb, made: &BTreeSet<String>, measurement: &str) -> Result<Vec<String>> {
+pub async fn strangers(server: &InfluxDb, made: &BTreeSet<String>) -> Result<Vec<String>> {
     let own = [tests::influxdb::DATABASE, "_internal"];
     let mut strangers = Vec::new();
     for row in server.rows("SHOW DATABASES").await? {
@@ -78,10 +123,35 @@ pub async fn strangers(server: &InfluxDb, made: &BTreeSet<String>, measurement: 
             continue;
         }
         let measurements = server.rows_of(database, "SHOW MEASUREMENTS").await?;
-        let others = measurements.iter().filter_map(|row| row["name"].as_str()).filter(|name| *name != measurement);
+        let others = measurements.iter().filter_map(|row| row["name"].as_str()).filter(|name| *name != MEASUREMENT);
         strangers.extend(others.map(|name| format!("{database}.{name}")));
     }
     Ok(strangers)
+}
+
+pub fn requests(server: &InfluxDb, destination: &Destination) -> Result<Option<u64>> {
+    let parameter = format!("db={}&", destination.name);
+    let writes = server.writes()?;
+    Ok(Some(writes.iter().filter(|request| request.contains(&parameter)).count() as u64))
+}
+
+pub async fn break_by(server: &InfluxDb, breakage: &Breakage, destination: &Destination) -> Result<()> {
+    let name = &destination.name;
+    let statement = match *breakage {
+        WRONG_PASSWORD => format!("SET PASSWORD FOR {USER} = 'another one'"),
+        NO_DATABASE => format!("DROP DATABASE {name}"),
+        _ => format!("REVOKE ALL ON {name} FROM {USER}"),
+    };
+    server.run(&statement).await.map(drop)
+}
+
+pub async fn mend(server: &InfluxDb, breakage: &Breakage, destination: &Destination) -> Result<()> {
+    let name = &destination.name;
+    match *breakage {
+        WRONG_PASSWORD => server.run(&format!("SET PASSWORD FOR {USER} = '{PASSWORD}'")).await.map(drop),
+        NO_DATABASE => make(server, destination).await,
+        _ => server.run(&format!("GRANT ALL ON {name} TO {USER}")).await.map(drop),
+    }
 }
 
 pub fn poison(name: &str) -> Vec<u8> {
