@@ -226,7 +226,7 @@ fn configuration(folder: &Path, front: u16, back: u16, end: u16) -> String {
 master_process off;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 16384; }}
 http {{
   log_format requests escape=json '{{"at":"$msec","method":"$request_method","path":"$uri","status":$status,'
     '"content_type":"$http_content_type","idempotency_key":"$http_idempotency_key",'
