@@ -60,8 +60,7 @@ pub(super) fn bridge_name(context: &SinkContext) -> String {
 }
 
 impl Dialer {
-    /// Reads certificates: call it where a few small reads may block.
-    pub(super) fn new(
+    pub(super) async fn new(
         config: &Config,
         bridge: &str,
         deny_networks: Arc<[Network]>,
@@ -69,8 +68,7 @@ impl Dialer {
     ) -> Result<Self, TargetFault> {
         let unusable = |message: String| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message);
         let server = Server::parse(&config.server).ok_or_else(|| unusable("config.server is not readable".into()))?;
-        let is_tls = server.is_tls || config.enable_tls;
-        let tls = if is_tls { Some(Tls::new(&config.tls, &server.host)?) } else { None };
+        let tls = Tls::read(server.is_tls || config.enable_tls, config.tls.clone(), &server.host).await?;
         let mut prefix =
             config.client_id_prefix.as_deref().filter(|prefix| !prefix.is_empty()).unwrap_or(PREFIX_DEFAULT);
         if config.protocol_version == ProtocolVersion::V3 {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::config::Config;
-use super::connect::{Dialer, bridge_name, down};
+use super::connect::{Dialer, bridge_name};
 use super::driver::Driver;
 use super::message::{Publish, Publisher};
 use crate::config::Resolved;
@@ -41,9 +41,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let deny_networks = Arc::clone(&context.deny_networks);
     let signals = Signals::default();
     let aborted = signals.aborted.clone();
-    let dialer = tokio::task::spawn_blocking(move || Dialer::new(&config, &bridge, deny_networks, aborted))
-        .await
-        .map_err(|error| down(error.to_string()))??;
+    let dialer = Dialer::new(&config, &bridge, deny_networks, aborted).await?;
     let link = dialer.open().await?;
     let (sender, runs) = mpsc::channel(RUNS_MAX);
     let driving = tokio::spawn(Driver::new(dialer, link, max_retries, runs, signals.clone()).run());

@@ -11,8 +11,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
 use tokio::io::{AsyncReadExt, ReadHalf};
 
-use super::connect::Stream;
 use super::packet::{read_packet, take_number};
+use crate::sinks::shared::stream::Stream;
 
 const OK: u8 = 0x00;
 const EOF: u8 = 0xfe;

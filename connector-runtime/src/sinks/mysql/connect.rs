@@ -4,12 +4,11 @@
 //! `connectors.deny_networks`, the name in the certificate is the user's, after an abort the socket is silent, and
 //! statements are sent before the ones ahead of them are answered.
 
-use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
+use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{AnswerError, Answers, Prepared, TextRow};
@@ -19,12 +18,11 @@ use super::packet::{put_prepare, put_query, put_quit};
 use super::plan::{Plan, Wanted};
 use super::statement::literal;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
-use crate::sinks::shared::cause::connect_kind;
 use crate::sinks::shared::dial;
 use crate::sinks::shared::network::Network;
 use crate::sinks::shared::outgoing::Outgoing;
 use crate::sinks::shared::pool::Connect;
+use crate::sinks::shared::stream::{Stream, broken};
 
 /// Values are never cut off, rounded into range or replaced by a default; whatever the server's own mode is, statements
 /// mean the same. Times are in UTC. Nothing is kept before COMMIT, also when the server gives up a transaction (1213)
@@ -58,10 +56,6 @@ pub(super) struct Connection {
     pub(super) session: Session,
     pub(super) plan: Plan,
 }
-
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Connect for Connector {
     type Connection = Connection;
@@ -100,9 +94,9 @@ impl Connector {
     }
 
     async fn log_in(&self) -> Result<Welcome, TargetFault> {
-        let broken = |error: io::Error| TargetFault::new(connect_kind(&error), chain(&error));
         let socket = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
-        self.login.log_in(Outgoing::new(socket, self.aborted.clone()).map_err(broken)?).await
+        let socket = Outgoing::new(socket, self.aborted.clone()).map_err(|error| broken(&error))?;
+        self.login.log_in(socket).await
     }
 
     /// Ends what the server still does for a connection that is given up. It would go on with what it has been sent

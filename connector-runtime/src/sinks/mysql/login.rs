@@ -7,9 +7,7 @@
 //! `mysql_common` reads the greeting and computes the answers to its challenge.
 
 use std::collections::HashMap;
-use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use mysql_common::constants::CapabilityFlags;
@@ -18,17 +16,13 @@ use mysql_common::io::ParseBuf;
 use mysql_common::packets::{AuthPlugin, HandshakePacket, HandshakeResponse, SslRequest};
 use mysql_common::proto::MySerialize;
 use tokio::io::AsyncWriteExt;
-use tokio_rustls::TlsConnector;
 
 use super::answer::{AnswerError, checked};
-use super::connect::Stream;
 use super::fault::target_fault;
 use super::packet::{put_packet, read_packet};
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
-use crate::sinks::shared::cause::connect_kind;
 use crate::sinks::shared::outgoing::Outgoing;
-use crate::sinks::shared::relational::Tls;
+use crate::sinks::shared::stream::{Stream, Tls};
 
 /// What is asked for, as far as the server can. Not among them: statements one after the other in one text, files of
 /// this machine, and affected rows that are found rather than changed.
@@ -172,16 +166,14 @@ impl Channel {
     }
 
     /// What comes before TLS has begun could come from anybody, and must not be taken for the server's.
-    async fn encrypted(mut self, capabilities: CapabilityFlags, (config, name): &Tls) -> Result<Self, TargetFault> {
+    async fn encrypted(mut self, capabilities: CapabilityFlags, tls: &Tls) -> Result<Self, TargetFault> {
         let request = SslRequest::new(capabilities, PACKET_BYTES_MAX, COLLATION);
         self.write_struct(&request).await.map_err(|error| target_fault(&error))?;
         if !self.buffer.is_empty() {
             return Err(no_mysql("it speaks before TLS has begun"));
         }
-        let broken = |error: io::Error| TargetFault::new(connect_kind(&error), chain(&error));
-        let connector = TlsConnector::from(Arc::clone(config));
-        let stream = connector.connect(name.clone(), self.stream).await.map_err(broken)?;
-        Ok(Self { stream: Box::new(stream), ..self })
+        let stream = Box::new(tls.over(self.stream).await?);
+        Ok(Self { stream, ..self })
     }
 }
 

@@ -20,9 +20,8 @@ use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext};
 use crate::sinks::shared::pool::{Lease, Pool};
-use crate::sinks::shared::relational::{
-    PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults, tls, unusable,
-};
+use crate::sinks::shared::relational::{PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults, unusable};
+use crate::sinks::shared::stream::Tls;
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "mysql", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -53,7 +52,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         password: config.password.reveal().to_owned(),
         database: config.database,
         connector: context.connector.0.to_string(),
-        tls: tls(config.enable_tls, config.tls, &config.host).await?,
+        tls: Tls::read(config.enable_tls, config.tls, &config.host).await?,
     };
     let connector = Connector {
         host: config.host,

@@ -3,28 +3,23 @@
 //! `tokio-postgres` speaks over any stream, so the socket and TLS are ours: the address is the one that was checked
 //! against `connectors.deny_networks`, the name in the certificate is the user's, and after an abort the socket is silent.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{CancelToken, Client, NoTls};
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::target_fault;
 use super::plan::{Plan, Wanted};
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
-use crate::sinks::shared::cause::connect_kind;
 use crate::sinks::shared::dial;
 use crate::sinks::shared::network::Network;
 use crate::sinks::shared::outgoing::Outgoing;
 use crate::sinks::shared::pool::Connect;
+use crate::sinks::shared::stream::{Stream, Tls, broken};
 
 /// Length 8, code 1234.5679: "may I speak TLS?"
 const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -55,7 +50,7 @@ pub(super) struct Connector {
     pub(super) port: u16,
     pub(super) deny_networks: Arc<[Network]>,
     pub(super) aborted: CancellationToken,
-    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(super) tls: Option<Tls>,
     pub(super) login: tokio_postgres::Config,
     pub(super) wanted: Wanted,
     pub(super) connect_timeout: Duration,
@@ -77,10 +72,6 @@ impl Drop for Driver {
         self.0.abort();
     }
 }
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Connect for Connector {
     type Connection = Connection;
@@ -115,12 +106,11 @@ impl Connect for Connector {
 impl Connector {
     /// The session's own encryption, if any, is on; the library is told of none.
     async fn stream(&self) -> Result<Box<dyn Stream>, TargetFault> {
-        let broken = |error: io::Error| TargetFault::new(connect_kind(&error), chain(&error));
         let socket = dial::connect(&self.host, self.port, &self.deny_networks).await.map_err(|error| error.fault())?;
-        let mut stream = Outgoing::new(socket, self.aborted.clone()).map_err(broken)?;
-        let Some((config, name)) = &self.tls else { return Ok(Box::new(stream)) };
-        stream.write_all(&TLS_REQUEST).await.map_err(broken)?;
-        match stream.read_u8().await.map_err(broken)? {
+        let mut stream = Outgoing::new(socket, self.aborted.clone()).map_err(|error| broken(&error))?;
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        stream.write_all(&TLS_REQUEST).await.map_err(|error| broken(&error))?;
+        match stream.read_u8().await.map_err(|error| broken(&error))? {
             TLS_GRANTED => {}
             TLS_REFUSED => {
                 let kind = TargetFaultKind::Misconfigured("TARGET_WITHOUT_TLS");
@@ -131,8 +121,7 @@ impl Connector {
                 return Err(TargetFault::new(TargetFaultKind::Down, message));
             }
         }
-        let connector = TlsConnector::from(Arc::clone(config));
-        Ok(Box::new(connector.connect(name.clone(), stream).await.map_err(broken)?))
+        Ok(Box::new(tls.over(stream).await?))
     }
 
     /// A table that is locked holds up whoever looks at it. The server gives up as we do: a connection that only we

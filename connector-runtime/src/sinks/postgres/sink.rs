@@ -18,8 +18,9 @@ use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext};
 use crate::sinks::shared::pool::{Lease, Pool};
 use crate::sinks::shared::relational::{
-    Judgement, PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults, tls, unusable,
+    Judgement, PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults, unusable,
 };
+use crate::sinks::shared::stream::Tls;
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "postgres", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -44,7 +45,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     };
     let options = seconds.options(config.min_pool_size, config.pool_size);
     let aborted = CancellationToken::new();
-    let tls = tls(config.enable_tls, config.tls, &config.host).await?;
+    let tls = Tls::read(config.enable_tls, config.tls, &config.host).await?;
     let connector = Connector {
         host: config.host,
         port: config.port,

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::config::Config;
-use super::connect::{Dialer, down};
+use super::connect::Dialer;
 use super::driver::Driver;
 use super::message::{Publish, Publisher};
 use crate::config::Resolved;
@@ -53,13 +53,7 @@ async fn dialer(
     signals: &Signals,
 ) -> Result<Dialer, TargetFault> {
     let virtual_host = ShortString::try_new(config.virtual_host.as_str()).map_err(|error| unusable(&error))?;
-    let tls = if config.enable_tls {
-        let (options, host) = (config.tls, config.server.clone());
-        let read = tokio::task::spawn_blocking(move || Tls::new(&options, &host)).await;
-        Some(read.map_err(|error| down(error.to_string()))??)
-    } else {
-        None
-    };
+    let tls = Tls::read(config.enable_tls, config.tls, &config.server).await?;
     Ok(Dialer {
         route: Route {
             host: config.server,

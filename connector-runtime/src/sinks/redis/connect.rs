@@ -4,20 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ServerError, Value};
-use rustls::ClientConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use super::address::Address;
-use super::fault::{self, broken, down};
+use super::fault::{self, down};
 use super::link::Link;
-use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
 use crate::sinks::shared::network::Network;
-use crate::sinks::shared::outgoing::Outgoing;
-use crate::sinks::shared::{dial, tls};
+use crate::sinks::shared::stream::{Route, Stream, Trust};
 
 /// Everything that it takes to connect, to whichever server.
 #[derive(Clone)]
@@ -25,7 +19,7 @@ pub(super) struct Dialer {
     pub(super) deny_networks: Arc<[Network]>,
     /// With it every socket falls silent.
     pub(super) aborted: CancellationToken,
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Option<Trust>,
     pub(super) connect_timeout: Duration,
     pub(super) answer_timeout: Duration,
     pub(super) login: Option<Login>,
@@ -37,19 +31,10 @@ pub(super) struct Dialer {
 }
 
 #[derive(Clone)]
-pub(super) struct Tls {
-    pub(super) client: Arc<ClientConfig>,
-    pub(super) options: TlsOptions,
-}
-
-#[derive(Clone)]
 pub(super) struct Login {
     pub(super) username: Option<String>,
     pub(super) password: String,
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// One command of the greeting, and what its refusal means.
 struct Greeting {
@@ -80,13 +65,15 @@ impl Dialer {
     }
 
     async fn stream(&self, address: &Address) -> Result<Box<dyn Stream>, TargetFault> {
-        let socket = dial::connect(&address.host, address.port, &self.deny_networks);
-        let socket = Outgoing::new(socket.await.map_err(|error| error.fault())?, self.aborted.clone());
-        let socket = socket.map_err(|error| broken(&error))?;
-        let Some(Tls { client, options }) = &self.tls else { return Ok(Box::new(socket)) };
-        let name = tls::server_name(options, &address.host).map_err(|error| unusable(&error))?;
-        let connector = TlsConnector::from(Arc::clone(client));
-        Ok(Box::new(connector.connect(name, socket).await.map_err(|error| broken(&error))?))
+        let route = Route {
+            host: address.host.clone(),
+            port: address.port,
+            tls: self.tls.as_ref().map(|trust| trust.towards(&address.host)).transpose()?,
+            deny_networks: Arc::clone(&self.deny_networks),
+            is_patient: false,
+            aborted: self.aborted.clone(),
+        };
+        route.connect().await
     }
 
     fn greetings(&self) -> Vec<Greeting> {
@@ -118,10 +105,6 @@ pub(super) fn packed(command: &Cmd) -> Vec<u8> {
 pub(super) fn client_name(connector: &str) -> String {
     let fit = |character: char| if character.is_ascii_graphic() { character } else { '_' };
     format!("sluice/{connector}").chars().map(fit).collect()
-}
-
-fn unusable(error: &tls::TlsError) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(error))
 }
 
 fn refusal(reply: &Value) -> Option<&ServerError> {

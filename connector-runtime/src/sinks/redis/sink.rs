@@ -16,7 +16,7 @@ use super::address::Address;
 use super::cluster::Cluster;
 use super::command::Commands;
 use super::config::{Config, Mode};
-use super::connect::{Dialer, Login, Tls, client_name};
+use super::connect::{Dialer, Login, client_name};
 use super::fault::interrupted;
 use super::run::Runner;
 use super::sentinel::Sentinels;
@@ -26,7 +26,7 @@ use crate::config::Resolved;
 use crate::pipeline::lane_number;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext, chain};
-use crate::sinks::shared::tls;
+use crate::sinks::shared::stream::Trust;
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "redis", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -59,16 +59,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 }
 
 async fn dialer(config: &Config, context: &SinkContext, aborted: CancellationToken) -> Result<Dialer, TargetFault> {
-    let tls = if config.tls_enabled {
-        let options = config.tls.clone();
-        let read = tokio::task::spawn_blocking(move || tls::client_config(&options)).await;
-        let read = read.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?;
-        let client =
-            read.map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?;
-        Some(Tls { client: Arc::new(client), options: config.tls.clone() })
-    } else {
-        None
-    };
+    let tls = if config.tls_enabled { Some(Trust::read(config.tls.clone()).await?) } else { None };
     let password = config.password.as_ref().map(|password| password.reveal().to_owned());
     Ok(Dialer {
         deny_networks: Arc::clone(&context.deny_networks),

@@ -20,6 +20,6 @@ pub(crate) mod relational;
 pub(crate) mod retry_after;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod runs;
-#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
 pub(crate) mod stream;
 pub(crate) mod tls;

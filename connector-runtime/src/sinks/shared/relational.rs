@@ -2,16 +2,11 @@
 //! kept or none.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{ClusterId, RecordId};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 
 use super::pool::PoolOptions;
-use super::tls;
-use crate::config::tls::TlsOptions;
 use crate::sink::{Batch, Outcome, RecordFault, TargetFault, TargetFaultKind};
 use crate::sinks::offered::chain;
 
@@ -180,21 +175,6 @@ impl PoolSeconds {
             max_lifetime: unless_off(self.lifetime),
         }
     }
-}
-
-/// TLS towards the server, and the name that its certificate must carry.
-pub(crate) type Tls = (Arc<ClientConfig>, ServerName<'static>);
-
-pub(crate) async fn tls(enabled: bool, options: TlsOptions, host: &str) -> Result<Option<Tls>, TargetFault> {
-    if !enabled {
-        return Ok(None);
-    }
-    let host = host.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        Ok::<_, tls::TlsError>((tls::client_config(&options)?.into(), tls::server_name(&options, &host)?))
-    });
-    let read = read.await.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?;
-    read.map(Some).map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))
 }
 
 pub(crate) fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::cause::connect_kind;
@@ -30,20 +32,53 @@ pub(crate) struct Route {
     pub(crate) aborted: CancellationToken,
 }
 
+/// The certificates that a connector trusts and shows, read once.
+#[derive(Clone)]
+pub(crate) struct Trust {
+    client: Arc<ClientConfig>,
+    options: TlsOptions,
+}
+
+impl Trust {
+    /// Reads files, away from the runtime.
+    pub(crate) async fn read(options: TlsOptions) -> Result<Self, TargetFault> {
+        let reading = tokio::task::spawn_blocking(move || {
+            let client = Arc::new(tls::client_config(&options).map_err(|error| unusable(&error))?);
+            Ok(Self { client, options })
+        });
+        reading.await.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
+    }
+
+    pub(crate) fn towards(&self, host: &str) -> Result<Tls, TargetFault> {
+        let name = tls::server_name(&self.options, host).map_err(|error| unusable(&error))?;
+        Ok(Tls { connector: TlsConnector::from(Arc::clone(&self.client)), name })
+    }
+}
+
+/// TLS towards one server, and the name that its certificate must carry.
+#[derive(Clone)]
 pub(crate) struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
 impl Tls {
-    /// Reads certificates: call it where a few small reads may block.
-    pub(crate) fn new(options: &TlsOptions, host: &str) -> Result<Self, TargetFault> {
-        let unusable =
-            |error: tls::TlsError| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error));
-        let client = tls::client_config(options).map_err(unusable)?;
-        let name = tls::server_name(options, host).map_err(unusable)?;
-        Ok(Self { connector: TlsConnector::from(Arc::new(client)), name })
+    /// `None` where `enabled` is false. Reads certificates, away from the runtime.
+    pub(crate) async fn read(enabled: bool, options: TlsOptions, host: &str) -> Result<Option<Self>, TargetFault> {
+        if !enabled {
+            return Ok(None);
+        }
+        Trust::read(options).await?.towards(host).map(Some)
     }
+
+    /// Over a connection that is there. Bounded by the caller.
+    pub(crate) async fn over<S: Stream>(&self, stream: S) -> Result<TlsStream<S>, TargetFault> {
+        self.connector.connect(self.name.clone(), stream).await.map_err(|error| broken(&error))
+    }
+}
+
+fn unusable(error: &tls::TlsError) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(error))
 }
 
 impl Route {
@@ -53,9 +88,7 @@ impl Route {
         let outgoing = if self.is_patient { Outgoing::patient } else { Outgoing::new };
         let tcp = outgoing(tcp, self.aborted.clone()).map_err(|error| broken(&error))?;
         match &self.tls {
-            Some(Tls { connector, name }) => {
-                Ok(Box::new(connector.connect(name.clone(), tcp).await.map_err(|error| broken(&error))?))
-            }
+            Some(tls) => Ok(Box::new(tls.over(tcp).await?)),
             None => Ok(Box::new(tcp)),
         }
     }
