@@ -7,6 +7,7 @@
     feature = "influxdb",
     feature = "mqtt",
     feature = "mysql",
+    feature = "opentsdb",
     feature = "postgres",
     feature = "rabbitmq",
     feature = "redis",

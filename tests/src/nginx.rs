@@ -88,11 +88,7 @@ impl Nginx {
 
     /// What [`USER`] has to say from now on at every place.
     pub async fn set_password(&self, password: &str) -> Result<()> {
-        let mut openssl = tokio::process::Command::new("openssl");
-        openssl.args(["passwd", "-apr1", password]);
-        let hash = process::run(&mut openssl, PASSWORDS_LIMIT).await?.success()?.stdout;
-        let passwords = self.scratch.path().join("passwords");
-        std::fs::write(&passwords, format!("{USER}:{hash}")).with_context(|| passwords.display().to_string())
+        write_password(&self.scratch.path().join("passwords"), password).await
     }
 
     /// One more listener, with TLS; gives its port. The server is started again for it.
@@ -289,7 +285,16 @@ fn server(folder: &Path, listen: &str, back: u16, more: &str) -> String {
     )
 }
 
-fn toggle(file: &Path, there: bool) -> Result<()> {
+/// A file for `auth_basic_user_file`, which is read again with every request: [`USER`] has this password.
+pub async fn write_password(file: &Path, password: &str) -> Result<()> {
+    let mut openssl = tokio::process::Command::new("openssl");
+    openssl.args(["passwd", "-apr1", password]);
+    let hash = process::run(&mut openssl, PASSWORDS_LIMIT).await?.success()?.stdout;
+    std::fs::write(file, format!("{USER}:{hash}")).with_context(|| file.display().to_string())
+}
+
+/// A file that is there says yes.
+pub fn toggle(file: &Path, there: bool) -> Result<()> {
     match there {
         true => std::fs::write(file, "").with_context(|| file.display().to_string()),
         false => std::fs::remove_file(file).with_context(|| file.display().to_string()),

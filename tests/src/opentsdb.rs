@@ -1,9 +1,12 @@
 //! OpenTSDB as a target, over the HBase that holds its points; curl says what is in it.
 //!
 //! ```text
-//!   sluice ──▶ TSD (/api/put) ──▶ HBase with its ZooKeeper, in files of the scratch folder
+//!   sluice ──▶ TSD 0 (/api/put) ──▶ tables of its own ─┐
+//!   sluice ──▶ TSD 1 (/api/put) ──▶ tables of its own ─┴─ HBase with its ZooKeeper, in files of the scratch folder
 //!   tests  ──curl──▶ TSD (/api/query)
 //! ```
+//!
+//! Inside one TSD nothing keeps users apart: who wants a place of his own gets a TSD.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,54 +17,98 @@ use serde_json::Value;
 
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
+use crate::victoria::Series;
 use crate::{cache, ports, wait};
 
 const START_LIMIT: Duration = Duration::from_secs(180);
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
+/// Of a URL that asks for points: a TSD takes 4,096 characters.
+const QUERY_CHARS_MAX: usize = 3_000;
+/// Times of points that are asked for: those of the tests, and of now.
+const TIMES: &str = "start=1600000000000&end=4102444800000&ms=true";
+
+const HBASE: &str = "hbase-2.4.18";
+const OPENTSDB: &str = "opentsdb-2.4.1";
 
 pub struct OpenTsdb {
-    tsd: Process,
+    tsds: Vec<Tsd>,
     hbase: Process,
-    port: u16,
     scratch: Scratch,
 }
 
+struct Tsd {
+    process: Process,
+    port: u16,
+}
+
 impl OpenTsdb {
-    /// `None`, and says so, where `scripts/setup` could not fetch it.
-    pub async fn start() -> Result<Option<Self>> {
-        if jars("hbase-2.4.18").is_err() || jars("opentsdb-2.4.1").is_err() {
-            eprintln!("not run: OpenTSDB is not here; `scripts/setup all` fetches it with Maven");
-            return Ok(None);
-        }
+    pub async fn start() -> Result<Self> {
+        Self::with_tsds(1).await
+    }
+
+    pub async fn with_tsds(count: usize) -> Result<Self> {
         let scratch = Scratch::new("opentsdb")?;
-        let (port, zookeeper) = (ports::free()?, ports::free()?);
-        configure(scratch.path(), port, zookeeper)?;
-        let hbase = spawn_hbase(scratch.path()).await?;
-        make_tables(scratch.path(), zookeeper).await?;
-        let tsd = spawn_tsd(scratch.path(), port).await?;
-        Ok(Some(Self { tsd, hbase, port, scratch }))
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// The points of a metric with this tag, by time in milliseconds.
-    pub async fn points(&self, metric: &str, tag: &str, value: &str) -> Result<Vec<(u64, f64)>> {
-        let query = format!("start=1600000000000&end=1800000000000&ms=true&m=none:{metric}%7B{tag}={value}%7D");
-        let mut curl = tokio::process::Command::new("curl");
-        curl.args(["-sS", "-f", "-g", &format!("{}/api/query?{query}", self.url())]);
-        let text = process::run(&mut curl, QUERY_LIMIT).await?.success()?.stdout;
-        let series: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
-        let mut points = Vec::new();
-        for (time, value) in series[0]["dps"].as_object().with_context(|| text.clone())? {
-            points.push((time.parse()?, value.as_f64().context("no number")?));
+        let folder = scratch.path();
+        let zookeeper = ports::free()?;
+        let free = (0..count).map(|_| ports::free()).collect::<Result<Vec<u16>>>()?;
+        configure_hbase(folder, zookeeper)?;
+        let hbase = spawn_hbase(folder).await?;
+        make_tables(folder, zookeeper, count).await?;
+        let mut tsds = Vec::new();
+        for (number, port) in free.into_iter().enumerate() {
+            configure_tsd(folder, number, port, zookeeper)?;
+            tsds.push(Tsd { process: spawn_tsd(folder, number)?, port });
         }
-        points.sort_by_key(|(time, _)| *time);
-        Ok(points)
+        for tsd in &tsds {
+            tsd.ready().await?;
+        }
+        Ok(Self { tsds, hbase, scratch })
     }
 
-    /// HBase goes away, as by a power cut; the TSD stays and has nowhere to write to.
+    /// Of the first TSD.
+    pub fn url(&self) -> String {
+        self.url_of(0)
+    }
+
+    pub fn url_of(&self, tsd: usize) -> String {
+        self.tsds[tsd].url()
+    }
+
+    /// Everything that the first TSD has of a metric.
+    pub async fn points(&self, metric: &str, tag: &str, value: &str) -> Result<Vec<(u64, f64)>> {
+        let mut found = self.tsds[0].query(&format!("m=none:{metric}%7B{tag}={value}%7D")).await?;
+        ensure!(found.len() == 1, "not one series: {found:?}");
+        Ok(found.remove(0).points)
+    }
+
+    /// Everything that a TSD has, by metric and tags.
+    pub async fn series_of(&self, tsd: usize) -> Result<Vec<Series>> {
+        let tsd = &self.tsds[tsd];
+        let metrics: Vec<String> = serde_json::from_str(&tsd.curl("/api/suggest?type=metrics&max=1000000").await?)?;
+        let mut series = Vec::new();
+        let mut query = String::new();
+        for metric in &metrics {
+            if query.len() > QUERY_CHARS_MAX {
+                series.extend(tsd.query(&std::mem::take(&mut query)).await?);
+            }
+            query.push_str(&format!("&m=none:{metric}"));
+        }
+        if !query.is_empty() {
+            series.extend(tsd.query(&query).await?);
+        }
+        series.sort_by(|a, b| (&a.metric, &a.tags).cmp(&(&b.metric, &b.tags)));
+        Ok(series)
+    }
+
+    /// Requests to `/api/put` that a TSD has had.
+    pub async fn puts_of(&self, tsd: usize) -> Result<u64> {
+        let stats: Vec<Value> = serde_json::from_str(&self.tsds[tsd].curl("/api/stats").await?)?;
+        let puts = stats.iter().find(|stat| stat["metric"] == "tsd.rpc.received" && stat["tags"]["type"] == "put");
+        let puts = puts.and_then(|stat| stat["value"].as_str()?.parse().ok());
+        puts.with_context(|| format!("no number of puts: {stats:?}"))
+    }
+
+    /// HBase goes away, as by a power cut; the TSDs stay and have nowhere to write to.
     pub fn kill_hbase(&mut self) -> Result<()> {
         self.hbase.kill().map(drop)
     }
@@ -72,15 +119,16 @@ impl OpenTsdb {
         Ok(())
     }
 
-    /// The TSD goes away with whatever it has in memory.
+    /// The first TSD goes away with whatever it has in memory.
     pub fn kill(&mut self) -> Result<()> {
-        self.tsd.kill().map(drop)
+        self.tsds[0].process.kill().map(drop)
     }
 
     pub async fn start_again(&mut self) -> Result<()> {
-        ensure!(!self.tsd.is_running(), "the TSD still runs");
-        self.tsd = spawn_tsd(self.scratch.path(), self.port).await?;
-        Ok(())
+        let tsd = &mut self.tsds[0];
+        ensure!(!tsd.process.is_running(), "the TSD still runs");
+        tsd.process = spawn_tsd(self.scratch.path(), 0)?;
+        tsd.ready().await
     }
 
     /// The test passed: the folder may go.
@@ -89,13 +137,60 @@ impl OpenTsdb {
     }
 }
 
+impl Tsd {
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let ready = wait::until(START_LIMIT, "the TSD answers", async || {
+            // Cheaper to ask for than an answer.
+            tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await?;
+            self.curl("/api/version").await
+        });
+        ready.await.map(drop).with_context(|| self.process.log_tail())
+    }
+
+    /// The series that parameters `m` ask for.
+    async fn query(&self, metrics: &str) -> Result<Vec<Series>> {
+        let answer = self.curl(&format!("/api/query?{TIMES}&{metrics}")).await?;
+        let found: Vec<Value> = serde_json::from_str(&answer).with_context(|| answer.clone())?;
+        found.iter().map(parse_series).collect()
+    }
+
+    async fn curl(&self, path: &str) -> Result<String> {
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["-sS", "-f", "-g", &format!("{}{path}", self.url())]);
+        Ok(process::run(&mut curl, QUERY_LIMIT).await?.success()?.stdout)
+    }
+}
+
+/// `{"metric":…,"tags":{…},"dps":{"1700000000000":21.5}}`
+fn parse_series(found: &Value) -> Result<Series> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut tags: Vec<(String, String)> = found["tags"]
+        .as_object()
+        .with_context(|| format!("no tags: {found}"))?
+        .iter()
+        .map(|(name, value)| (name.clone(), text(value)))
+        .collect();
+    tags.sort();
+    let mut points = Vec::new();
+    for (time, value) in found["dps"].as_object().with_context(|| format!("no points: {found}"))? {
+        points.push((time.parse()?, value.as_f64().context("no number")?));
+    }
+    points.sort_by_key(|(time, _)| *time);
+    Ok(Series { metric: text(&found["metric"]), tags, points })
+}
+
 fn jars(name: &str) -> Result<PathBuf> {
     let folder = cache::folder()?.join("servers").join(name);
-    ensure!(folder.join("complete").exists(), "{} was not fetched", folder.display());
+    let complete = folder.join("complete").is_file();
+    ensure!(complete, "{name} is not in {}: `scripts/setup` fetches it with Maven (mvn)", folder.display());
     Ok(folder)
 }
 
-fn configure(folder: &Path, port: u16, zookeeper: u16) -> Result<()> {
+fn configure_hbase(folder: &Path, zookeeper: u16) -> Result<()> {
     let at = folder.display();
     let settings = [
         ("hbase.rootdir", format!("file://{at}/hbase")),
@@ -115,12 +210,15 @@ fn configure(folder: &Path, port: u16, zookeeper: u16) -> Result<()> {
         ("hbase.regionserver.ipc.address", "127.0.0.1".to_owned()),
         ("hbase.master.hostname", "localhost".to_owned()),
         ("hbase.regionserver.hostname", "localhost".to_owned()),
-        ("hbase.master.wait.on.regionservers.mintostart", "1".to_owned()),
         ("hbase.regionserver.handler.count", "5".to_owned()),
+        // It would wait for more of them for some seconds.
+        ("hbase.master.wait.on.regionservers.mintostart", "1".to_owned()),
+        ("hbase.master.wait.on.regionservers.maxtostart", "1".to_owned()),
+        ("hbase.master.wait.on.regionservers.interval", "100".to_owned()),
     ];
     let property = |(name, value)| format!("<property><name>{name}</name><value>{value}</value></property>\n");
     let hbase: String = settings.into_iter().map(property).collect();
-    for name in ["conf", "cache", "static"] {
+    for name in ["conf", "static"] {
         std::fs::create_dir(folder.join(name))?;
     }
     std::fs::write(folder.join("conf/hbase-site.xml"), format!("<configuration>\n{hbase}</configuration>\n"))?;
@@ -128,16 +226,33 @@ fn configure(folder: &Path, port: u16, zookeeper: u16) -> Result<()> {
                log4j.appender.c.layout=org.apache.log4j.PatternLayout\n\
                log4j.appender.c.layout.ConversionPattern=%d %p %c{1} %m%n\n";
     std::fs::write(folder.join("conf/log4j.properties"), log)?;
-    let tsd = format!(
-        "tsd.network.port = {port}\ntsd.network.bind = 127.0.0.1\ntsd.http.staticroot = {at}/static\n\
-         tsd.http.cachedir = {at}/cache\ntsd.core.auto_create_metrics = true\n\
-         tsd.storage.hbase.zk_quorum = 127.0.0.1:{zookeeper}\ntsd.storage.fix_duplicates = true\n"
-    );
-    std::fs::write(folder.join("conf/opentsdb.conf"), tsd)?;
     let log = "<configuration><appender name=\"S\" class=\"ch.qos.logback.core.ConsoleAppender\"><encoder>\
                <pattern>%d %-5level %logger{20} %msg%n</pattern></encoder></appender>\
                <root level=\"INFO\"><appender-ref ref=\"S\"/></root></configuration>";
     Ok(std::fs::write(folder.join("conf/logback.xml"), log)?)
+}
+
+fn configure_tsd(folder: &Path, number: usize, port: u16, zookeeper: u16) -> Result<()> {
+    let cache = folder.join(format!("cache-{number}"));
+    std::fs::create_dir(&cache)?;
+    let (at, cache) = (folder.display(), cache.display());
+    let settings = format!(
+        "tsd.network.port = {port}\n\
+         tsd.network.bind = 127.0.0.1\n\
+         tsd.http.staticroot = {at}/static\n\
+         tsd.http.cachedir = {cache}\n\
+         tsd.core.auto_create_metrics = true\n\
+         tsd.storage.hbase.zk_quorum = 127.0.0.1:{zookeeper}\n\
+         tsd.storage.hbase.data_table = tsdb-{number}\n\
+         tsd.storage.hbase.uid_table = tsdb-uid-{number}\n\
+         tsd.storage.fix_duplicates = true\n\
+         hbase.rpcs.buffered_flush_interval = 50\n"
+    );
+    Ok(std::fs::write(settings_of(folder, number), settings)?)
+}
+
+fn settings_of(folder: &Path, tsd: usize) -> PathBuf {
+    folder.join(format!("conf/opentsdb-{tsd}.conf"))
 }
 
 /// HBase is older than the walls between the modules of Java.
@@ -171,7 +286,7 @@ async fn spawn_hbase(folder: &Path) -> Result<Process> {
     let log = folder.join("hbase.log");
     // The same log of an earlier start would look like this one's.
     let _ = std::fs::remove_file(&log);
-    let mut command = java(folder, &cache::readable(&jars("hbase-2.4.18")?, folder)?, "-Xmx512m");
+    let mut command = java(folder, &cache::readable(&jars(HBASE)?, folder)?, "-Xmx512m");
     command.args(openings()).args(["org.apache.hadoop.hbase.master.HMaster", "start"]);
     let mut hbase = Process::spawn_unprivileged("hbase", &mut command, &log, folder)?;
     let ready = wait::until(START_LIMIT, "HBase is initialised", async || {
@@ -184,24 +299,19 @@ async fn spawn_hbase(folder: &Path) -> Result<Process> {
     Ok(hbase)
 }
 
-async fn make_tables(folder: &Path, zookeeper: u16) -> Result<()> {
+/// For each TSD its own.
+async fn make_tables(folder: &Path, zookeeper: u16, tsds: usize) -> Result<()> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/OpentsdbTables.java");
-    let mut command = java(folder, &cache::readable(&jars("hbase-2.4.18")?, folder)?, "-Xmx256m");
-    command.args(openings()).arg(source).arg(zookeeper.to_string());
+    let mut command = java(folder, &cache::readable(&jars(HBASE)?, folder)?, "-Xmx256m");
+    command.args(openings()).arg(source).arg(zookeeper.to_string()).arg(tsds.to_string());
     let mut command = tokio::process::Command::from(command);
     process::run(&mut command, START_LIMIT).await?.success()?;
     Ok(())
 }
 
-async fn spawn_tsd(folder: &Path, port: u16) -> Result<Process> {
-    let mut command = java(folder, &cache::readable(&jars("opentsdb-2.4.1")?, folder)?, "-Xmx256m");
-    command.arg("net.opentsdb.tools.TSDMain").arg(format!("--config={}", folder.join("conf/opentsdb.conf").display()));
-    let tsd = Process::spawn_unprivileged("tsd", &mut command, &folder.join("tsd.log"), folder)?;
-    let ready = wait::until(START_LIMIT, "the TSD answers", async || {
-        let mut curl = tokio::process::Command::new("curl");
-        curl.args(["-sS", "-f", "-o", "/dev/null", &format!("http://127.0.0.1:{port}/api/version")]);
-        process::run(&mut curl, QUERY_LIMIT).await?.success()
-    });
-    ready.await.with_context(|| tsd.log_tail())?;
-    Ok(tsd)
+fn spawn_tsd(folder: &Path, number: usize) -> Result<Process> {
+    let mut command = java(folder, &cache::readable(&jars(OPENTSDB)?, folder)?, "-Xmx256m");
+    command.arg("net.opentsdb.tools.TSDMain").arg(format!("--config={}", settings_of(folder, number).display()));
+    let log = folder.join(format!("tsd-{number}.log"));
+    Process::spawn_unprivileged(&format!("tsd-{number}"), &mut command, &log, folder)
 }

@@ -32,6 +32,8 @@ pub struct PublisherOptions {
     /// `None` = as fast as the acknowledgements come.
     pub per_second: Option<u64>,
     pub window: u16,
+    /// A number in every payload, for targets that store nothing else: `{"message":…,"celsius":…}`.
+    pub celsius: Option<f64>,
     /// Characters of noise in every payload, to make it large.
     pub padding: usize,
     pub login: Option<Login>,
@@ -47,6 +49,7 @@ impl PublisherOptions {
             count,
             per_second: None,
             window: 100,
+            celsius: None,
             padding: 0,
             login: None,
         }
@@ -201,6 +204,9 @@ impl Run {
             self.submitted.push_back(number);
             self.allowance = self.allowance.saturating_sub(1);
             let mut payload = serde_json::json!({ "message": self.message(number) });
+            if let Some(celsius) = self.options.celsius {
+                payload["celsius"] = celsius.into();
+            }
             if self.options.padding > 0 {
                 payload["padding"] = noise(self.options.padding).into();
             }

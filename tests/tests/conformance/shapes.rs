@@ -74,6 +74,9 @@ const PAYLOADS: [Payload; 11] = [
     Payload::JsonSpread,
 ];
 
+/// Every plain message says the same: its name tells it apart.
+pub const CELSIUS: f64 = 21.5;
+
 const LARGE_BYTES: usize = 256 * 1024;
 
 /// One message as it is published.
@@ -130,7 +133,7 @@ impl Message {
 
 /// The payload of a plain message.
 pub fn message_of(name: &str) -> Vec<u8> {
-    json!({ "message": name, "celsius": 21.5 }).to_string().into_bytes()
+    json!({ "message": name, "celsius": CELSIUS }).to_string().into_bytes()
 }
 
 impl Shape {

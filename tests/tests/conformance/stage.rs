@@ -18,7 +18,7 @@ use crate::adapter::{Adapter, Destination, Facts, Start, Way};
 use crate::counts::Counts;
 use crate::publishing::{self, Sent};
 use crate::settled::Settled;
-use crate::shapes::Message;
+use crate::shapes::{CELSIUS, Message};
 
 /// So that what waits in memory shows.
 pub const MEMORY_BYTES_MAX: u64 = 16 << 20;
@@ -188,7 +188,8 @@ impl<A: Adapter> Stage<A> {
     /// Publishes plain messages on one topic, at the rate of the counts.
     pub fn publisher(&self, name: &str, topic: &str, count: u64, port: u16) -> Publisher {
         let options = PublisherOptions::new(name, topic, &[port], count);
-        Publisher::start(PublisherOptions { per_second: Some(self.counts.per_second), ..options })
+        let per_second = Some(self.counts.per_second);
+        Publisher::start(PublisherOptions { per_second, celsius: Some(CELSIUS), ..options })
     }
 
     pub async fn ledger(&self, connector: &str) -> Result<Ledger> {

@@ -8,6 +8,7 @@ use tests::publisher::{Publisher, PublisherOptions};
 
 use crate::adapter::Adapter;
 use crate::report::{Measured, Verdict};
+use crate::shapes::CELSIUS;
 use crate::stage::{Ending, MEMORY_BYTES_MAX, Stage};
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
@@ -56,7 +57,7 @@ fn publishers<A: Adapter>(stage: &Stage<A>, name: &str, count: u64) -> Vec<Publi
     let start = |number: u64| {
         let port = stage.cluster.nodes[0].mqtt_port;
         let options = PublisherOptions::new(&format!("{name}{number}"), "c/waiting", &[port], count / PUBLISHERS);
-        Publisher::start(PublisherOptions { padding: stage.counts.waiting_bytes, ..options })
+        Publisher::start(PublisherOptions { padding: stage.counts.waiting_bytes, celsius: Some(CELSIUS), ..options })
     };
     (0..PUBLISHERS).map(start).collect()
 }

@@ -6,6 +6,7 @@ pub mod greptime;
 pub mod influxdb;
 pub mod mqtt;
 pub mod mysql;
+pub mod opentsdb;
 mod points;
 pub mod postgres;
 pub mod rabbitmq;
@@ -23,6 +24,7 @@ macro_rules! for_each {
             influxdb = $crate::kinds::influxdb::Influxdb,
             mqtt = $crate::kinds::mqtt::Mqtt,
             mysql = $crate::kinds::mysql::Mysql,
+            opentsdb = $crate::kinds::opentsdb::Opentsdb,
             postgres = $crate::kinds::postgres::Postgres,
             rabbitmq = $crate::kinds::rabbitmq::Rabbitmq,
             redis = $crate::kinds::redis::Redis,

@@ -174,7 +174,7 @@ fn seen(row: Value) -> Result<Seen> {
 }
 
 /// The time of a point, in nanoseconds, is one of this run.
-fn is_recent(time_ns: u64) -> Result<()> {
+pub fn is_recent(time_ns: u64) -> Result<()> {
     let (time, now) = (Duration::from_nanos(time_ns), SystemTime::now().duration_since(UNIX_EPOCH)?);
     ensure!(time <= now + UNIQUE_WITHIN, "a point of the future: {time:?}, now {now:?}");
     ensure!(time + AGE_MAX >= now, "a point of {time:?}, now {now:?}");

@@ -137,3 +137,31 @@ async fn what_is_no_point_is_not_sent_and_its_neighbours_are() {
     front.finish();
     server.finish();
 }
+
+#[tokio::test]
+async fn values_that_try_to_leave_their_place_arrive_as_values() {
+    let server = server().await;
+    let texts = [
+        r#"x","value":2},{"metric":"stranger","value":1,"tags":{"a":"b"#,
+        "x\r\nput stranger 1700000000 1 a=b\n",
+        r#"x{a="b",c=~".*"} C:\temp\"#,
+        "x?sync=false&extra_label=a=b#/../stranger",
+        "Zürich – 東京 🚀 \u{202e}right to left",
+    ];
+    // A name with a line break is refused when the connector is made.
+    let names: Vec<&str> = texts.into_iter().filter(|text| !text.contains('\n')).collect();
+    let sink = open(&server.url(), &json!({"tags_fields": names.iter().chain(&["site"]).collect::<Vec<_>>()})).await;
+    let payload = |text: &str| json!({"metric": text, "value": 1, "site": text, text: "named"}).to_string();
+    let records: Vec<Record> = (1..).zip(texts).map(|(number, text)| record(number, payload(text))).collect();
+    assert_eq!(deliver(&*sink, &records).await, vec![Outcome::Delivered; texts.len()]);
+    let series = |(number, text): (u64, &str)| {
+        let mut pairs = vec![("site", text)];
+        pairs.extend(names.iter().filter(|name| **name == text).map(|name| (*name, "named")));
+        pairs.sort_unstable();
+        Series { metric: text.into(), tags: tags(&pairs), points: vec![(1_700_000_000_000 + number, 1.0)] }
+    };
+    let mut expect: Vec<Series> = (1..).zip(texts).map(series).collect();
+    expect.sort_by(|a, b| (&a.metric, &a.tags).cmp(&(&b.metric, &b.tags)));
+    assert_eq!(server.series().await.expect("reads"), expect);
+    server.finish();
+}

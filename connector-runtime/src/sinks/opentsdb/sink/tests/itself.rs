@@ -7,12 +7,34 @@ use super::*;
 
 #[tokio::test]
 async fn opentsdb_takes_what_it_can_store_and_names_what_it_refuses() {
-    let Some(mut server) = OpenTsdb::start().await.expect("OpenTSDB starts") else { return };
+    let mut server = OpenTsdb::start().await.expect("OpenTSDB starts");
+    the_example_of_the_page_works(&server).await;
     everything_is_there(&server).await;
     refused_points_end_alone(&server).await;
     a_request_is_cut_to_what_it_reads(&server).await;
     nothing_is_lost_when_hbase_is_killed(&mut server).await;
     server.finish();
+}
+
+/// With the payload that stands below it.
+async fn the_example_of_the_page_works(server: &OpenTsdb) {
+    let page = include_str!("../../../../../../docs/connectors/opentsdb.md");
+    let block = |heading: &str| {
+        let (_, section) = page.split_once(&format!("## {heading}\n")).expect("a section");
+        let (_, block) = section.split_once("```json\n").expect("an example");
+        let (block, _) = block.split_once("```").expect("its end");
+        serde_json::from_str::<Value>(block).expect("is JSON")
+    };
+    let mut config = block("Example")["config"].clone();
+    assert_eq!(config["server"], "http://localhost:4242");
+    config["server"] = json!(server.url());
+    let sink = node().open("points", "opentsdb", config).await.expect("opens");
+    let outcomes = deliver(&*sink, &[record(1, block("What is written").to_string())]).await;
+    assert_eq!(outcomes, [Outcome::Delivered]);
+    let series = server.series_of(0).await.expect("reads");
+    let tags = tags(&[("room", "kitchen"), ("site", "north")]);
+    let points = vec![(1_700_000_000_001, 21.5)];
+    assert_eq!(series, [Series { metric: "sensor.celsius".into(), tags, points }]);
 }
 
 async fn everything_is_there(server: &OpenTsdb) {
