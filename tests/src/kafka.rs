@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::cache;
 use crate::certificates::Certificates;
-use crate::kafka_jars::{class_path, jars};
+use crate::jars::{self, class_path};
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
 use crate::wait;
@@ -109,7 +109,7 @@ impl Kafka {
 
     pub async fn with(options: KafkaOptions) -> Result<Self> {
         let scratch = Scratch::new("kafka")?;
-        let jars = cache::readable(&jars()?, scratch.path())?;
+        let jars = cache::readable(&jars::folder(jars::KAFKA)?, scratch.path())?;
         let certificates = match &options.tls_names {
             Some(names) => Some(Certificates::make(scratch.path(), names, USER)?),
             None => options.certificates.clone(),
@@ -280,7 +280,8 @@ impl Kafka {
         self.brokers[broker].process.signal(signal)
     }
 
-    /// What the broker's kernel has taken from clients and the broker has not read.
+    /// What the broker's kernel has taken from clients and the broker has not read. Kafka bounds it by its
+    /// `socket.receive.buffer.bytes`; the rest of a large request stays with the client's kernel.
     pub fn unread_bytes(&self, broker: usize) -> Result<u64> {
         let port = format!(":{:04X}", self.brokers[broker].ports.plain);
         let mut unread = 0;
