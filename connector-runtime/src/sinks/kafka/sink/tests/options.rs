@@ -70,6 +70,24 @@ async fn the_producer_is_idempotent_with_acks_all_and_retries() {
     }
 }
 
+#[tokio::test]
+async fn the_example_of_the_page_delivers() {
+    let page = include_str!("../../../../../../docs/connectors/kafka.md");
+    let (_, example) = page.split_once("## Example\n\n```json\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let example: Value = serde_json::from_str(example).expect("is JSON");
+    let topic = example["config"]["topic"].as_str().expect("names a topic");
+    let server = server_with(topic, 12, &[]).await;
+    let mut config = example["config"].clone();
+    config["bootstrap_servers"] = json!(server.bootstrap(Listener::Plain));
+    let sink = opened(config).await;
+    let records: Vec<Record> = (0..100).map(|number| record(number, vec![b'a'; 500])).collect();
+    assert_eq!(delivered(&deliver(&*sink, &records).await), 100);
+    assert_eq!(messages(&server, topic).await.len(), 100);
+    let batches = server.batches(topic).await.expect("dumps the log");
+    assert!(batches.iter().all(|batch| batch.codec == "lz4" && batch.producer_id >= 0), "{batches:?}");
+}
+
 fn problems(more: &Value) -> Result<Vec<String>, String> {
     let mut config = json!({"bootstrap_servers": "h:9092", "topic": "t"});
     if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
