@@ -35,6 +35,7 @@ const NO_TOPIC: Breakage = Breakage {
     class: "target_missing",
     words: "Unknown topic or partition",
 };
+const DENIAL: &[&str] = &["--deny-principal", GUEST_PRINCIPAL, "--operation", "Write", "--topic", "*"];
 const NO_RIGHT: Breakage = Breakage {
     name: "no right to write",
     health_reason: "TARGET_PERMISSION",
@@ -49,6 +50,8 @@ pub struct Kafka {
     elsewhere: BTreeMap<String, String>,
     /// Topics that were made on the first.
     made: Vec<String>,
+    /// What holds for all topics at once. Java, which changes it, takes seconds to start.
+    is_broken: Option<&'static str>,
     readers: Mutex<BTreeMap<String, Arc<Mutex<TopicReader>>>>,
 }
 
@@ -82,6 +85,7 @@ impl Adapter for Kafka {
             with_tls: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             made: Vec::new(),
+            is_broken: None,
             readers: Mutex::default(),
         })
     }
@@ -155,19 +159,23 @@ impl Adapter for Kafka {
     }
 
     async fn break_by(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
+        let is_broken = self.is_broken.replace(breakage.name) == Some(breakage.name);
         match *breakage {
+            WRONG_PASSWORD | NO_RIGHT if is_broken => Ok(()),
             WRONG_PASSWORD => self.main.set_scram_password(GUEST, MECHANISM, "another").await,
             NO_TOPIC => self.main.delete_topic(&destination.name).await,
-            NO_RIGHT => self.main.rights(&[&["--add"][..], &denial(&destination.name)].concat()).await,
+            NO_RIGHT => self.main.rights(&[&["--add"], DENIAL].concat()).await,
             other => bail!("{other:?} is not declared"),
         }
     }
 
     async fn mend(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
+        let is_broken = self.is_broken.take().is_some();
         match *breakage {
+            WRONG_PASSWORD | NO_RIGHT if !is_broken => Ok(()),
             WRONG_PASSWORD => self.main.set_scram_password(GUEST, MECHANISM, PASSWORD).await,
             NO_TOPIC => self.main.create_topic(&destination.name, PARTITIONS, &[]).await,
-            NO_RIGHT => self.main.rights(&[&["--remove", "--force"][..], &denial(&destination.name)].concat()).await,
+            NO_RIGHT => self.main.rights(&[&["--remove", "--force"], DENIAL].concat()).await,
             other => bail!("{other:?} is not declared"),
         }
     }
@@ -241,10 +249,6 @@ fn confirmed(config: &mut Value) {
     config["max_in_flight"] = BATCHES_IN_FLIGHT.into();
     config["message_timeout_ms"] = 5_000.into();
     config["cleanup_timeout_secs"] = 1.into();
-}
-
-fn denial(topic: &str) -> [&str; 6] {
-    ["--deny-principal", GUEST_PRINCIPAL, "--operation", "Write", "--topic", topic]
 }
 
 fn seen(received: &Received) -> Seen {
