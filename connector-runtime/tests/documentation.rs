@@ -5,6 +5,7 @@
     feature = "file",
     feature = "greptime",
     feature = "influxdb",
+    feature = "kafka",
     feature = "mqtt",
     feature = "mysql",
     feature = "opentsdb",

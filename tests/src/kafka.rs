@@ -11,6 +11,8 @@ mod batches;
 mod properties;
 mod reader;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,10 +23,11 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::cache;
 use crate::certificates::Certificates;
-use crate::kafka_jars::{class_path, jars};
+use crate::jars::{self, class_path};
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
 use crate::wait;
@@ -109,7 +112,7 @@ impl Kafka {
 
     pub async fn with(options: KafkaOptions) -> Result<Self> {
         let scratch = Scratch::new("kafka")?;
-        let jars = cache::readable(&jars()?, scratch.path())?;
+        let jars = cache::readable(&jars::folder(jars::KAFKA)?, scratch.path())?;
         let certificates = match &options.tls_names {
             Some(names) => Some(Certificates::make(scratch.path(), names, USER)?),
             None => options.certificates.clone(),
@@ -126,7 +129,7 @@ impl Kafka {
                 folder.join("server.properties"),
                 properties::text(at, &ports, &folder, scratch.path(), &options),
             )?;
-            format(&jars, &folder, options.accounts).await?;
+            format(&jars, at, &folder, options.accounts).await?;
             brokers.push(Broker { process: spawn(&jars, &folder)?, folder, ports: *own });
         }
         let mut kafka = Self { brokers, certificates, jars, scratch };
@@ -214,11 +217,11 @@ impl Kafka {
         .await
     }
 
-    /// The batches of the topic as the first broker has them on its disk, in the words of Kafka's own tool.
-    pub async fn batches(&self, topic: &str) -> Result<Vec<Batch>> {
+    /// The batches of each of these topics as the first broker has them on its disk, in the words of Kafka's own tool.
+    pub async fn batches(&self, topics: &[&str]) -> Result<BTreeMap<String, Vec<Batch>>> {
         let data = self.brokers[0].folder.join("data");
-        let files = batches::segments(&data, topic)?;
-        ensure!(!files.is_empty(), "{topic} has nothing under {}", data.display());
+        let files = batches::segments(&data, topics)?;
+        ensure!(!files.is_empty(), "{topics:?} have nothing under {}", data.display());
         let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         let dump = self.tool("org.apache.kafka.tools.DumpLogSegments", &["--files", &files.join(",")]).await?;
         batches::parse(&dump)
@@ -280,7 +283,8 @@ impl Kafka {
         self.brokers[broker].process.signal(signal)
     }
 
-    /// What the broker's kernel has taken from clients and the broker has not read.
+    /// What the broker's kernel has taken from clients and the broker has not read. Kafka bounds it by its
+    /// `socket.receive.buffer.bytes`; the rest of a large request stays with the client's kernel.
     pub fn unread_bytes(&self, broker: usize) -> Result<u64> {
         let port = format!(":{:04X}", self.brokers[broker].ports.plain);
         let mut unread = 0;
@@ -331,7 +335,19 @@ const JAVA_TOOL: [&str; 3] = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtL
 const JAVA_SERVER: [&str; 4] =
     ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"];
 
-async fn format(jars: &Path, folder: &Path, accounts: bool) -> Result<()> {
+/// Names and contents.
+type Files = Vec<(OsString, Vec<u8>)>;
+
+/// What the tool wrote, by broker and by whether it has accounts: the same each time, and Java takes seconds to start.
+static FORMATTED: Mutex<BTreeMap<(usize, bool), Files>> = Mutex::const_new(BTreeMap::new());
+
+async fn format(jars: &Path, at: usize, folder: &Path, accounts: bool) -> Result<()> {
+    let mut formatted = FORMATTED.lock().await;
+    let data = folder.join("data");
+    if let Some(files) = formatted.get(&(at, accounts)) {
+        std::fs::create_dir(&data)?;
+        return files.iter().try_for_each(|(name, text)| Ok(std::fs::write(data.join(name), text)?));
+    }
     let mut command = Command::new("java");
     command.args(JAVA_TOOL).arg("-cp").arg(class_path(jars));
     command.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(folder.join("server.properties"));
@@ -347,6 +363,12 @@ async fn format(jars: &Path, folder: &Path, accounts: bool) -> Result<()> {
         .context("Kafka needs Java (Debian package default-jre-headless)")?;
     let status = formatting.exited(TOOL_LIMIT).await?;
     ensure!(status.success(), "{}", formatting.log_tail());
+    let mut files = Files::new();
+    for file in std::fs::read_dir(&data)? {
+        let file = file?;
+        files.push((file.file_name(), std::fs::read(file.path())?));
+    }
+    formatted.insert((at, accounts), files);
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
+//!                                                           │                         ──▶ Kafka     ─▶ messages
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!                                                           │                         ──▶ OpenTsdb, VictoriaMetrics ─▶ points
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
@@ -23,9 +24,8 @@ pub mod cluster;
 pub mod flood;
 pub mod front;
 pub mod influxdb;
-#[cfg(feature = "kafka")]
+pub mod jars;
 pub mod kafka;
-pub mod kafka_jars;
 pub mod kept;
 pub mod mariadb;
 pub mod mosquitto;

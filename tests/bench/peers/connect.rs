@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tests::kafka_jars::{self, class_path};
+use tests::jars::{self, class_path};
 use tests::scratch::Scratch;
 use tests::{api, ports, process, wait};
 
-use super::{Server, jars};
+use super::Server;
 
-const KAFKA: &str = "org.apache.kafka";
 const TOPIC: &str = "bench";
 const TOOL_LIMIT: Duration = Duration::from_secs(120);
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -25,15 +24,9 @@ pub struct Connect {
 
 impl Connect {
     pub async fn start() -> Result<Self> {
-        let logging = ("org.slf4j", "slf4j-simple", "1.7.36");
-        let tools = kafka_jars::jars()?;
-        let connect = jars(
-            "connect",
-            &[(KAFKA, "connect-runtime", kafka_jars::VERSION), (KAFKA, "connect-file", kafka_jars::VERSION), logging],
-        )
-        .await?;
+        let tools = jars::folder(jars::KAFKA)?;
         let broker = start_broker(&tools).await?;
-        let worker = start_worker(&connect, broker.port).await?;
+        let worker = start_worker(&jars::folder(jars::KAFKA_CONNECT)?, broker.port).await?;
         Ok(Self { worker, broker, tools })
     }
 

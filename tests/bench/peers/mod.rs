@@ -19,7 +19,7 @@ use tests::wait;
 
 /// A server listens within this, Java included.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// A Go or Maven build with an empty cache.
+/// A Go build with an empty cache.
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
 /// A peer that is not there is named and left out.
@@ -81,16 +81,9 @@ impl Server {
     }
 }
 
-/// Where built peers are kept from run to run.
-fn cache() -> Result<PathBuf> {
-    let folder = tests::cache::folder()?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
-}
-
 /// A program of a Go module, built once.
 async fn go_program(name: &str, package: &str, tags: &str) -> Result<PathBuf> {
-    let folder = cache()?.join("bin");
+    let folder = tests::cache::folder()?.join("bench/bin");
     let program = folder.join(name);
     if program.is_file() {
         return Ok(program);
@@ -102,36 +95,6 @@ async fn go_program(name: &str, package: &str, tags: &str) -> Result<PathBuf> {
     process::run(&mut command, BUILD_LIMIT).await?.success()?;
     anyhow::ensure!(program.is_file(), "{package} did not make {}", program.display());
     Ok(program)
-}
-
-/// The jars of some Maven artifacts and of what they need, copied once. Gives their folder.
-async fn jars(name: &str, artifacts: &[(&str, &str, &str)]) -> Result<PathBuf> {
-    let folder = cache()?.join(name);
-    let complete = folder.join("complete");
-    if complete.is_file() {
-        return Ok(folder);
-    }
-    std::fs::create_dir_all(&folder)?;
-    eprintln!("downloading {name} with Maven, once");
-    let dependency = |(group, artifact, version): &(&str, &str, &str)| {
-        format!(
-            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
-        )
-    };
-    let pom = folder.join("pom.xml");
-    let text = format!(
-        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>bench</groupId>\
-         <artifactId>{name}</artifactId><version>1</version><packaging>pom</packaging><dependencies>{}</dependencies></project>",
-        artifacts.iter().map(dependency).collect::<String>()
-    );
-    std::fs::write(&pom, text)?;
-    let mut command = tokio::process::Command::new("mvn");
-    command.args(["-B", "-q", "-f"]).arg(&pom);
-    command.arg("org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies");
-    command.arg(format!("-DoutputDirectory={}", folder.display())).arg("-DincludeScope=runtime");
-    process::run(&mut command, BUILD_LIMIT).await?.success()?;
-    std::fs::write(complete, "")?;
-    Ok(folder)
 }
 
 /// A program that Debian puts beside the path of ordinary users.

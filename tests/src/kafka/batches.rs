@@ -1,5 +1,6 @@
 //! What Kafka's own tool says of the batches in a log.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -14,15 +15,12 @@ pub struct Batch {
     pub producer_id: i64,
 }
 
-/// The files of a topic's partitions.
-pub(super) fn segments(data: &Path, topic: &str) -> Result<Vec<PathBuf>> {
+/// The files of the partitions of these topics.
+pub(super) fn segments(data: &Path, topics: &[&str]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(data).with_context(|| data.display().to_string())? {
         let folder = entry?;
-        let name = folder.file_name().to_string_lossy().into_owned();
-        let is_partition =
-            name.rsplit_once('-').is_some_and(|(of, number)| of == topic && number.parse::<u32>().is_ok());
-        if !is_partition {
+        if !topic_of(&folder.path()).is_some_and(|topic| topics.contains(&topic.as_str())) {
             continue;
         }
         for file in std::fs::read_dir(folder.path())? {
@@ -36,12 +34,26 @@ pub(super) fn segments(data: &Path, topic: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// One line for each: `baseOffset: 0 lastOffset: 3 count: 4 … compresscodec: gzip …`.
-pub(super) fn parse(dump: &str) -> Result<Vec<Batch>> {
-    dump.lines()
-        .filter(|line| line.starts_with("baseOffset:"))
-        .map(|line| of_line(line).with_context(|| line.to_owned()))
-        .collect()
+/// Of the folder `topic-number`.
+fn topic_of(folder: &Path) -> Option<String> {
+    let (topic, number) = folder.file_name()?.to_str()?.rsplit_once('-')?;
+    number.parse::<u32>().is_ok().then(|| topic.to_owned())
+}
+
+/// By topic. `Dumping …/topic-0/00000000000000000000.log` begins a file; each of its batches has a line
+/// `baseOffset: 0 lastOffset: 3 count: 4 … compresscodec: gzip …`.
+pub(super) fn parse(dump: &str) -> Result<BTreeMap<String, Vec<Batch>>> {
+    let mut batches: BTreeMap<String, Vec<Batch>> = BTreeMap::new();
+    let mut topic = None;
+    for line in dump.lines() {
+        if let Some(file) = line.strip_prefix("Dumping ") {
+            topic = Path::new(file).parent().and_then(topic_of);
+        } else if line.starts_with("baseOffset:") {
+            let topic = topic.clone().with_context(|| format!("of no topic: {line}"))?;
+            batches.entry(topic).or_default().push(of_line(line).with_context(|| line.to_owned())?);
+        }
+    }
+    Ok(batches)
 }
 
 fn of_line(line: &str) -> Result<Batch> {

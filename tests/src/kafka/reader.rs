@@ -1,9 +1,9 @@
 //! Reads topics with a consumer of librdkafka.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
 use rdkafka::metadata::MetadataPartition;
@@ -109,9 +109,19 @@ impl TopicReader {
             let (_, end) = self.consumer.fetch_watermarks(&self.topic, *partition, ANSWER_LIMIT)?;
             left += end - position;
         }
+        let (mut last, mut trouble) = (Instant::now(), None);
         while left > 0 {
-            let message = self.consumer.poll(SILENCE_LIMIT);
-            let message = message.with_context(|| format!("{left} messages of {} do not come", self.topic))??;
+            let message = match self.consumer.poll(SILENCE_LIMIT) {
+                Some(Ok(message)) => message,
+                // A connection that broke off, now or since somebody last read: it comes back by itself.
+                Some(Err(error)) if last.elapsed() < SILENCE_LIMIT => {
+                    trouble = Some(error);
+                    continue;
+                }
+                Some(Err(error)) => bail!("{left} messages of {} do not come: {error}", self.topic),
+                None => bail!("{left} messages of {} do not come; {trouble:?}", self.topic),
+            };
+            last = Instant::now();
             let received = received(&message);
             let position = self.positions.get_mut(&received.partition).context("a message of another partition")?;
             // Nothing is ever deleted, so that offsets have no gaps.

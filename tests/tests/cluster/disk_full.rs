@@ -265,8 +265,8 @@ async fn one_node(set: &[&str]) -> Result<Cluster> {
 /// A connector of a kind that no node offers.
 fn not_offered(name: &str, topic: &str) -> Value {
     let mut connector = webhook_connector(name, topic, "");
-    connector["connector_type"] = json!("kafka");
-    connector["config"] = json!(r#"{"bootstrap_servers":"localhost:9092","topic":"t"}"#);
+    connector["connector_type"] = json!("cassandra");
+    connector["config"] = json!(r#"{"nodes":["127.0.0.1"],"keyspace":"mqtt","table":"messages"}"#);
     connector
 }
 

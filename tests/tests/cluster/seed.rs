@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tests::api::ApiClient;
 use tests::cluster::Cluster;
-use tests::process;
+use tests::{process, wait};
 
 use crate::LIMIT;
 
@@ -32,19 +32,20 @@ async fn check_commands(cluster: &Cluster, index: usize) -> Result<()> {
         let answer = curl(api, command).await?;
         ensure!(answer["code"] == 0 && answer["message"] == "success" && answer["data"] == "success", "{answer}");
     }
+    wait::until(LIMIT, "kafka_bridge runs", async || api.detail("kafka_bridge").await.map(drop)).await?;
     for command in others {
         let answer = curl(api, command).await?;
         if command.contains("/list") {
             ensure!(answer["data"]["total_count"] == 7, "{answer}");
         } else if command.contains("/detail") {
-            ensure!(answer["code"] == 1, "{answer}");
-            ensure!(answer["message"] == "Connector thread kafka_bridge does not exist.", "{answer}");
+            check_detail(&answer)?;
         } else {
             ensure!(answer["code"] == 1 && answer["message"] == "Connector old_connector does not exist.", "{answer}");
         }
     }
-    for node in &cluster.nodes {
-        check_idle_row(&node.api().row("kafka_bridge").await?)?;
+    for node in 0..cluster.nodes.len() {
+        cluster.owner_seen_by(node, "kafka_bridge").await?;
+        check_row(&cluster.api(node).row("kafka_bridge").await?)?;
     }
     for name in api.names().await? {
         ensure!(api.delete(&name).await?.data()? == "success");
@@ -60,13 +61,21 @@ async fn curl(api: &ApiClient, command: &str) -> Result<Value> {
     serde_json::from_str(&finished.stdout).with_context(|| format!("answer to {here}: {}", finished.stdout))
 }
 
-/// A kind that no node offers is kept, and says why it does not run.
-fn check_idle_row(row: &Value) -> Result<()> {
+/// Nothing was published.
+fn check_detail(answer: &Value) -> Result<()> {
+    ensure!(answer["code"] == 0 && answer["message"] == "success", "{answer}");
+    let data = &answer["data"];
+    ensure!(data["send_success_total"] == 0 && data["send_fail_total"] == 0, "{answer}");
+    ensure!(data["last_send_time"] == 0 && data.get("last_msg").is_some(), "{answer}");
+    Ok(())
+}
+
+fn check_row(row: &Value) -> Result<()> {
     ensure!(row["connector_name"] == "kafka_bridge" && row["connector_type"] == "kafka", "{row}");
     ensure!(row["config"] == r#"{"bootstrap_servers":"localhost:9092","topic":"mqtt_messages"}"#, "{row}");
     ensure!(row["topic_name"] == "sensor/+", "{row}");
-    ensure!(row["status"] == "Idle" && row["broker_id"] == "-", "{row}");
-    ensure!(row["state_reason"] == "no node offers kind kafka", "{row}");
+    ensure!(row["status"] == "Running", "{row}");
+    ensure!(row["broker_id"].as_str().is_some_and(|id| id.parse::<u64>().is_ok()), "{row}");
     for key in ["create_time", "update_time"] {
         let time = row[key].as_str().context("a time")?;
         ensure!(time.len() == "2024-01-01 10:00:00".len() && time.as_bytes()[10] == b' ', "{key}: {time}");
@@ -92,26 +101,37 @@ async fn the_documents_json_is_taken_as_printed() -> Result<()> {
             ensure!(row["config"].as_str().is_some_and(|text| text.contains("******")), "{kind}: {row}");
         }
     }
+    for node in &cluster.nodes {
+        check_idle_row(&node.api().row("cassandra_connector").await?)?;
+    }
     check_list_body(&cluster).await?;
     check_nulls(&cluster).await?;
     cluster.finish().await
 }
 
+/// A kind that no node offers is kept, and says why it does not run.
+fn check_idle_row(row: &Value) -> Result<()> {
+    ensure!(row["connector_name"] == "cassandra_connector" && row["connector_type"] == "cassandra", "{row}");
+    ensure!(row["status"] == "Idle" && row["broker_id"] == "-", "{row}");
+    ensure!(row["state_reason"] == "no node offers kind cassandra", "{row}");
+    Ok(())
+}
+
 /// The document prints the parameters of `list` and `detail` as JSON bodies of a GET.
 async fn check_list_body(cluster: &Cluster) -> Result<()> {
     let body = json!({
-        "connector_name": "kafka_connector", "limit": 20, "page": 1, "sort_field": "connector_name", "sort_by": "asc",
-        "filter_field": "connector_type", "filter_values": ["kafka"], "exact_match": "false",
+        "connector_name": "cassandra_connector", "limit": 20, "page": 1, "sort_field": "connector_name",
+        "sort_by": "asc", "filter_field": "connector_type", "filter_values": ["cassandra"], "exact_match": "false",
     });
     for node in &cluster.nodes {
         let send = |path: &'static str, body: &Value| {
             node.api().send(Method::GET, path, Some("application/json"), body.to_string())
         };
         let data = send("/api/mqtt/connector/list", &body).await?.data()?;
-        ensure!(data["total_count"] == 1 && data["data"][0]["connector_name"] == "kafka_connector", "{data}");
-        let detail = send("/api/mqtt/connector/detail", &json!({ "connector_name": "kafka_connector" })).await?;
+        ensure!(data["total_count"] == 1 && data["data"][0]["connector_name"] == "cassandra_connector", "{data}");
+        let detail = send("/api/mqtt/connector/detail", &json!({ "connector_name": "cassandra_connector" })).await?;
         let message = detail.failure(409, "CONNECTOR_NOT_RUNNING")?;
-        ensure!(message == "Connector thread kafka_connector does not exist.", "{message}");
+        ensure!(message == "Connector thread cassandra_connector does not exist.", "{message}");
         let detail = send("/api/mqtt/connector/detail", &json!({ "connector_name": "nobody" })).await?;
         let message = detail.failure(404, "CONNECTOR_NOT_FOUND")?;
         ensure!(message == "Connector nobody does not exist.", "{message}");

@@ -39,8 +39,8 @@ pub(super) fn target_fault(code: Code, words: &str) -> TargetFault {
         Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed => TargetFaultKind::Permission,
-        Code::Authentication
-        | Code::SaslAuthenticationFailed
+        Code::Authentication => login_kind(words),
+        Code::SaslAuthenticationFailed
         | Code::UnsupportedSASLMechanism
         | Code::IllegalSASLState
         | Code::UnacceptableCredential => TargetFaultKind::Auth,
@@ -75,6 +75,12 @@ fn ends_the_producer(code: Code) -> bool {
             | Code::ProducerFenced
             | Code::GaplessGuarantee
     )
+}
+
+/// librdkafka calls it a failed login when the connection breaks off, or its time is over, while the two agree on how to
+/// log in. Its own words for that begin with "Local", what a broker says does not.
+fn login_kind(words: &str) -> TargetFaultKind {
+    if words.contains("mechanism handshake failed: Local: ") { TargetFaultKind::Down } else { TargetFaultKind::Auth }
 }
 
 /// librdkafka gives OpenSSL's words, and one code for all of them.
@@ -153,6 +159,21 @@ mod tests {
         ] {
             assert_eq!(of_target(code), (kind, reopen), "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_connection_that_breaks_off_during_the_login_is_no_refusal() {
+        let of = |end: &str| {
+            let words =
+                format!("SASL SCRAM-SHA-512 mechanism handshake failed: {end}: broker's supported mechanisms: ");
+            target_fault(Code::Authentication, &words).kind
+        };
+        assert_eq!(of("Local: Broker transport failure"), TargetFaultKind::Down);
+        assert_eq!(of("Local: Timed out"), TargetFaultKind::Down);
+        assert_eq!(of("Broker: Unsupported SASL mechanism"), TargetFaultKind::Auth);
+        let refused =
+            "SASL authentication error: Authentication failed during authentication due to invalid credentials";
+        assert_eq!(target_fault(Code::Authentication, refused).kind, TargetFaultKind::Auth);
     }
 
     #[test]

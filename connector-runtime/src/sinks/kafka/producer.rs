@@ -27,6 +27,8 @@ use super::message::Message;
 use super::target::{Events, Target};
 use crate::sink::{Outcome, RecordFault, TargetFault, TargetFaultKind};
 
+/// How long the first question for the brokers waits for an answer; each further one waits twice as long.
+const ANSWER_AT_FIRST: Duration = Duration::from_millis(250);
 /// How soon the thread notices that it is to end; events are served as they come.
 const POLL: Duration = Duration::from_millis(100);
 /// The same while it waits for the last call that is just sending.
@@ -137,14 +139,28 @@ impl Producer {
         fatal(&inner)
     }
 
-    /// Asks a broker for the others and for the topic. Blocks.
+    /// Asks a broker for the others and for the topic. Blocks; asks anew now and then, so that it ends soon after the
+    /// sink does.
     pub(super) fn look_up(&self, topic: &str, within: Duration) -> Result<Found, TargetFault> {
         let Some(inner) = self.inner.upgrade() else { return Err(self.target.end()) };
-        let metadata = inner.client().fetch_metadata(Some(topic), within).map_err(|error| {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-            let silent = || target_fault(code, &format!("no broker answers: {code}"));
-            self.target.reason().unwrap_or_else(silent)
-        })?;
+        let started = std::time::Instant::now();
+        let mut wait = ANSWER_AT_FIRST;
+        let metadata = loop {
+            let left = within.saturating_sub(started.elapsed());
+            let error = match inner.client().fetch_metadata(Some(topic), wait.min(left)) {
+                Ok(metadata) => break metadata,
+                Err(error) => error,
+            };
+            if self.target.takes_nothing() {
+                return Err(self.target.end());
+            }
+            if wait >= left {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                let silent = || target_fault(code, &format!("no broker answers: {code}"));
+                return Err(self.target.reason().unwrap_or_else(silent));
+            }
+            wait *= 2;
+        };
         let address = |broker: &MetadataBroker| {
             let port = u16::try_from(broker.port()).unwrap_or_default();
             (broker.host().to_owned(), port)

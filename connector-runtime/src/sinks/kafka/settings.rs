@@ -26,6 +26,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// What an idempotent producer may have under way without losing the order; the broker remembers as many.
 const IN_FLIGHT_MAX_IDEMPOTENT: u32 = 5;
 
+/// Pause of an idempotent producer before the first retry of a message; librdkafka doubles it, up to a second. Each
+/// message that the broker refuses leaves a gap in the count, and every batch behind a gap is sent again, after this
+/// pause: with librdkafka's tenth of a second a few dozen refused messages would keep all others waiting for seconds.
+const RETRY_PAUSE_IDEMPOTENT: Duration = Duration::from_millis(10);
+
 /// Reads certificates: call it where a few small reads may block.
 pub(super) fn settings(config: &Config, client_id: &str, watches_connections: bool) -> Result<ClientConfig, TlsError> {
     let mut settings = ClientConfig::new();
@@ -74,6 +79,9 @@ fn set_seed_options(config: &Config, set: &mut impl FnMut(&str, &str)) {
     // A batch that is sent again must not come after one that was sent later.
     set("max.in.flight.requests.per.connection", &in_flight_max.to_string());
     set("retries", &config.retries.to_string());
+    if config.idempotent() {
+        set("retry.backoff.ms", &RETRY_PAUSE_IDEMPOTENT.as_millis().to_string());
+    }
     set("message.timeout.ms", &config.message_timeout_ms.to_string());
     set("linger.ms", &config.linger_ms.to_string());
     set("batch.size", &config.batch_size.to_string());

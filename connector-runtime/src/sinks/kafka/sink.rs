@@ -72,6 +72,8 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 
     timeout(within, addresses::check_servers(&config.bootstrap_servers, &deny_networks)).await.map_err(late)??;
     let target = Target::new(context.connector.0.clone(), Arc::clone(&deny_networks));
+    // Whatever was begun ends when this fails, or is given up half-way.
+    let unopened = target.aborted.clone().drop_guard();
     let client_id = format!("sluice/{}", context.connector.0);
     let (producer, settings) = started(config, client_id, Arc::clone(&target)).await?;
     let opened = tokio::select! {
@@ -80,6 +82,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         checked = check(&producer, &topic, within, &deny_networks) => checked,
     };
     opened?;
+    unopened.disarm();
     Ok(Box::new(KafkaSink {
         topic,
         messages,

@@ -10,34 +10,41 @@ use crate::secrets::SecretFences;
 #[tokio::test]
 async fn batches_are_compressed_as_configured() {
     let server = server().await;
-    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
-        let topic = format!("codec-{codec}");
-        server.create_topic(&topic, 1, &[]).await.expect("makes the topic");
-        let sink = opened(server.config(&topic, &json!({"compression_type": codec}))).await;
+    let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
+    let topics = codecs.map(|codec| format!("codec-{codec}"));
+    for (codec, topic) in codecs.into_iter().zip(&topics) {
+        server.create_topic(topic, 1, &[]).await.expect("makes the topic");
+        let sink = opened(server.config(topic, &json!({"compression_type": codec}))).await;
         let records: Vec<Record> = (0..200).map(|number| record(number, vec![b'a'; 500])).collect();
         assert_eq!(delivered(&deliver(&*sink, &records).await), 200);
-        let batches = server.batches(&topic).await.expect("dumps the log");
+        assert_eq!(messages(&server, topic).await.len(), 200);
+    }
+    let all = server.batches(&topics.each_ref().map(|topic| &**topic)).await.expect("dumps the log");
+    for (codec, topic) in codecs.into_iter().zip(&topics) {
+        let batches = &all[topic];
         assert!(batches.iter().all(|batch| batch.codec == codec), "{codec}: {batches:?}");
         let bytes: u64 = batches.iter().map(|batch| batch.bytes).sum();
         assert_eq!(bytes > 100_000, codec == "none", "{codec}: {bytes} bytes");
-        assert_eq!(messages(&server, &topic).await.len(), 200);
     }
 }
 
 #[tokio::test]
 async fn batch_size_bounds_a_batch_and_linger_fills_it() {
     let server = server().await;
-    let mut records_per_batch = Vec::new();
-    for (topic, batch_size, linger_ms) in [("small-batches", 2_000, 200), ("full-batches", 200_000, 200)] {
+    let topics = [("small-batches", 2_000), ("full-batches", 200_000)];
+    for (topic, batch_size) in topics {
         server.create_topic(topic, 1, &[]).await.expect("makes the topic");
-        let more = json!({"batch_size": batch_size, "linger_ms": linger_ms});
+        let more = json!({"batch_size": batch_size, "linger_ms": 200});
         let sink = opened(server.config(topic, &more)).await;
         let records: Vec<Record> = (0..100).map(|number| record(number, vec![b'a'; 500])).collect();
         assert_eq!(delivered(&deliver(&*sink, &records).await), 100);
-        let batches = server.batches(topic).await.expect("dumps the log");
-        assert!(batches.iter().all(|batch| batch.bytes <= batch_size), "{topic}: {batches:?}");
-        records_per_batch.push(batches.iter().map(|batch| batch.records).max().expect("has batches"));
     }
+    let all = server.batches(&topics.map(|(topic, _)| topic)).await.expect("dumps the log");
+    let records_per_batch = topics.map(|(topic, batch_size)| {
+        let batches = &all[topic];
+        assert!(batches.iter().all(|batch| batch.bytes <= batch_size), "{topic}: {batches:?}");
+        batches.iter().map(|batch| batch.records).max().expect("has batches")
+    });
     assert!(records_per_batch[0] <= 3 && records_per_batch[1] > 50, "{records_per_batch:?}");
 
     let once = async |linger_ms: u64| {
@@ -57,17 +64,39 @@ async fn batch_size_bounds_a_batch_and_linger_fills_it() {
 #[tokio::test]
 async fn the_producer_is_idempotent_with_acks_all_and_retries() {
     let server = server().await;
-    for (topic, more, idempotent) in [
+    let topics = [
         ("idempotent", json!({"acks": "all"}), true),
         ("all-without-retries", json!({"acks": "all", "retries": 0}), false),
         ("leader", json!({"acks": "1"}), false),
-    ] {
+    ];
+    for (topic, more, _) in &topics {
         server.create_topic(topic, 1, &[]).await.expect("makes the topic");
-        let sink = opened(server.config(topic, &more)).await;
+        let sink = opened(server.config(topic, more)).await;
         assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
-        let batches = server.batches(topic).await.expect("dumps the log");
+    }
+    let all = server.batches(&topics.each_ref().map(|(topic, ..)| *topic)).await.expect("dumps the log");
+    for (topic, _, idempotent) in topics {
+        let batches = &all[topic];
         assert!(batches.iter().all(|batch| (batch.producer_id >= 0) == idempotent), "{topic}: {batches:?}");
     }
+}
+
+#[tokio::test]
+async fn the_example_of_the_page_delivers() {
+    let page = include_str!("../../../../../../docs/connectors/kafka.md");
+    let (_, example) = page.split_once("## Example\n\n```json\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let example: Value = serde_json::from_str(example).expect("is JSON");
+    let topic = example["config"]["topic"].as_str().expect("names a topic");
+    let server = server_with(topic, 12, &[]).await;
+    let mut config = example["config"].clone();
+    config["bootstrap_servers"] = json!(server.bootstrap(Listener::Plain));
+    let sink = opened(config).await;
+    let records: Vec<Record> = (0..100).map(|number| record(number, vec![b'a'; 500])).collect();
+    assert_eq!(delivered(&deliver(&*sink, &records).await), 100);
+    assert_eq!(messages(&server, topic).await.len(), 100);
+    let batches = &server.batches(&[topic]).await.expect("dumps the log")[topic];
+    assert!(batches.iter().all(|batch| batch.codec == "lz4" && batch.producer_id >= 0), "{batches:?}");
 }
 
 fn problems(more: &Value) -> Result<Vec<String>, String> {

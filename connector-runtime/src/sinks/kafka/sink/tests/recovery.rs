@@ -87,6 +87,8 @@ async fn one_broker_of_three_is_killed_and_nothing_is_lost_or_repeated() {
     println!("measured: killed at {at} of {COUNT}, all committed {:?} later", killed.elapsed());
     acks_all_waits_for_the_replicas_that_the_topic_demands(&server).await;
     server.start_again(0).await.expect("starts again");
+    // What was taken with fewer replicas than the topic demands is read once they are back.
+    assert_eq!(server.arrived("demanding", 2, LIMIT).await.expect("arrive").len(), 2);
     let times = arrivals_in_order(&server, "cluster").await;
     let repeated = times.values().filter(|count| **count > 1).count();
     assert_eq!((times.len() as u64, repeated), (COUNT, 0));
@@ -103,7 +105,7 @@ async fn acks_all_waits_for_the_replicas_that_the_topic_demands(server: &Kafka) 
         sink.close().await;
     }
     let mut took = Vec::new();
-    for retries in [0, 5] {
+    for retries in [0, 8] {
         let sink = opened(server.config("demanding", &json!({"acks": "all", "retries": retries}))).await;
         let started = Instant::now();
         let outcomes = deliver(&*sink, &[record(2, "all")]).await;
@@ -112,11 +114,13 @@ async fn acks_all_waits_for_the_replicas_that_the_topic_demands(server: &Kafka) 
         assert_eq!(fault.kind, TargetFaultKind::Down);
         assert!(fault.message.contains("Not enough in-sync replicas"), "{}", fault.message);
     }
-    println!("measured: not enough replicas with 0 and 5 retries after {took:?}");
-    // The client pauses a tenth of a second before its first retry, and doubles that up to a second.
+    println!("measured: not enough replicas with 0 and 8 retries after {took:?}");
+    // The client pauses a hundredth of a second before its first retry, and doubles that up to a second.
     assert!(took[1] > took[0] + Duration::from_millis(1_000), "{took:?}");
-    assert_eq!(server.arrived("demanding", 2, LIMIT).await.expect("arrive").len(), 2);
 }
+
+/// Only requests with messages are longer.
+const MORE_THAN_ANY_QUESTION: u64 = 10_000;
 
 /// A broker that keeps its connections and answers nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,6 +160,12 @@ async fn times_out(server: &Kafka) {
         Ok(())
     });
     works.await.expect("goes on");
+
+    // Who wants no confirmation waits for none.
+    let sink = opened(server.config("still", &json!({"acks": "0"}))).await;
+    assert_eq!(deliver(&*sink, &[record(4, "before")]).await, [Outcome::Delivered]);
+    let outcomes = paused(server, deliver(&*sink, &[record(5, "unconfirmed")])).await;
+    assert_eq!(outcomes, [Outcome::Delivered]);
 }
 
 async fn closes_within_the_cleanup_timeout(server: &Kafka) {
@@ -199,7 +209,8 @@ async fn is_aborted(server: &Kafka) {
                     (outcomes, Instant::now())
                 },
                 async {
-                    until("some of it is written", || server.unread_bytes(0).expect("reads") > 100_000).await;
+                    until("some of it is written", || server.unread_bytes(0).expect("reads") > MORE_THAN_ANY_QUESTION)
+                        .await;
                     let aborted = Instant::now();
                     sink.abort();
                     assert!(aborted.elapsed() < crate::sink::ABORT_WITHIN, "{:?}", aborted.elapsed());
