@@ -35,7 +35,6 @@ const NO_TOPIC: Breakage = Breakage {
     class: "target_missing",
     words: "Unknown topic or partition",
 };
-const DENIAL: &[&str] = &["--deny-principal", GUEST_PRINCIPAL, "--operation", "Write", "--topic", "*"];
 const NO_RIGHT: Breakage = Breakage {
     name: "no right to write",
     health_reason: "TARGET_PERMISSION",
@@ -50,14 +49,23 @@ pub struct Kafka {
     elsewhere: BTreeMap<String, String>,
     /// Topics that were made on the first.
     made: Vec<String>,
-    /// What holds for all topics at once. Java, which changes it, takes seconds to start.
-    is_broken: Option<&'static str>,
+    /// For all destinations at once. Java, which changes it, takes seconds to start.
+    has_other_password: bool,
     readers: Mutex<BTreeMap<String, Arc<Mutex<TopicReader>>>>,
 }
 
 impl Kafka {
     fn server(&self, destination: &Destination) -> &Server {
         self.elsewhere.get(&destination.name).and_then(|key| self.with_tls.get(key)).unwrap_or(&self.main)
+    }
+
+    async fn has_password(&mut self, right: bool) -> Result<()> {
+        if self.has_other_password == right {
+            let password = if right { PASSWORD } else { "another" };
+            self.main.set_scram_password(GUEST, MECHANISM, password).await?;
+            self.has_other_password = !right;
+        }
+        Ok(())
     }
 
     fn reader(&self, destination: &Destination) -> Option<Arc<Mutex<TopicReader>>> {
@@ -85,7 +93,7 @@ impl Adapter for Kafka {
             with_tls: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             made: Vec::new(),
-            is_broken: None,
+            has_other_password: false,
             readers: Mutex::default(),
         })
     }
@@ -159,23 +167,19 @@ impl Adapter for Kafka {
     }
 
     async fn break_by(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
-        let is_broken = self.is_broken.replace(breakage.name) == Some(breakage.name);
         match *breakage {
-            WRONG_PASSWORD | NO_RIGHT if is_broken => Ok(()),
-            WRONG_PASSWORD => self.main.set_scram_password(GUEST, MECHANISM, "another").await,
+            WRONG_PASSWORD => self.has_password(false).await,
             NO_TOPIC => self.main.delete_topic(&destination.name).await,
-            NO_RIGHT => self.main.rights(&[&["--add"], DENIAL].concat()).await,
+            NO_RIGHT => self.main.rights(&[&["--add"][..], &denial(&destination.name)].concat()).await,
             other => bail!("{other:?} is not declared"),
         }
     }
 
     async fn mend(&mut self, breakage: &Breakage, destination: &Destination) -> Result<()> {
-        let is_broken = self.is_broken.take().is_some();
         match *breakage {
-            WRONG_PASSWORD | NO_RIGHT if !is_broken => Ok(()),
-            WRONG_PASSWORD => self.main.set_scram_password(GUEST, MECHANISM, PASSWORD).await,
+            WRONG_PASSWORD => self.has_password(true).await,
             NO_TOPIC => self.main.create_topic(&destination.name, PARTITIONS, &[]).await,
-            NO_RIGHT => self.main.rights(&[&["--remove", "--force"], DENIAL].concat()).await,
+            NO_RIGHT => self.main.rights(&[&["--remove", "--force"][..], &denial(&destination.name)].concat()).await,
             other => bail!("{other:?} is not declared"),
         }
     }
@@ -249,6 +253,10 @@ fn confirmed(config: &mut Value) {
     config["max_in_flight"] = BATCHES_IN_FLIGHT.into();
     config["message_timeout_ms"] = 5_000.into();
     config["cleanup_timeout_secs"] = 1.into();
+}
+
+fn denial(topic: &str) -> [&str; 6] {
+    ["--deny-principal", GUEST_PRINCIPAL, "--operation", "Write", "--topic", topic]
 }
 
 fn seen(received: &Received) -> Seen {
