@@ -77,6 +77,11 @@ impl OpenTsdb {
         self.tsd.kill().map(drop)
     }
 
+    /// The TSD, that is.
+    pub fn is_running(&mut self) -> bool {
+        self.tsd.is_running()
+    }
+
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(!self.tsd.is_running(), "the TSD still runs");
         self.tsd = spawn_tsd(self.scratch.path(), self.port).await?;
