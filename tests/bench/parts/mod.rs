@@ -48,11 +48,11 @@ impl Part {
 
     /// The parts that are meant by a name: one, or all kinds of connectors.
     pub fn named(text: &str) -> Result<Vec<Self>> {
-        let mut sinks = sinks::KINDS.iter().copied().map(Self::Sinks);
+        let sinks = sinks::KINDS.iter().copied().map(Self::Sinks);
         if text == SINKS {
             return Ok(sinks.collect());
         }
-        match Self::ALL.into_iter().chain(sinks.by_ref()).find(|part| part.to_string() == text) {
+        match Self::ALL.into_iter().chain(sinks).find(|part| part.to_string() == text) {
             Some(part) => Ok(vec![part]),
             None => bail!(
                 "unknown part {text}; there are {}, {SINKS}, and one of each kind: {SINKS}-{}",
