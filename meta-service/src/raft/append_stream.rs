@@ -4,11 +4,14 @@
 //! POST /raft/stream, Upgrade: sluice-raft ─► 101 ─► request, request … ─► openraft's stream ─► answer, answer …
 //! ```
 //!
-//! A connection of its own, taken out of HTTP, because a request costs a frame in it and no more, and because requests
-//! that are under way at once arrive in order. What is committed needs no request of its own while entries follow: the
-//! next one carries it.
+//! A connection of its own, taken out of HTTP, because a request costs a frame in it and no more. What is committed needs
+//! no request of its own while entries follow: the next one carries it.
+//!
+//! One request is under way at a time, and the next one is not even made before: what comes meanwhile goes into it
+//! together. Openraft takes the answer to a request as one to all that were made by then and end at the same entry. Of a
+//! notice that was made later it would so believe that the member had taken it, and with it, before the member said
+//! anything of the kind, this leader: a read could be proved by an answer that is older than the read.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,7 +33,7 @@ use super::frames::Frames;
 use super::network::APPEND_TIMEOUT;
 use super::node::RaftNode;
 use super::server::admitted;
-use super::types::{LogId, Types};
+use super::types::Types;
 use super::wire;
 use crate::seat::Seat;
 use crate::status::RaftStatus;
@@ -38,8 +41,6 @@ use crate::status::RaftStatus;
 /// What the connection is upgraded to.
 pub(super) const PROTOCOL: &str = "sluice-raft";
 
-/// Requests under way at once. More would only make smaller ones of them: what comes meanwhile goes into the next.
-const UNDER_WAY_MAX: usize = 2;
 /// A notice of what is committed waits so long for entries that carry it.
 const NOTICE_WAIT: Duration = Duration::from_millis(1);
 /// Answers that go out together.
@@ -65,20 +66,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AppendStream<C> {
     }
 }
 
-/// What one request that is under way covers.
-struct UnderWay {
-    prev: Option<LogId>,
-    last: Option<LogId>,
-    until: Instant,
-}
-
 /// Requests that belong together, and their answers.
 struct Session<'s, C, S> {
     stream: AppendStream<C>,
     /// Where the stream stays for the next session, if this one ends in order.
     kept: &'s mut Option<AppendStream<C>>,
     requests: Fuse<S>,
-    under_way: VecDeque<UnderWay>,
     notice: Option<(AppendEntriesRequest<Types>, Instant)>,
     begun: bool,
     failed: bool,
@@ -94,10 +87,9 @@ where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
 {
-    let under_way = VecDeque::with_capacity(UNDER_WAY_MAX);
     // Openraft's stream must not be asked again once it has ended.
     let requests = requests.fuse();
-    let session = Session { stream, kept, requests, under_way, notice: None, begun: false, failed: false };
+    let session = Session { stream, kept, requests, notice: None, begun: false, failed: false };
     futures::stream::unfold(Some(session), |session| async move {
         let mut session = session?;
         match session.next().await {
@@ -125,76 +117,51 @@ where
     }
 
     async fn work(&mut self) -> Option<Answer> {
-        loop {
-            if self.requests.is_done() && self.notice.is_none() && self.under_way.is_empty() {
-                return None;
-            }
-            let room = self.under_way.len() < UNDER_WAY_MAX;
-            let (answer_due, notice_due) =
-                (self.under_way.front().map(|first| first.until), self.notice.as_ref().map(|(_, due)| *due));
-            let AppendStream { connection, frames } = &mut self.stream;
-            let send = tokio::select! {
-                biased;
-                answer = frames.next::<AppendEntriesResponse<Types>>(connection), if answer_due.is_some() => {
-                    return Some(self.answered(answer));
+        let request = loop {
+            let notice_due = self.notice.as_ref().map(|(_, due)| *due);
+            let made = if self.requests.is_done() {
+                None
+            } else {
+                tokio::select! {
+                    biased;
+                    request = self.requests.next() => request,
+                    () = due(notice_due) => None,
                 }
-                request = self.requests.next(), if room && !self.requests.is_done() => match request {
-                    // Only the first may be there to find out where the logs part.
-                    Some(request) if request.entries.is_empty() && self.begun => {
-                        let due = notice_due.unwrap_or_else(|| Instant::now() + NOTICE_WAIT);
-                        self.notice = Some((request, due));
-                        continue;
-                    }
-                    Some(request) => {
-                        // It was made later, so it carries what the notice had to say.
-                        self.notice = None;
-                        request
-                    }
-                    // Nothing follows that could carry it.
-                    None => match self.notice.take() {
-                        Some((notice, _)) => notice,
-                        None => continue,
-                    },
-                },
-                () = due(notice_due), if room => match self.notice.take() {
-                    Some((notice, _)) => notice,
-                    None => continue,
-                },
-                () = due(answer_due) => return Some(Err(failed(&io::ErrorKind::TimedOut.into()))),
             };
-            self.begun = true;
-            if let Err(error) = self.send(send).await {
-                return Some(Err(failed(&error)));
+            match made {
+                // Only the first may be there to find out where the logs part.
+                Some(notice) if notice.entries.is_empty() && self.begun => {
+                    self.notice = Some((notice, notice_due.unwrap_or_else(|| Instant::now() + NOTICE_WAIT)));
+                }
+                // Made later than the notice, it says the same and more.
+                Some(request) => {
+                    self.notice = None;
+                    break request;
+                }
+                // Nothing came in time to carry the notice, or nothing comes any more.
+                None => break self.notice.take()?.0,
             }
-        }
+        };
+        self.begun = true;
+        Some(self.exchange(request).await.unwrap_or_else(|error| Err(failed(&error))))
     }
 
-    async fn send(&mut self, request: AppendEntriesRequest<Types>) -> io::Result<()> {
+    async fn exchange(&mut self, request: AppendEntriesRequest<Types>) -> io::Result<Answer> {
+        let AppendStream { connection, frames } = &mut self.stream;
         let prev = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
         let until = Instant::now() + APPEND_TIMEOUT;
-        let envelope = wire::encode(&request)?;
-        timeout_at(until, self.stream.connection.write_all(&envelope)).await??;
-        self.under_way.push_back(UnderWay { prev, last, until });
-        Ok(())
+        timeout_at(until, connection.write_all(&wire::encode(&request)?)).await??;
+        let answer = timeout_at(until, frames.next::<AppendEntriesResponse<Types>>(connection)).await??;
+        let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?.into_stream_result(prev, last);
+        // What follows would stand on entries that were not taken.
+        self.failed = answer.as_ref().is_ok_and(|matched| *matched != last);
+        Ok(Ok(answer))
     }
 
-    fn answered(&mut self, answer: io::Result<Option<AppendEntriesResponse<Types>>>) -> Answer {
-        match (answer, self.under_way.pop_front()) {
-            (Ok(Some(answer)), Some(request)) => {
-                let answer = answer.into_stream_result(request.prev, request.last);
-                // What follows stands on entries that were not taken.
-                self.failed = answer.as_ref().is_ok_and(|matched| *matched != request.last);
-                Ok(answer)
-            }
-            (Ok(_), _) => Err(failed(&io::ErrorKind::UnexpectedEof.into())),
-            (Err(error), _) => Err(failed(&error)),
-        }
-    }
-
-    /// Only a stream whose requests are all answered can be used again.
+    /// A stream that failed is not used again.
     fn keep(self) {
-        if !self.failed && self.under_way.is_empty() {
+        if !self.failed {
             *self.kept = Some(self.stream);
         }
     }
@@ -276,7 +243,7 @@ mod tests {
     use openraft::impls::{Entry, leader_id_std};
     use tokio::io::{DuplexStream, duplex};
 
-    use super::super::types::Vote;
+    use super::super::types::{LogId, Vote};
     use super::*;
 
     type Request = AppendEntriesRequest<Types>;
@@ -351,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_belong_to_requests_in_their_order() {
+    async fn one_request_is_under_way_at_a_time() {
         let (mut member, stream) = Member::new();
         let (sender, receiver) = requests();
         let mut kept = None;
@@ -361,9 +328,9 @@ mod tests {
         send(&sender, (9, 10, 4));
         let member = async move {
             assert_eq!(member.receive().await, Some((5, 6, 4)));
-            assert_eq!(member.receive().await, Some((6, 9, 4)));
             member.nothing_comes().await;
             member.answer(AppendEntriesResponse::Success).await;
+            assert_eq!(member.receive().await, Some((6, 9, 4)));
             member.answer(AppendEntriesResponse::Success).await;
             assert_eq!(member.receive().await, Some((9, 10, 4)));
             member.answer(AppendEntriesResponse::Success).await;
