@@ -228,3 +228,23 @@ fn observed(reports: &Reports) -> Observed {
         .collect();
     Observed { tasks, nodes }
 }
+
+#[cfg(test)]
+mod tests {
+    use meta_service::leader::NodeReport;
+
+    use super::*;
+
+    #[test]
+    fn reports_are_put_into_the_apis_terms_once() {
+        let report = |lease_remaining_ms| NodeReport { lease_remaining_ms, ..NodeReport::default() };
+        let reports = |lease| Arc::new(Reports { nodes: [(RaftId(1), report(lease))].into(), ..Reports::default() });
+        let (first, second) = (reports(700), reports(0));
+        let last = LastObserved::default();
+        let observed = last.of(&first);
+        assert_eq!(observed.nodes[&RaftId(1)].lease_remaining, Some(Duration::from_millis(700)));
+        assert!(Arc::ptr_eq(&observed, &last.of(&first)));
+        assert_eq!(last.of(&second).nodes[&RaftId(1)].lease_remaining, None);
+        assert!(!Arc::ptr_eq(&observed, &last.of(&first)), "only the last one is kept");
+    }
+}

@@ -4,28 +4,25 @@
 //! POST /raft/stream, Upgrade: sluice-raft ─► 101 ─► request, request … ─► openraft's stream ─► answer, answer …
 //! ```
 //!
-//! A connection of its own, taken out of HTTP, because a request costs a frame in it and no more. What is committed needs
-//! no request of its own while entries follow: the next one carries it.
+//! A connection of its own, taken out of HTTP, because a request costs a frame in it and no more.
 //!
 //! One request is under way at a time, and the next one is not even made before: what comes meanwhile goes into it
 //! together. Openraft takes the answer to a request as one to all that were made by then and end at the same entry. Of a
-//! notice that was made later it would so believe that the member had taken it, and with it, before the member said
-//! anything of the kind, this leader: a read could be proved by an answer that is older than the read.
+//! later one without entries, which only tells what is committed, it would so believe that the member had taken it, and
+//! with it this leader, before the member said so: a read could be proved by an answer that is older than the read.
 
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api_types::RaftId;
-use futures::stream::Fuse;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
 use reqwest::Upgraded;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::address::RpcAddress;
@@ -40,11 +37,6 @@ use crate::status::RaftStatus;
 
 /// What the connection is upgraded to.
 pub(super) const PROTOCOL: &str = "sluice-raft";
-
-/// A notice of what is committed waits so long for entries that carry it.
-const NOTICE_WAIT: Duration = Duration::from_millis(1);
-/// Answers that go out together.
-const ANSWERS_MAX: usize = 64;
 
 type Answer = Result<StreamAppendResult<Types>, RPCError<Types>>;
 
@@ -64,20 +56,26 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AppendStream<C> {
         let more = self.frames.next::<AppendEntriesResponse<Types>>(&mut self.connection);
         more.now_or_never().is_none()
     }
+
+    /// The answer, and whether all entries were taken: what follows stands on them.
+    async fn exchange(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+    ) -> io::Result<(StreamAppendResult<Types>, bool)> {
+        let prev = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+        let until = Instant::now() + APPEND_TIMEOUT;
+        timeout_at(until, self.connection.write_all(&wire::encode(&request)?)).await??;
+        let answer = self.frames.next::<AppendEntriesResponse<Types>>(&mut self.connection);
+        let answer = timeout_at(until, answer).await??.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let answer = answer.into_stream_result(prev, last);
+        let taken = answer.as_ref().is_ok_and(|matched| *matched == last);
+        Ok((answer, taken))
+    }
 }
 
-/// Requests that belong together, and their answers.
-struct Session<'s, C, S> {
-    stream: AppendStream<C>,
-    /// Where the stream stays for the next session, if this one ends in order.
-    kept: &'s mut Option<AppendStream<C>>,
-    requests: Fuse<S>,
-    notice: Option<(AppendEntriesRequest<Types>, Instant)>,
-    begun: bool,
-    failed: bool,
-}
-
-/// Sends the requests and returns their answers, in order. Ends after the first that is no success.
+/// Sends the requests and returns their answers, in order. Ends after the first that is no success; a stream whose
+/// requests were all taken is put into `kept`, for the next ones.
 pub(super) fn answers<'s, C, S>(
     stream: AppendStream<C>,
     kept: &'s mut Option<AppendStream<C>>,
@@ -87,96 +85,19 @@ where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
 {
-    // Openraft's stream must not be asked again once it has ended.
-    let requests = requests.fuse();
-    let session = Session { stream, kept, requests, notice: None, begun: false, failed: false };
-    futures::stream::unfold(Some(session), |session| async move {
-        let mut session = session?;
-        match session.next().await {
-            Some(answer) => Some((answer, Some(session))),
-            None => {
-                session.keep();
-                None
-            }
+    let session = Some((stream, kept, requests));
+    futures::stream::unfold(session, |session| async move {
+        let (mut stream, kept, mut requests) = session?;
+        let Some(request) = requests.next().await else {
+            *kept = Some(stream);
+            return None;
+        };
+        match stream.exchange(request).await {
+            Ok((answer, true)) => Some((Ok(answer), Some((stream, kept, requests)))),
+            Ok((answer, false)) => Some((Ok(answer), None)),
+            Err(error) => Some((Err(NetworkError::new(&error).into()), None)),
         }
     })
-}
-
-impl<C, S> Session<'_, C, S>
-where
-    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
-{
-    async fn next(&mut self) -> Option<Answer> {
-        if self.failed {
-            return None;
-        }
-        let answer = self.work().await;
-        self.failed |= answer.as_ref().is_some_and(|answer| !matches!(answer, Ok(Ok(_))));
-        answer
-    }
-
-    async fn work(&mut self) -> Option<Answer> {
-        let request = loop {
-            let notice_due = self.notice.as_ref().map(|(_, due)| *due);
-            let made = if self.requests.is_done() {
-                None
-            } else {
-                tokio::select! {
-                    biased;
-                    request = self.requests.next() => request,
-                    () = due(notice_due) => None,
-                }
-            };
-            match made {
-                // Only the first may be there to find out where the logs part.
-                Some(notice) if notice.entries.is_empty() && self.begun => {
-                    self.notice = Some((notice, notice_due.unwrap_or_else(|| Instant::now() + NOTICE_WAIT)));
-                }
-                // Made later than the notice, it says the same and more.
-                Some(request) => {
-                    self.notice = None;
-                    break request;
-                }
-                // Nothing came in time to carry the notice, or nothing comes any more.
-                None => break self.notice.take()?.0,
-            }
-        };
-        self.begun = true;
-        Some(self.exchange(request).await.unwrap_or_else(|error| Err(failed(&error))))
-    }
-
-    async fn exchange(&mut self, request: AppendEntriesRequest<Types>) -> io::Result<Answer> {
-        let AppendStream { connection, frames } = &mut self.stream;
-        let prev = request.prev_log_id;
-        let last = request.entries.last().map(|entry| entry.log_id).or(prev);
-        let until = Instant::now() + APPEND_TIMEOUT;
-        timeout_at(until, connection.write_all(&wire::encode(&request)?)).await??;
-        let answer = timeout_at(until, frames.next::<AppendEntriesResponse<Types>>(connection)).await??;
-        let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?.into_stream_result(prev, last);
-        // What follows would stand on entries that were not taken.
-        self.failed = answer.as_ref().is_ok_and(|matched| *matched != last);
-        Ok(Ok(answer))
-    }
-
-    /// A stream that failed is not used again.
-    fn keep(self) {
-        if !self.failed {
-            *self.kept = Some(self.stream);
-        }
-    }
-}
-
-/// Never, without a time.
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn failed(error: &io::Error) -> RPCError<Types> {
-    NetworkError::new(error).into()
 }
 
 /// The receiving end: until the sender goes, somebody else leads, or this node stops.
@@ -211,14 +132,10 @@ async fn answer_all(seat: Arc<Seat>, node: &RaftNode, from: RpcAddress, connecti
     let ended = CancellationToken::new();
     let requests = requests.take_until(ended.clone().cancelled_owned());
     let _ends = ended.drop_guard();
-    let mut answers = pin!(node.raft().stream_append(requests).ready_chunks(ANSWERS_MAX));
-    while let Some(answers) = answers.next().await {
-        let mut envelopes = Vec::new();
-        for answer in answers {
-            let answer = answer.map_err(|_| io::Error::other("raft has stopped"))?;
-            envelopes.extend_from_slice(&wire::encode(&AppendEntriesResponse::from(answer))?);
-        }
-        write.write_all(&envelopes).await?;
+    let mut answers = pin!(node.raft().stream_append(requests));
+    while let Some(answer) = answers.next().await {
+        let answer = answer.map_err(|_| io::Error::other("raft has stopped"))?;
+        write.write_all(&wire::encode(&AppendEntriesResponse::from(answer))?).await?;
     }
     Ok(())
 }
@@ -235,12 +152,11 @@ async fn until_another_leads(mut status: watch::Receiver<RaftStatus>, sender: Ra
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::time::Duration;
 
     use futures::channel::mpsc;
     use openraft::EntryPayload;
-    use openraft::impls::{Entry, leader_id_std};
+    use openraft::impls::Entry;
     use tokio::io::{DuplexStream, duplex};
 
     use super::super::types::{LogId, Vote};
@@ -249,7 +165,7 @@ mod tests {
     type Request = AppendEntriesRequest<Types>;
 
     fn log_id(index: u64) -> LogId {
-        LogId::new(leader_id_std::CommittedLeaderId::new(3), index)
+        LogId::new_term_index(3, index)
     }
 
     /// Entries `first..end`, and what is committed.
@@ -288,29 +204,9 @@ mod tests {
         }
 
         async fn nothing_comes(&mut self) {
-            let more = tokio::time::timeout(NOTICE_WAIT * 5, self.receive()).await;
+            let more = tokio::time::timeout(APPEND_TIMEOUT / 2, self.receive()).await;
             assert!(more.is_err(), "{more:?}");
         }
-    }
-
-    /// Panics, as openraft's streams do, when it is asked again after its end.
-    struct OnceOver(Option<mpsc::UnboundedReceiver<Request>>);
-
-    impl Stream for OnceOver {
-        type Item = Request;
-
-        fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Request>> {
-            let next = self.0.as_mut().expect("asked after its end").poll_next_unpin(context);
-            if matches!(next, Poll::Ready(None)) {
-                self.0 = None;
-            }
-            next
-        }
-    }
-
-    fn requests() -> (mpsc::UnboundedSender<Request>, OnceOver) {
-        let (sender, receiver) = mpsc::unbounded();
-        (sender, OnceOver(Some(receiver)))
     }
 
     fn send(to: &mpsc::UnboundedSender<Request>, sent: Sent) {
@@ -320,7 +216,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_request_is_under_way_at_a_time() {
         let (mut member, stream) = Member::new();
-        let (sender, receiver) = requests();
+        let (sender, receiver) = mpsc::unbounded();
         let mut kept = None;
         let mut answers = Box::pin(answers(stream, &mut kept, receiver));
         send(&sender, (5, 6, 4));
@@ -347,7 +243,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_part_that_was_taken_ends_the_session() {
         let (mut member, stream) = Member::new();
-        let (sender, receiver) = requests();
+        let (sender, receiver) = mpsc::unbounded();
         let mut kept = None;
         let mut answers = Box::pin(answers(stream, &mut kept, receiver));
         send(&sender, (5, 9, 4));
@@ -362,51 +258,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_notice_goes_with_the_entries_that_follow_it() {
+    async fn a_conflict_ends_the_session() {
         let (mut member, stream) = Member::new();
-        let (sender, receiver) = requests();
-        let mut kept = None;
-        let answers = answers(stream, &mut kept, receiver);
-        let member = async move {
-            send(&sender, (5, 6, 4));
-            assert_eq!(member.receive().await, Some((5, 6, 4)));
-            member.answer(AppendEntriesResponse::Success).await;
-            send(&sender, (6, 6, 5));
-            tokio::task::yield_now().await;
-            send(&sender, (6, 7, 5));
-            assert_eq!(member.receive().await, Some((6, 7, 5)));
-            member.answer(AppendEntriesResponse::Success).await;
-            member.nothing_comes().await;
-            // Alone it waits, but not long; the newest of several is enough.
-            send(&sender, (7, 7, 6));
-            let sent = Instant::now();
-            tokio::task::yield_now().await;
-            send(&sender, (7, 7, 7));
-            assert_eq!(member.receive().await, Some((7, 7, 7)));
-            assert!(sent.elapsed() >= NOTICE_WAIT && sent.elapsed() <= NOTICE_WAIT * 3, "{:?}", sent.elapsed());
-            member.answer(AppendEntriesResponse::Success).await;
-            // And not at all when nothing can follow.
-            send(&sender, (7, 7, 8));
-            drop(sender);
-            assert_eq!(member.receive().await, Some((7, 7, 8)));
-            member.answer(AppendEntriesResponse::Success).await;
-            member
-        };
-        let (_member, seen) = tokio::join!(member, answers.collect::<Vec<_>>());
-        assert!(seen.iter().all(|answer| matches!(answer, Ok(Ok(_)))) && seen.len() == 4, "{seen:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_request_of_a_session_never_waits() {
-        let (mut member, stream) = Member::new();
-        let (sender, receiver) = requests();
+        let (sender, receiver) = mpsc::unbounded();
         let mut kept = None;
         let mut answers = Box::pin(answers(stream, &mut kept, receiver));
         send(&sender, (5, 5, 4));
-        let began = Instant::now();
         let member = async move {
             assert_eq!(member.receive().await, Some((5, 5, 4)));
-            assert_eq!(began.elapsed(), Duration::ZERO);
             member.answer(AppendEntriesResponse::Conflict).await;
         };
         let ((), seen) = tokio::join!(member, answers.by_ref().collect::<Vec<_>>());
@@ -420,7 +279,7 @@ mod tests {
     async fn a_member_that_does_not_answer_fails_the_session() {
         let check = async |close: bool, expect_after: Duration| {
             let (mut member, stream) = Member::new();
-            let (sender, receiver) = requests();
+            let (sender, receiver) = mpsc::unbounded();
             let mut kept = None;
             let mut answers = Box::pin(answers(stream, &mut kept, receiver));
             send(&sender, (5, 6, 4));

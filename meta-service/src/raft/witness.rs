@@ -81,7 +81,6 @@ pub(super) fn read_index(moment: &Moment, here: RaftId, witness: Witness) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use openraft::impls::leader_id_std;
     use proptest::prelude::*;
 
     use super::*;
@@ -89,7 +88,7 @@ mod tests {
     const HERE: RaftId = RaftId(1);
 
     fn log_id(term: u64, index: u64) -> LogId {
-        LogId::new(leader_id_std::CommittedLeaderId::new(term), index)
+        LogId::new_term_index(term, index)
     }
 
     /// Node 1 leads term 7 and has committed an entry of it, of so many voters.

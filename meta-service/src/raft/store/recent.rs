@@ -64,13 +64,12 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use openraft::EntryPayload;
-    use openraft::impls::leader_id_std;
 
     use super::super::super::types::LogId;
     use super::*;
 
     fn entry(term: u64, index: u64) -> Entry {
-        let log_id = LogId::new(leader_id_std::CommittedLeaderId::new(term), index);
+        let log_id = LogId::new_term_index(term, index);
         openraft::impls::Entry { log_id, payload: EntryPayload::Blank }
     }
 
