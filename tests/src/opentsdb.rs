@@ -125,9 +125,9 @@ impl OpenTsdb {
         self.tsds[0].process.kill().map(drop)
     }
 
-    /// The TSD, that is.
+    /// The first TSD, that is.
     pub fn is_running(&mut self) -> bool {
-        self.tsd.is_running()
+        self.tsds[0].process.is_running()
     }
 
     pub async fn start_again(&mut self) -> Result<()> {

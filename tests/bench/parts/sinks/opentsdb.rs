@@ -1,6 +1,6 @@
 //! Points of OpenTSDB, beside a bare HTTP client.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tests::opentsdb::OpenTsdb;
 
@@ -26,7 +26,7 @@ impl Target for Opentsdb {
     const LOAD: &'static [&'static str] = &["--members", r#""metric":"bench","site":"north""#];
 
     async fn start() -> Result<Self> {
-        Ok(Self { server: OpenTsdb::start().await?.context("no OpenTSDB here")? })
+        Ok(Self { server: OpenTsdb::start().await? })
     }
 
     fn config(&self, _: &str) -> Value {
