@@ -159,7 +159,19 @@ fn without_verification(options: &TlsOptions) -> TlsOptions {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    #[cfg_attr(not(feature = "opentsdb"), allow(dead_code))]
+    pub(crate) end: BodyEnd,
     body: Vec<u8>,
+}
+
+/// Where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyEnd {
+    Whole,
+    /// It has more than was to be read.
+    Cut,
+    /// The connection broke off.
+    Broken,
 }
 
 impl Answer {
@@ -219,14 +231,21 @@ pub(crate) async fn exchange(
 async fn read(mut response: Response, bytes_max: usize) -> Answer {
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = Vec::new();
-    while body.len() < bytes_max {
+    let end = loop {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(bytes_max - body.len())]),
-            // An answer that breaks off has said its status.
-            Ok(None) | Err(_) => break,
+            Ok(Some(chunk)) => {
+                let room = bytes_max - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if chunk.len() > room {
+                    break BodyEnd::Cut;
+                }
+            }
+            Ok(None) => break BodyEnd::Whole,
+            // It has said its status.
+            Err(_) => break BodyEnd::Broken,
         }
-    }
-    Answer { status, headers, body }
+    };
+    Answer { status, headers, body, end }
 }
 
 /// What the statuses that say something about the target mean. The sink looks at those about records before.

@@ -32,6 +32,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let publisher = stage.publisher("over", "c/over", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&waits.name, count / 4).await?;
     stage.sent_at_least(&by_default.name, count / 4).await?;
+    ensure!(publisher.acknowledged() < count, "too late to fail over: everything was published");
     let over = stage.adapter.fail_over().await;
     let confirmed = bare.stop().await?;
     over?;
