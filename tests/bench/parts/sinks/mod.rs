@@ -7,7 +7,7 @@
 //!              whole   publish ─▶ queue ─▶ sink ─▶ target, from the first publish to the last record sent
 //! ```
 //!
-//! Another kind is a file here, a line in [`kinds`], and two marks in `docs/performance.md`. One whose sink is not in the
+//! Another kind is a file here, a line in `kinds!`, and two marks in `docs/performance.md`. One whose sink is not in the
 //! program that is measured is left out.
 
 mod file;
