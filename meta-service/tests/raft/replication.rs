@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
+use axum::http::StatusCode;
 use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
 
 use crate::cluster::{create, eventually, leader_of, names, ready_cluster, sites, start_all, three_sites};
@@ -42,14 +44,34 @@ async fn entries_travel_on_one_stream_to_each_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_knows_no_streams_is_sent_requests() {
-    let mut sites = three_sites();
-    sites.iter_mut().for_each(|site| site.takes_streams = false);
-    let nodes = ready_cluster(&sites).await;
-    nodes[0].create("early").await;
-    for node in &nodes {
-        assert_eq!(names(&*node.read().await), ["early"]);
+async fn a_member_that_refuses_streams_is_sent_requests() {
+    // Of an earlier version the first, and while it starts the second.
+    for status in [StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE] {
+        let mut sites = three_sites();
+        sites.iter_mut().for_each(|site| site.refuses_streams = Some(status));
+        let nodes = ready_cluster(&sites).await;
+        nodes[0].create("early").await;
+        for node in &nodes {
+            assert_eq!(names(&*node.read().await), ["early"], "{status}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_refuses_everything_is_tried_now_and_then() {
+    let sites = three_sites();
+    let mut nodes = ready_cluster(&sites).await;
+    let gone = (leader_of(&nodes).await + 1) % nodes.len();
+    nodes.remove(gone).kill().await;
+    let mut begun = sites[gone].refuse_all().await;
+    nodes[0].create("not heard there").await;
+    let first = begun.recv().await.expect("is tried");
+    let mut last = first;
+    for _ in 0..10 {
+        last = begun.recv().await.expect("is tried again");
+    }
+    // Openraft's pause is 200 ms. That the first one comes before a pause, and one comes out of turn, is no harm.
+    assert!(last - first > Duration::from_millis(1_500), "tried 10 times within {:?}", last - first);
 }
 
 #[tokio::test(flavor = "multi_thread")]
