@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ pub(crate) struct RaftNode {
     opened_at: LogIndex,
     registered: AtomicBool,
     recovered: Arc<AtomicBool>,
+    witnessed: AtomicU64,
     /// Ends the streams of appends.
     stopping: CancellationToken,
     closed: Mutex<Option<oneshot::Receiver<()>>>,
@@ -165,6 +166,7 @@ impl OpenedNode {
             opened_at: last_index,
             registered: AtomicBool::new(false),
             recovered,
+            witnessed: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             closed: Mutex::new(Some(closed)),
         }))
@@ -314,9 +316,17 @@ impl RaftNode {
         let here = self.identity.raft_id;
         let moment = self.raft.with_raft_state(move |state| Moment::of(state, here)).await;
         match moment.ok().and_then(|moment| witness::read_index(&moment, here, witness)) {
-            Some(read) => Ok(read),
+            Some(read) => {
+                self.witnessed.fetch_add(1, Ordering::Relaxed);
+                Ok(read)
+            }
             None => self.read_index().await,
         }
+    }
+
+    /// Read indexes that a witness's vote was enough for.
+    pub(crate) fn witnessed(&self) -> u64 {
+        self.witnessed.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn add_learner(&self, raft_id: RaftId, disk: &Disk) -> Result<(), MembershipError> {

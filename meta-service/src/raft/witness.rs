@@ -82,6 +82,8 @@ pub(super) fn read_index(moment: &Moment, here: RaftId, witness: Witness) -> Opt
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
 
     use super::*;
 
@@ -245,6 +247,22 @@ mod tests {
             (node(), node()).prop_map(|(reader, leader)| Step::Look { reader, leader }),
         ];
         proptest::collection::vec(step, 1..120)
+    }
+
+    /// The same steps at each run.
+    #[test]
+    fn in_the_model_a_witness_proves_reads_of_up_to_four_voters() {
+        for (voters, expect) in [(2, true), (3, true), (4, true), (5, false)] {
+            let mut runner = TestRunner::deterministic();
+            let mut proved = 0;
+            for _ in 0..500 {
+                let mut model = Model::new(voters);
+                let steps = steps().new_tree(&mut runner).expect("steps").current();
+                steps.into_iter().for_each(|step| model.step(step));
+                proved += model.proved;
+            }
+            assert_eq!(proved > 0, expect, "{proved} reads of {voters} voters were proved");
+        }
     }
 
     proptest! {

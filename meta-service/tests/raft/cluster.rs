@@ -54,8 +54,11 @@ pub struct Site {
     pub refuses_streams: Option<StatusCode>,
     /// Streams of appends that other nodes began here.
     pub streams: watch::Sender<u64>,
+    /// False: it knows nothing of reads with a witness, as an earlier version.
+    pub knows_witnesses: bool,
 }
 
+const LEADER_PATH: &str = "/meta/leader";
 const STREAM_PATH: &str = "/raft/stream";
 
 /// Of a site, for what its server does.
@@ -65,6 +68,7 @@ struct Door {
     hold: watch::Receiver<bool>,
     refuses_streams: Option<StatusCode>,
     streams: watch::Sender<u64>,
+    knows_witnesses: bool,
 }
 
 pub struct TestNode {
@@ -94,6 +98,7 @@ impl Site {
             hold: watch::Sender::new(false),
             refuses_streams: None,
             streams: watch::Sender::new(0),
+            knows_witnesses: true,
         }
     }
 
@@ -141,9 +146,10 @@ impl Site {
         };
         let (address, gate, hold) = (self.address, secrets.clone(), self.hold.subscribe());
         let (refuses_streams, streams) = (self.refuses_streams, self.streams.clone());
+        let knows_witnesses = self.knows_witnesses;
         let started = runtime.spawn(async move {
             let service = MetaService::start(options).expect("service starts");
-            let door = Door { handle: service.handle(), hold, refuses_streams, streams };
+            let door = Door { handle: service.handle(), hold, refuses_streams, streams, knows_witnesses };
             let routes = service.routes().layer(from_fn_with_state(door, hold_back));
             let routes = routes.layer(from_fn_with_state(gate, authorize));
             let listener = TcpListener::bind(address).await.expect("port is free");
@@ -173,12 +179,20 @@ impl Site {
 }
 
 /// What was received is done, and nobody hears of it.
-async fn hold_back(State(mut door): State<Door>, request: Request, next: Next) -> Response {
+async fn hold_back(State(mut door): State<Door>, mut request: Request, next: Next) -> Response {
     if request.uri().path() == STREAM_PATH {
         if let Some(status) = door.refuses_streams {
             return status.into_response();
         }
         door.streams.send_modify(|streams| *streams += 1);
+    }
+    if request.uri().path() == LEADER_PATH && !door.knows_witnesses {
+        let (head, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.expect("a small body");
+        if is_read_with_witness(&body) {
+            return StatusCode::BAD_REQUEST.into_response();
+        }
+        request = Request::from_parts(head, body.into());
     }
     let answer = next.run(request).await;
     if *door.hold.borrow() && voters_change_shows(&door.handle).await {
@@ -186,6 +200,11 @@ async fn hold_back(State(mut door): State<Door>, request: Request, next: Next) -
         let _ = door.hold.wait_for(|hold| !hold).await;
     }
     answer
+}
+
+/// Behind the header of 16 bytes are the hops that are left and the number of the request.
+fn is_read_with_witness(request: &[u8]) -> bool {
+    request.get(17) == Some(&7)
 }
 
 /// The status follows Raft within moments.

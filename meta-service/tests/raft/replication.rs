@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
@@ -86,6 +86,42 @@ async fn of_two_creates_of_one_name_one_wins() {
         assert_eq!(won, 1, "{outcomes:?}");
         assert!(outcomes.contains(&ReplyBody::Refused(Refusal::ConnectorExists)), "{outcomes:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_voters_the_reader_and_the_leader_prove_a_read() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    let leader = leader_of(&nodes).await;
+    nodes[leader].create("there").await;
+    let proved = || nodes.iter().map(|node| node.handle.witnessed_reads()).sum::<u64>();
+    let before = proved();
+    for (at, node) in nodes.iter().enumerate().filter(|(at, _)| *at != leader) {
+        let before = proved();
+        assert_eq!(names(&*node.read().await), ["there"]);
+        assert!(proved() > before, "node {at} read, and node {leader} led");
+    }
+    let after = proved();
+    nodes[leader].read().await;
+    assert!(before < after && proved() == after, "a leader is no witness of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_knows_no_witnesses_is_asked_without_and_at_once() {
+    let mut sites = three_sites();
+    sites.iter_mut().for_each(|site| site.knows_witnesses = false);
+    let nodes = ready_cluster(&sites).await;
+    let leader = leader_of(&nodes).await;
+    nodes[leader].create("there").await;
+    let reader = &nodes[(leader + 1) % nodes.len()];
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        let began = Instant::now();
+        assert_eq!(names(&*reader.read().await), ["there"]);
+        fastest = fastest.min(began.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(50), "as long as the pause before another attempt: {fastest:?}");
+    assert!(nodes.iter().all(|node| node.handle.witnessed_reads() == 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
