@@ -159,11 +159,7 @@ impl Link {
 
     /// Connects once there is something to send: the requests of openraft hold its pauses after failures, and what
     /// happens while their answers are awaited it can cancel.
-    async fn session<'s, S>(
-        &'s mut self,
-        mut requests: S,
-        option: RPCOption,
-    ) -> Result<Appended<'s>, RPCError<Types>>
+    async fn session<'s, S>(&'s mut self, mut requests: S, option: RPCOption) -> Result<Appended<'s>, RPCError<Types>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
