@@ -200,10 +200,10 @@ mod tests {
     #[tokio::test]
     async fn a_connection_leaves_http_only_where_that_is_served() {
         let check = async |upgrades: Upgrades, expect: bool| {
-            let (tell, mut upgraded) = mpsc::unbounded_channel();
+            let (tell, mut upgraded) = mpsc::channel(1);
             let agree = async move |mut request: Request| {
                 let upgrade = hyper::upgrade::on(&mut request);
-                tokio::spawn(async move { tell.send(upgrade.await.is_ok()) });
+                tokio::spawn(async move { tell.send(upgrade.await.is_ok()).await });
                 (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "other")])
             };
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

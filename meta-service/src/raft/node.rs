@@ -20,7 +20,6 @@ use super::store::{Extent, LogStore, Machine, OpenedLog, SnapshotStore};
 use super::transfers::Transfers;
 use super::types::{Peer, Proposal, Types};
 use super::wire;
-use super::witness::{self, Moment, Witness};
 use crate::fatal::{Fatal, FatalReason};
 use crate::identity::Identity;
 use crate::replica::Replica;
@@ -68,7 +67,8 @@ pub(crate) struct RaftNode {
     opened_at: LogIndex,
     registered: AtomicBool,
     recovered: Arc<AtomicBool>,
-    witnessed: AtomicU64,
+    /// Read indexes that a witness's vote was enough for.
+    pub(super) witnessed: AtomicU64,
     /// Ends the streams of appends.
     stopping: CancellationToken,
     closed: Mutex<Option<oneshot::Receiver<()>>>,
@@ -303,30 +303,6 @@ impl RaftNode {
                 Err(ProposalError::NotLeader { leader: None })
             }
         }
-    }
-
-    /// This node as a witness of who leads, from Raft itself and after the call; `None` once Raft has stopped.
-    pub(crate) async fn witness(&self) -> Option<Witness> {
-        let term = self.raft.with_raft_state(|state| state.vote_ref().leader_id.term).await.ok()?;
-        Some(Witness { raft_id: self.identity.raft_id, term })
-    }
-
-    /// Proves this node's leadership with the witness's vote, and where that is not enough by a round of heartbeats.
-    pub(crate) async fn read_index_with(&self, witness: Witness) -> Result<ReadIndex, ProposalError> {
-        let here = self.identity.raft_id;
-        let moment = self.raft.with_raft_state(move |state| Moment::of(state, here)).await;
-        match moment.ok().and_then(|moment| witness::read_index(&moment, here, witness)) {
-            Some(read) => {
-                self.witnessed.fetch_add(1, Ordering::Relaxed);
-                Ok(read)
-            }
-            None => self.read_index().await,
-        }
-    }
-
-    /// Read indexes that a witness's vote was enough for.
-    pub(crate) fn witnessed(&self) -> u64 {
-        self.witnessed.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn add_learner(&self, raft_id: RaftId, disk: &Disk) -> Result<(), MembershipError> {

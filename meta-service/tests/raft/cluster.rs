@@ -112,12 +112,13 @@ impl Site {
     }
 
     /// A server in the place of the node, which refuses whatever comes and tells when a stream of appends was begun.
-    pub async fn refuse_all(&self) -> mpsc::UnboundedReceiver<Instant> {
-        let (tell, begun) = mpsc::unbounded_channel();
+    pub async fn refuse_all(&self) -> mpsc::Receiver<Instant> {
+        // More than any test counts.
+        let (tell, begun) = mpsc::channel(1_000);
         let refuse = move |request: Request| {
             if request.uri().path() == STREAM_PATH {
-                // Nobody hears it any more when the test is over.
-                let _ = tell.send(Instant::now());
+                // Nobody hears it any more when the test has counted enough.
+                let _ = tell.try_send(Instant::now());
             }
             std::future::ready(StatusCode::SERVICE_UNAVAILABLE)
         };
