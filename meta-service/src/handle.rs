@@ -234,6 +234,11 @@ impl Handle {
         Some(self.shared.seat.node()?.status())
     }
 
+    /// Rounds of reads of other nodes that this one answered as the leader without a round of heartbeats, since its start.
+    pub fn witnessed_reads(&self) -> u64 {
+        self.shared.seat.node().map_or(0, |node| node.witnessed())
+    }
+
     /// Hands the leadership to another voter; true when this node does not lead any more.
     pub async fn transfer_leadership(&self) -> bool {
         match self.shared.seat.node() {

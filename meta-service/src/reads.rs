@@ -113,7 +113,9 @@ impl Rounds {
             let fresh = self.reports_of.is_some_and(|fetched| fetched.elapsed() < REPORTS_FRESH);
             let fresh_reports_of = fresh.then_some(self.reports.term);
             // Once: a leader of an earlier version does not know the question.
-            let request = match witness.take() {
+            let witness = witness.take();
+            let with_witness = witness.is_some();
+            let request = match witness {
                 Some(witness) => LeaderRequest::ReadWith { witness, fresh_reports_of },
                 None => LeaderRequest::Read { fresh_reports_of },
             };
@@ -131,6 +133,8 @@ impl Rounds {
                     return Ok(ReadView { state: self.seat.replica.state(), reports: Arc::clone(&self.reports) });
                 }
                 Err(ForwardError::NotReady) => return Err(ReadError::NotReady),
+                // It may well lead.
+                Err(ForwardError::NoLeader) if with_witness => continue,
                 Ok(_) | Err(ForwardError::NoLeader | ForwardError::OutcomeUnknown | ForwardError::Unreadable(_)) => {}
             }
             if !seeker.again().await {

@@ -1,16 +1,17 @@
 //! The HTTP listeners of a node. They are bound before anything else happens, so that a taken port is told at once.
 
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
-use axum::Router;
-use axum::middleware;
+use axum::{BoxError, Router, middleware};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use meta_service::rpc::{Secrets, authorize};
-use tokio::net::TcpListener;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +28,9 @@ const STREAMS_MAX: u32 = 65_536;
 /// A peer that sends no request, or answers no ping, within this is let go.
 const HEADER_WITHIN: Duration = Duration::from_secs(30);
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// A stream that has left HTTP/2 and its pings, of a peer that vanished without a word, is let go after three times this.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
+const TCP_PROBES: u32 = 2;
 /// Most often there are no file descriptors left, and there will be none at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,7 +40,7 @@ pub struct BindError {
     key: &'static str,
     address: HostPort,
     #[source]
-    source: std::io::Error,
+    source: io::Error,
 }
 
 pub struct Servers {
@@ -77,20 +81,20 @@ impl Servers {
             .fallback(move |request| late.clone().answer(request))
             .layer(middleware::from_fn_with_state(secrets, authorize));
         let listener = self.rpc.take();
-        self.serve("rpc", listener, routes);
+        self.serve("rpc", listener, routes, Upgrades::Served);
     }
 
     pub fn serve_api(&mut self, routes: Router, metrics: &Metrics) {
         let listener = self.api.take();
-        self.serve("api", listener, routes);
+        self.serve("api", listener, routes, Upgrades::None);
         let listener = self.metrics.take();
-        self.serve("metrics", listener, api::metrics_router(metrics.clone()));
+        self.serve("metrics", listener, api::metrics_router(metrics.clone()), Upgrades::None);
     }
 
-    fn serve(&self, name: &'static str, listener: Option<TcpListener>, routes: Router) {
+    fn serve(&self, name: &'static str, listener: Option<TcpListener>, routes: Router, upgrades: Upgrades) {
         let Some(listener) = listener else { return };
         let closing = self.closing.clone();
-        self.tasks.spawn(async move { accept(name, listener, routes, closing).await });
+        self.tasks.spawn(async move { accept(name, listener, routes, upgrades, closing).await });
     }
 
     pub async fn close(&self) {
@@ -109,8 +113,21 @@ async fn bind(key: &'static str, address: &HostPort) -> Result<TcpListener, Bind
     })
 }
 
+/// Whether a connection may leave HTTP for a protocol that both ends agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrades {
+    Served,
+    None,
+}
+
 /// Serves until closed. Connections that are open then finish what they answer.
-async fn accept(name: &'static str, listener: TcpListener, routes: Router, closing: CancellationToken) {
+async fn accept(
+    name: &'static str,
+    listener: TcpListener,
+    routes: Router,
+    upgrades: Upgrades,
+    closing: CancellationToken,
+) {
     let connections = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -119,18 +136,22 @@ async fn accept(name: &'static str, listener: TcpListener, routes: Router, closi
         };
         match accepted {
             Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
+                if let Err(error) = tune(&stream) {
                     tracing::debug!(%error, listener = name, "connection lost before it was served");
                     continue;
                 }
-                let service = TowerToHyperService::new(routes.clone());
-                let connection = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-                let connection = connections.watch(connection);
-                tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(error, listener = name, "connection ended");
+                let (stream, service) = (TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+                let builder = builder();
+                match upgrades {
+                    Upgrades::Served => {
+                        let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
+                        tokio::spawn(log_end(name, connections.watch(connection)));
                     }
-                });
+                    Upgrades::None => {
+                        let connection = builder.serve_connection(stream, service).into_owned();
+                        tokio::spawn(log_end(name, connections.watch(connection)));
+                    }
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, listener = name, "connection cannot be accepted");
@@ -140,6 +161,18 @@ async fn accept(name: &'static str, listener: TcpListener, routes: Router, closi
     }
     drop(listener);
     connections.shutdown().await;
+}
+
+async fn log_end(name: &'static str, connection: impl Future<Output = Result<(), BoxError>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(error, listener = name, "connection ended");
+    }
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keep_alive = TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
+    SockRef::from(stream).set_tcp_keepalive(&keep_alive.with_retries(TCP_PROBES))
 }
 
 fn builder() -> Builder<TokioExecutor> {
@@ -152,4 +185,58 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(HEADER_WITHIN);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::Request;
+    use axum::http::{StatusCode, header};
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_leaves_http_only_where_that_is_served() {
+        let check = async |upgrades: Upgrades, expect: bool| {
+            let (tell, mut upgraded) = mpsc::channel(1);
+            let agree = async move |mut request: Request| {
+                let upgrade = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move { tell.send(upgrade.await.is_ok()).await });
+                (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "other")])
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let closing = CancellationToken::new();
+            let routes = Router::new().route("/", get(agree));
+            let accepting = tokio::spawn(accept("test", listener, routes, upgrades, closing.clone()));
+            let mut client = TcpStream::connect(address).await.expect("connects");
+            let request = b"GET / HTTP/1.1\r\nhost: here\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n";
+            client.write_all(request).await.expect("writes");
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).await.expect("reads");
+            assert_eq!(&answer, b"HTTP/1.1 101");
+            assert_eq!(upgraded.recv().await, Some(expect), "{upgrades:?}");
+            drop(client);
+            closing.cancel();
+            accepting.await.expect("ends");
+        };
+        check(Upgrades::Served, true).await;
+        check(Upgrades::None, false).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_vanished_is_looked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address"));
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (_client, (accepted, _)) = (client.expect("connects"), accepted.expect("accepts"));
+        tune(&accepted).expect("is tuned");
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().expect("is told"));
+        let found_within = socket.tcp_keepalive_time().expect("is told")
+            + socket.tcp_keepalive_interval().expect("is told") * socket.tcp_keepalive_retries().expect("is told");
+        assert_eq!(found_within, Duration::from_secs(30));
+    }
 }

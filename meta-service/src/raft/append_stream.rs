@@ -107,7 +107,7 @@ pub(super) async fn serve(seat: Arc<Seat>, node: Arc<RaftNode>, from: RpcAddress
         served = answer_all(seat, &node, from, connection) => if let Err(error) = served {
             tracing::debug!(from = %from.from, %error, "stream of appends ended");
         },
-        // A connection whose other end vanished without a word stays; but then somebody else leads before long.
+        // An end that vanished without a word is found by the keep-alive of the connection; most often this is sooner.
         () = until_another_leads(status, from.from) => {}
         () = node.stopping().cancelled() => {}
     }

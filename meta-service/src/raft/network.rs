@@ -7,7 +7,7 @@ use std::time::Duration;
 use api_types::RaftId;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, stream_append_sequential};
@@ -59,7 +59,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    fn link(&self, target: u64, peer: &Peer, rpc: &RpcClient) -> Link {
+    fn link(&self, target: u64, peer: &Peer, rpc: &RpcClient, streams: bool) -> Link {
         Link {
             address: RpcAddress {
                 cluster_id: self.identity.cluster_id,
@@ -71,6 +71,7 @@ impl Network {
             replica: Arc::clone(&self.replica),
             rpc: rpc.clone(),
             heartbeat_timeout: self.heartbeat_timeout,
+            streams,
             stream: Mutex::default(),
         }
     }
@@ -80,11 +81,16 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Link {
-        self.link(target, node, &self.rpc)
+        self.link(target, node, &self.rpc, true)
+    }
+
+    /// Heartbeats are requests of their own and wait behind no entries.
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Link {
+        self.link(target, node, &self.rpc, false)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> Link {
-        self.link(target, node, &self.snapshot_rpc)
+        self.link(target, node, &self.snapshot_rpc, false)
     }
 }
 
@@ -95,6 +101,8 @@ pub(super) struct Link {
     replica: Arc<Replica>,
     rpc: RpcClient,
     heartbeat_timeout: Duration,
+    /// Whether appends travel on a stream.
+    streams: bool,
     /// Kept between sessions of replication. Never locked: the mutex only lets a connection be where it is looked at
     /// by many threads.
     stream: Mutex<Option<AppendStream>>,
@@ -137,7 +145,7 @@ impl Link {
     }
 
     /// The stream of the last session, or a new one.
-    async fn append_stream(&mut self) -> Result<AppendStream, CallError> {
+    async fn append_stream(&mut self) -> Result<AppendStream, RpcError> {
         let kept = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut stream) = kept
             && stream.is_idle()
@@ -147,6 +155,26 @@ impl Link {
         let headers = self.address.headers();
         let connection = self.rpc.upgrade(&self.host(), STREAM_PATH, PROTOCOL, headers, APPEND_TIMEOUT).await?;
         Ok(AppendStream::new(connection))
+    }
+
+    /// Connects once there is something to send: the requests of openraft hold its pauses after failures, and what
+    /// happens while their answers are awaited it can cancel.
+    async fn session<'s, S>(&'s mut self, mut requests: S, option: RPCOption) -> Result<Appended<'s>, RPCError<Types>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let Some(first) = requests.next().await else { return Ok(futures::stream::empty().boxed()) };
+        let requests = futures::stream::iter([first]).chain(requests);
+        match self.append_stream().await {
+            Ok(stream) => {
+                let kept = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+                Ok(append_stream::answers(stream, kept, requests).boxed())
+            }
+            // A member of an earlier version, or one that says to a single request what is wrong.
+            Err(RpcError::Status { .. }) => stream_append_sequential(self, requests, option).await,
+            // Whatever it was, it is no use to try again at once.
+            Err(error) => Err(Unreachable::new(&error).into()),
+        }
     }
 
     async fn send_snapshot(
@@ -167,6 +195,10 @@ impl Link {
     }
 }
 
+fn failed<'s>(error: RPCError<Types>) -> Appended<'s> {
+    futures::stream::iter([Err(error)]).boxed()
+}
+
 impl RaftNetworkV2<Types> for Link {
     type SnapshotData = SnapshotFile;
 
@@ -179,8 +211,6 @@ impl RaftNetworkV2<Types> for Link {
         Ok(self.call(APPEND_PATH, &rpc, timeout).await?)
     }
 
-    /// Replication, which goes on for as long as this node leads; heartbeats, of which each is a stream of one request,
-    /// are requests of their own and wait behind no entries.
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -189,22 +219,11 @@ impl RaftNetworkV2<Types> for Link {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
-        if input.size_hint().1 == Some(1) {
+        if !self.streams {
             return stream_append_sequential(self, input, option);
         }
-        Box::pin(async move {
-            match self.append_stream().await {
-                Ok(stream) => {
-                    let kept = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
-                    Ok(append_stream::answers(stream, kept, input).boxed())
-                }
-                // A member of an earlier version.
-                Err(CallError::Rpc(RpcError::Status { status: 404, .. })) => {
-                    stream_append_sequential(self, input, option).await
-                }
-                Err(error) => Err(error.into()),
-            }
-        })
+        let session = async move { self.session(input, option).await.unwrap_or_else(failed) };
+        Box::pin(async move { Ok(session.into_stream().flatten().boxed()) })
     }
 
     async fn vote(

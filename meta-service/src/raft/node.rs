@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,6 @@ use super::store::{Extent, LogStore, Machine, OpenedLog, SnapshotStore};
 use super::transfers::Transfers;
 use super::types::{Peer, Proposal, Types};
 use super::wire;
-use super::witness::{self, Moment, Witness};
 use crate::fatal::{Fatal, FatalReason};
 use crate::identity::Identity;
 use crate::replica::Replica;
@@ -68,6 +67,8 @@ pub(crate) struct RaftNode {
     opened_at: LogIndex,
     registered: AtomicBool,
     recovered: Arc<AtomicBool>,
+    /// Read indexes that a witness's vote was enough for.
+    pub(super) witnessed: AtomicU64,
     /// Ends the streams of appends.
     stopping: CancellationToken,
     closed: Mutex<Option<oneshot::Receiver<()>>>,
@@ -165,6 +166,7 @@ impl OpenedNode {
             opened_at: last_index,
             registered: AtomicBool::new(false),
             recovered,
+            witnessed: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             closed: Mutex::new(Some(closed)),
         }))
@@ -300,22 +302,6 @@ impl RaftNode {
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) | RaftError::Fatal(_)) => {
                 Err(ProposalError::NotLeader { leader: None })
             }
-        }
-    }
-
-    /// This node as a witness of who leads, from Raft itself and after the call; `None` once Raft has stopped.
-    pub(crate) async fn witness(&self) -> Option<Witness> {
-        let term = self.raft.with_raft_state(|state| state.vote_ref().leader_id.term).await.ok()?;
-        Some(Witness { raft_id: self.identity.raft_id, term })
-    }
-
-    /// Proves this node's leadership with the witness's vote, and where that is not enough by a round of heartbeats.
-    pub(crate) async fn read_index_with(&self, witness: Witness) -> Result<ReadIndex, ProposalError> {
-        let here = self.identity.raft_id;
-        let moment = self.raft.with_raft_state(move |state| Moment::of(state, here)).await;
-        match moment.ok().and_then(|moment| witness::read_index(&moment, here, witness)) {
-            Some(read) => Ok(read),
-            None => self.read_index().await,
         }
     }
 

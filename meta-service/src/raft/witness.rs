@@ -22,12 +22,13 @@
 //! first of them is T'. Who gets no read index here needs the round of heartbeats.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use api_types::{LogIndex, RaftId};
 use openraft::RaftState;
 use serde::{Deserialize, Serialize};
 
-use super::node::ReadIndex;
+use super::node::{ProposalError, RaftNode, ReadIndex};
 use super::types::{LogId, Types};
 
 /// What a member knows of its own vote, at a moment after the read began.
@@ -79,9 +80,37 @@ pub(super) fn read_index(moment: &Moment, here: RaftId, witness: Witness) -> Opt
     (others < majority).then_some(ReadIndex { term, index: LogIndex(committed.index) })
 }
 
+impl RaftNode {
+    /// This node as a witness of who leads, from Raft itself and after the call; `None` once Raft has stopped.
+    pub(crate) async fn witness(&self) -> Option<Witness> {
+        let term = self.raft().with_raft_state(|state| state.vote_ref().leader_id.term).await.ok()?;
+        Some(Witness { raft_id: self.identity().raft_id, term })
+    }
+
+    /// Proves this node's leadership with the witness's vote, and where that is not enough by a round of heartbeats.
+    pub(crate) async fn read_index_with(&self, witness: Witness) -> Result<ReadIndex, ProposalError> {
+        let here = self.identity().raft_id;
+        let moment = self.raft().with_raft_state(move |state| Moment::of(state, here)).await;
+        match moment.ok().and_then(|moment| read_index(&moment, here, witness)) {
+            Some(read) => {
+                self.witnessed.fetch_add(1, Ordering::Relaxed);
+                Ok(read)
+            }
+            None => self.read_index().await,
+        }
+    }
+
+    /// Read indexes that a witness's vote was enough for.
+    pub(crate) fn witnessed(&self) -> u64 {
+        self.witnessed.load(Ordering::Relaxed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
 
     use super::*;
 
@@ -245,6 +274,22 @@ mod tests {
             (node(), node()).prop_map(|(reader, leader)| Step::Look { reader, leader }),
         ];
         proptest::collection::vec(step, 1..120)
+    }
+
+    /// The same steps at each run.
+    #[test]
+    fn in_the_model_a_witness_proves_reads_of_up_to_four_voters() {
+        for (voters, expect) in [(2, true), (3, true), (4, true), (5, false)] {
+            let mut runner = TestRunner::deterministic();
+            let mut proved = 0;
+            for _ in 0..500 {
+                let mut model = Model::new(voters);
+                let steps = steps().new_tree(&mut runner).expect("steps").current();
+                steps.into_iter().for_each(|step| model.step(step));
+                proved += model.proved;
+            }
+            assert_eq!(proved > 0, expect, "{proved} reads of {voters} voters were proved");
+        }
     }
 
     proptest! {

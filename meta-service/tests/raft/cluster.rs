@@ -10,6 +10,7 @@ use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOpt
 use api_types::failure::FailurePolicy;
 use api_types::topic::TopicFilter;
 use api_types::{LogIndex, NodeName};
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
@@ -20,7 +21,7 @@ use meta_service::{BootStatus, Handle, MetaOptions, MetaService, ProposeError, R
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Ten times what anything here takes on a calm machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,12 +50,15 @@ pub struct Site {
     pub target_voters: u32,
     /// While true, the node answers nobody once it knows of a change of the voters that is under way.
     pub hold: watch::Sender<bool>,
-    /// False: it knows nothing of streams of appends, as an earlier version.
-    pub takes_streams: bool,
+    /// What it answers to streams of appends, if it takes none: an earlier version knows nothing of them.
+    pub refuses_streams: Option<StatusCode>,
     /// Streams of appends that other nodes began here.
     pub streams: watch::Sender<u64>,
+    /// False: it knows nothing of reads with a witness, as an earlier version.
+    pub knows_witnesses: bool,
 }
 
+const LEADER_PATH: &str = "/meta/leader";
 const STREAM_PATH: &str = "/raft/stream";
 
 /// Of a site, for what its server does.
@@ -62,8 +66,9 @@ const STREAM_PATH: &str = "/raft/stream";
 struct Door {
     handle: Handle,
     hold: watch::Receiver<bool>,
-    takes_streams: bool,
+    refuses_streams: Option<StatusCode>,
     streams: watch::Sender<u64>,
+    knows_witnesses: bool,
 }
 
 pub struct TestNode {
@@ -91,8 +96,9 @@ impl Site {
             snapshot_every: 20_000,
             target_voters: 3,
             hold: watch::Sender::new(false),
-            takes_streams: true,
+            refuses_streams: None,
             streams: watch::Sender::new(0),
+            knows_witnesses: true,
         }
     }
 
@@ -103,6 +109,22 @@ impl Site {
 
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// A server in the place of the node, which refuses whatever comes and tells when a stream of appends was begun.
+    pub async fn refuse_all(&self) -> mpsc::Receiver<Instant> {
+        // More than any test counts.
+        let (tell, begun) = mpsc::channel(1_000);
+        let refuse = move |request: Request| {
+            if request.uri().path() == STREAM_PATH {
+                // Nobody hears it any more when the test has counted enough.
+                let _ = tell.try_send(Instant::now());
+            }
+            std::future::ready(StatusCode::SERVICE_UNAVAILABLE)
+        };
+        let listener = TcpListener::bind(self.address).await.expect("port is free");
+        tokio::spawn(axum::serve(listener, Router::new().fallback(refuse)).into_future());
+        begun
     }
 
     pub async fn start(&self) -> TestNode {
@@ -124,10 +146,11 @@ impl Site {
             clock: Arc::new(SystemClock),
         };
         let (address, gate, hold) = (self.address, secrets.clone(), self.hold.subscribe());
-        let (takes_streams, streams) = (self.takes_streams, self.streams.clone());
+        let (refuses_streams, streams) = (self.refuses_streams, self.streams.clone());
+        let knows_witnesses = self.knows_witnesses;
         let started = runtime.spawn(async move {
             let service = MetaService::start(options).expect("service starts");
-            let door = Door { handle: service.handle(), hold, takes_streams, streams };
+            let door = Door { handle: service.handle(), hold, refuses_streams, streams, knows_witnesses };
             let routes = service.routes().layer(from_fn_with_state(door, hold_back));
             let routes = routes.layer(from_fn_with_state(gate, authorize));
             let listener = TcpListener::bind(address).await.expect("port is free");
@@ -157,12 +180,20 @@ impl Site {
 }
 
 /// What was received is done, and nobody hears of it.
-async fn hold_back(State(mut door): State<Door>, request: Request, next: Next) -> Response {
+async fn hold_back(State(mut door): State<Door>, mut request: Request, next: Next) -> Response {
     if request.uri().path() == STREAM_PATH {
-        if !door.takes_streams {
-            return StatusCode::NOT_FOUND.into_response();
+        if let Some(status) = door.refuses_streams {
+            return status.into_response();
         }
         door.streams.send_modify(|streams| *streams += 1);
+    }
+    if request.uri().path() == LEADER_PATH && !door.knows_witnesses {
+        let (head, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.expect("a small body");
+        if is_read_with_witness(&body) {
+            return StatusCode::BAD_REQUEST.into_response();
+        }
+        request = Request::from_parts(head, body.into());
     }
     let answer = next.run(request).await;
     if *door.hold.borrow() && voters_change_shows(&door.handle).await {
@@ -170,6 +201,11 @@ async fn hold_back(State(mut door): State<Door>, request: Request, next: Next) -
         let _ = door.hold.wait_for(|hold| !hold).await;
     }
     answer
+}
+
+/// Behind the header of 16 bytes are the hops that are left and the number of the request.
+fn is_read_with_witness(request: &[u8]) -> bool {
+    request.get(17) == Some(&7)
 }
 
 /// The status follows Raft within moments.

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use api_types::heartbeat::{Heartbeat, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
+use axum::http::StatusCode;
 use meta_service::rpc::{RpcClient, RpcError, Secrets, only_for_this_node};
 use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
 use meta_service::{BootStatus, FatalReason};
@@ -74,7 +75,7 @@ async fn a_change_of_the_voters_that_a_dead_leader_began_is_finished() {
     for site in &mut sites {
         site.target_voters = 5;
         // What is held back here are answers to requests.
-        site.takes_streams = false;
+        site.refuses_streams = Some(StatusCode::NOT_FOUND);
     }
     let mut nodes = ready_cluster(&sites).await;
     let old = leader_of(&nodes).await;

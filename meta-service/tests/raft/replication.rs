@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use api_types::heartbeat::{Heartbeat, HeartbeatAnswer, NodeLoad};
 use api_types::{DiskId, LogIndex, RaftId};
+use axum::http::StatusCode;
 use meta_service::state::{NodeRegistration, NodeState, Refusal, ReplyBody};
 
 use crate::cluster::{create, eventually, leader_of, names, ready_cluster, sites, start_all, three_sites};
@@ -42,14 +44,34 @@ async fn entries_travel_on_one_stream_to_each_member() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_knows_no_streams_is_sent_requests() {
-    let mut sites = three_sites();
-    sites.iter_mut().for_each(|site| site.takes_streams = false);
-    let nodes = ready_cluster(&sites).await;
-    nodes[0].create("early").await;
-    for node in &nodes {
-        assert_eq!(names(&*node.read().await), ["early"]);
+async fn a_member_that_refuses_streams_is_sent_requests() {
+    // Of an earlier version the first, and while it starts the second.
+    for status in [StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE] {
+        let mut sites = three_sites();
+        sites.iter_mut().for_each(|site| site.refuses_streams = Some(status));
+        let nodes = ready_cluster(&sites).await;
+        nodes[0].create("early").await;
+        for node in &nodes {
+            assert_eq!(names(&*node.read().await), ["early"], "{status}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_refuses_everything_is_tried_now_and_then() {
+    let sites = three_sites();
+    let mut nodes = ready_cluster(&sites).await;
+    let gone = (leader_of(&nodes).await + 1) % nodes.len();
+    nodes.remove(gone).kill().await;
+    let mut begun = sites[gone].refuse_all().await;
+    nodes[0].create("not heard there").await;
+    let first = begun.recv().await.expect("is tried");
+    let mut last = first;
+    for _ in 0..10 {
+        last = begun.recv().await.expect("is tried again");
+    }
+    // Openraft's pause is 200 ms. That the first one comes before a pause, and one comes out of turn, is no harm.
+    assert!(last - first > Duration::from_millis(1_500), "tried 10 times within {:?}", last - first);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,6 +86,42 @@ async fn of_two_creates_of_one_name_one_wins() {
         assert_eq!(won, 1, "{outcomes:?}");
         assert!(outcomes.contains(&ReplyBody::Refused(Refusal::ConnectorExists)), "{outcomes:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_voters_the_reader_and_the_leader_prove_a_read() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    let leader = leader_of(&nodes).await;
+    nodes[leader].create("there").await;
+    let proved = || nodes.iter().map(|node| node.handle.witnessed_reads()).sum::<u64>();
+    let before = proved();
+    for (at, node) in nodes.iter().enumerate().filter(|(at, _)| *at != leader) {
+        let before = proved();
+        assert_eq!(names(&*node.read().await), ["there"]);
+        assert!(proved() > before, "node {at} read, and node {leader} led");
+    }
+    let after = proved();
+    nodes[leader].read().await;
+    assert!(before < after && proved() == after, "a leader is no witness of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_knows_no_witnesses_is_asked_without_and_at_once() {
+    let mut sites = three_sites();
+    sites.iter_mut().for_each(|site| site.knows_witnesses = false);
+    let nodes = ready_cluster(&sites).await;
+    let leader = leader_of(&nodes).await;
+    nodes[leader].create("there").await;
+    let reader = &nodes[(leader + 1) % nodes.len()];
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        let began = Instant::now();
+        assert_eq!(names(&*reader.read().await), ["there"]);
+        fastest = fastest.min(began.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(50), "as long as the pause before another attempt: {fastest:?}");
+    assert!(nodes.iter().all(|node| node.handle.witnessed_reads() == 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
