@@ -8,6 +8,7 @@
 //!                                                           │                         ──▶ Redis     ─▶ lists
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
+//!                                                           │                         ──▶ Elasticsearch ─▶ documents
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod binary;
 pub mod cache;
 pub mod certificates;
 pub mod cluster;
+pub mod elasticsearch;
 pub mod flood;
 pub mod front;
 pub mod influxdb;
