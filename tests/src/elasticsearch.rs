@@ -190,11 +190,9 @@ impl Elasticsearch {
     /// Every document of an index, an alias or a data stream, at most as many as its `max_result_window`.
     pub async fn hits(&self, index: &str, at_most: usize) -> Result<Vec<Hit>> {
         self.call("POST", &format!("{index}/_refresh"), &Value::Null).await?;
-        let path = format!("{index}/_search?size={at_most}&filter_path=hits.hits&seq_no_primary_term=false");
+        // A filter would make it write its sources anew.
+        let path = format!("{index}/_search?size={at_most}");
         let text = self.text("POST", &path, &json!({ "sort": ["_doc"] })).await?;
-        if text.trim() == "{}" {
-            return Ok(Vec::new());
-        }
         let found: Found = serde_json::from_str(&text).with_context(|| text.chars().take(500).collect::<String>())?;
         Ok(found.hits.hits)
     }

@@ -90,7 +90,9 @@ impl Field {
 
     fn text<'r>(&self, record: &'r Record) -> Result<Cow<'r, [u8]>, RecordFault> {
         Ok(match &self.source {
-            Source::Id(cluster) => Cow::Owned(GlobalId { cluster: *cluster, record: record.id }.to_string().into_bytes()),
+            Source::Id(cluster) => {
+                Cow::Owned(GlobalId { cluster: *cluster, record: record.id }.to_string().into_bytes())
+            }
             Source::Key => Cow::Borrowed(record.message.key().as_bytes()),
             Source::Payload(PayloadFormat::Raw) => Cow::Borrowed(&record.message.payload),
             Source::Payload(PayloadFormat::Envelope) => {
