@@ -10,6 +10,7 @@
 //!                                                           │                         ──▶ Kafka     ─▶ messages
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!                                                           │                         ──▶ OpenTsdb, VictoriaMetrics ─▶ points
+//!                                                           │                         ──▶ Elasticsearch ─▶ documents
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod binary;
 pub mod cache;
 pub mod certificates;
 pub mod cluster;
+pub mod elasticsearch;
 pub mod flood;
 pub mod front;
 pub mod influxdb;

@@ -50,7 +50,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
         .with_ddl(clickhouse::config::DDL),
     entry("cassandra",     "Cassandra",      "Distributed database", OrderClass::None,  &cassandra::config::SCHEMA)
         .with_ddl(cassandra::config::DDL),
-    entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA),
+    entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA)
+        .offered(cfg!(feature = "elasticsearch")),
     entry("greptime",      "GreptimeDB",     "Time-series database", OrderClass::Queue, &greptime::config::SCHEMA)
         .offered(cfg!(feature = "greptime")),
     entry("influxdb",      "InfluxDB",       "Time-series database", OrderClass::Queue, &influxdb::config::SCHEMA)

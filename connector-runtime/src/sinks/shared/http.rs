@@ -52,7 +52,7 @@ pub(crate) async fn open(
 }
 
 /// A path below the URL of a server, which may have one of its own, with this query.
-#[cfg(any(feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
+#[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
 pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> Result<String, TargetFault> {
     let mut url = Url::parse(server).map_err(|error| unusable(&error))?;
     if let Ok(mut segments) = url.path_segments_mut() {
@@ -64,7 +64,7 @@ pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> R
 
 /// A server's URL, refused with a user or password in it: they have fields of their own, and the client would send the
 /// URL's in place of those.
-#[cfg(any(feature = "greptime", feature = "influxdb"))]
+#[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
 pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
     let url = Url::parse(server).map_err(|error| unusable(&error))?;
     if url.username().is_empty() && url.password().is_none() {
@@ -72,6 +72,18 @@ pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
     }
     let says = "the server's address has a user or password in it: they have fields of their own";
     Err(TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), says))
+}
+
+/// An address as a URL: `https://` where its scheme or the switch says so, else `http://`.
+#[cfg(any(feature = "elasticsearch", feature = "greptime"))]
+pub(crate) fn server(address: &str, enable_tls: bool) -> String {
+    let address = address.trim();
+    let scheme = |name: &str| address.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    if scheme("https://") {
+        return address.to_owned();
+    }
+    let bare = if scheme("http://") { &address["http://".len()..] } else { address };
+    format!("{}://{bare}", if enable_tls { "https" } else { "http" })
 }
 
 /// `Authorization: Basic …`, which no log shows.
@@ -160,9 +172,31 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Vec<u8>,
+    #[cfg_attr(not(feature = "elasticsearch"), allow(dead_code))]
+    pub(crate) end: BodyEnd,
+}
+
+/// Where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyEnd {
+    Whole,
+    /// It has more than was to be read.
+    Cut,
+    /// The connection broke off.
+    Broken,
 }
 
 impl Answer {
+    #[cfg(all(test, feature = "elasticsearch"))]
+    pub(crate) fn of(status: StatusCode, headers: HeaderMap, body: &[u8], end: BodyEnd) -> Self {
+        Self { status, headers, body: body.to_vec(), end }
+    }
+
+    #[cfg(feature = "elasticsearch")]
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// As text; what is not UTF-8 is replaced.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -183,7 +217,7 @@ pub(crate) fn shortened(text: &str) -> String {
 pub(crate) struct Unanswered {
     pub(crate) fault: TargetFault,
     /// The connection could not be made or broke off: another one may do better.
-    #[cfg_attr(not(feature = "opentsdb"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "elasticsearch", feature = "opentsdb")), allow(dead_code))]
     pub(crate) lost: bool,
 }
 
@@ -219,14 +253,21 @@ pub(crate) async fn exchange(
 async fn read(mut response: Response, bytes_max: usize) -> Answer {
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = Vec::new();
-    while body.len() < bytes_max {
+    let end = loop {
         match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(bytes_max - body.len())]),
-            // An answer that breaks off has said its status.
-            Ok(None) | Err(_) => break,
+            Ok(Some(chunk)) => {
+                let room = bytes_max - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if chunk.len() > room {
+                    break BodyEnd::Cut;
+                }
+            }
+            Ok(None) => break BodyEnd::Whole,
+            // It has said its status.
+            Err(_) => break BodyEnd::Broken,
         }
-    }
-    Answer { status, headers, body }
+    };
+    Answer { status, headers, body, end }
 }
 
 /// What the statuses that say something about the target mean. The sink looks at those about records before.

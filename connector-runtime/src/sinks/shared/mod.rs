@@ -5,6 +5,10 @@ pub(crate) mod cause;
 pub(crate) mod dial;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod driven;
+#[cfg(any(feature = "elasticsearch", feature = "mysql", feature = "postgres"))]
+pub(crate) mod global_id;
+#[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
+pub(crate) mod gzip;
 pub(crate) mod http;
 #[cfg(any(feature = "greptime", feature = "influxdb"))]
 pub(crate) mod line_protocol;
