@@ -6,6 +6,7 @@
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
+//!                                                           │                         ──▶ MongoDb, FerretDb ─▶ documents
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
@@ -19,6 +20,7 @@ pub mod binary;
 pub mod cache;
 pub mod certificates;
 pub mod cluster;
+pub mod ferretdb;
 pub mod flood;
 pub mod front;
 pub mod influxdb;
@@ -27,6 +29,7 @@ pub mod kafka;
 pub mod kafka_jars;
 pub mod kept;
 pub mod mariadb;
+pub mod mongodb;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

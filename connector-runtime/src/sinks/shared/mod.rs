@@ -11,7 +11,14 @@ pub(crate) mod line_protocol;
 pub mod network;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod outbox;
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(
+    feature = "mongodb",
+    feature = "mqtt",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 pub(crate) mod outgoing;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;
@@ -20,6 +27,6 @@ pub(crate) mod relational;
 pub(crate) mod retry_after;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod runs;
-#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+#[cfg(any(feature = "mongodb", feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod stream;
 pub(crate) mod tls;

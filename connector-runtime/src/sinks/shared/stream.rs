@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -38,11 +39,14 @@ pub(crate) struct Tls {
 impl Tls {
     /// Reads certificates: call it where a few small reads may block.
     pub(crate) fn new(options: &TlsOptions, host: &str) -> Result<Self, TargetFault> {
-        let unusable =
-            |error: tls::TlsError| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error));
-        let client = tls::client_config(options).map_err(unusable)?;
-        let name = tls::server_name(options, host).map_err(unusable)?;
-        Ok(Self { connector: TlsConnector::from(Arc::new(client)), name })
+        let client = tls::client_config(options).map_err(|error| unusable(&error))?;
+        Self::with(Arc::new(client), options, host)
+    }
+
+    /// The same with certificates that were read before, for sinks that connect to more than one host.
+    pub(crate) fn with(client: Arc<ClientConfig>, options: &TlsOptions, host: &str) -> Result<Self, TargetFault> {
+        let name = tls::server_name(options, host).map_err(|error| unusable(&error))?;
+        Ok(Self { connector: TlsConnector::from(client), name })
     }
 }
 
@@ -59,6 +63,10 @@ impl Route {
             None => Ok(Box::new(tcp)),
         }
     }
+}
+
+fn unusable(error: &tls::TlsError) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(error))
 }
 
 /// A connection that did not come about, or is lost.
