@@ -5,6 +5,7 @@
     feature = "file",
     feature = "greptime",
     feature = "influxdb",
+    feature = "mongodb",
     feature = "mqtt",
     feature = "mysql",
     feature = "postgres",

@@ -14,6 +14,8 @@ url, what, database, *rest = sys.argv[1:]
 login = {}
 if "MONGO_USER" in os.environ:
     login = {"username": os.environ["MONGO_USER"], "password": os.environ["MONGO_PASSWORD"], "authSource": "admin"}
+if "MONGO_CERTIFICATE" in os.environ:
+    login |= {"tls": True, "tlsCertificateKeyFile": os.environ["MONGO_CERTIFICATE"], "tlsAllowInvalidCertificates": True}
 client = pymongo.MongoClient(url, serverSelectionTimeoutMS=5000, directConnection=True, **login)
 
 

@@ -24,6 +24,8 @@ use crate::{cache, kept, ports, wait};
 pub const VERSION: &str = "1.47.0";
 pub const DATABASE: &str = "mqtt_data";
 pub const COLLECTION: &str = "mqtt_messages";
+/// PyMongo takes a certificate and its key from one file.
+const CLIENT_FILE: &str = "client_with_key.pem";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(60);
 
@@ -76,7 +78,12 @@ impl MongoDb {
         copy_classes(scratch.path())?;
         let certificates = match &options.certificates {
             // The server's key has to be its own.
-            Some(made) => Some(made.copied_to(scratch.path())?),
+            Some(made) => {
+                let made = made.copied_to(scratch.path())?;
+                let client = [std::fs::read(&made.client)?, std::fs::read(&made.client_key)?].concat();
+                std::fs::write(scratch.path().join(CLIENT_FILE), client)?;
+                Some(made)
+            }
             None => None,
         };
         let process = spawn(scratch.path(), port, &options, certificates.as_ref()).await?;
@@ -92,14 +99,19 @@ impl MongoDb {
         config(self.port, more)
     }
 
+    pub fn client(&self) -> Client {
+        let certificate = self.certificates.is_some().then(|| self.scratch.path().join(CLIENT_FILE));
+        Client { certificate, ..Client::of(self.port) }
+    }
+
     /// Runs a command, as canonical extended JSON in both directions.
     pub async fn command(&self, command: &Value) -> Result<Value> {
-        Client::of(self.port).command(DATABASE, command).await
+        self.client().command(DATABASE, command).await
     }
 
     /// The documents of a collection, by their ids.
     pub async fn documents(&self, collection: &str) -> Result<Vec<Value>> {
-        Client::of(self.port).find(DATABASE, collection, &json!({})).await
+        self.client().find(DATABASE, collection, &json!({})).await
     }
 
     pub async fn count(&self, collection: &str) -> Result<u64> {
@@ -146,15 +158,17 @@ impl MongoDb {
 pub struct Client {
     port: u16,
     login: Option<(String, String)>,
+    /// Its own, with the key, for a server that speaks TLS.
+    certificate: Option<PathBuf>,
 }
 
 impl Client {
     pub fn of(port: u16) -> Self {
-        Self { port, login: None }
+        Self { port, login: None, certificate: None }
     }
 
     pub fn with_login(port: u16, user: &str, password: &str) -> Self {
-        Self { port, login: Some((user.to_owned(), password.to_owned())) }
+        Self { login: Some((user.to_owned(), password.to_owned())), ..Self::of(port) }
     }
 
     pub async fn command(&self, database: &str, command: &Value) -> Result<Value> {
@@ -173,6 +187,9 @@ impl Client {
         command.arg(script).arg(format!("mongodb://127.0.0.1:{}", self.port)).args(arguments);
         if let Some((user, password)) = &self.login {
             command.env("MONGO_USER", user).env("MONGO_PASSWORD", password);
+        }
+        if let Some(certificate) = &self.certificate {
+            command.env("MONGO_CERTIFICATE", certificate);
         }
         let text = process::run(&mut command, ASK_LIMIT).await?.success()?.stdout;
         text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()

@@ -4,6 +4,7 @@ mod envelope;
 pub mod file;
 pub mod greptime;
 pub mod influxdb;
+pub mod mongodb;
 pub mod mqtt;
 pub mod mysql;
 mod points;
@@ -21,6 +22,7 @@ macro_rules! for_each {
             file = $crate::kinds::file::File,
             greptime = $crate::kinds::greptime::Greptime,
             influxdb = $crate::kinds::influxdb::Influxdb,
+            mongodb = $crate::kinds::mongodb::Mongodb,
             mqtt = $crate::kinds::mqtt::Mqtt,
             mysql = $crate::kinds::mysql::Mysql,
             postgres = $crate::kinds::postgres::Postgres,
