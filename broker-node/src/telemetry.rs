@@ -51,8 +51,13 @@ pub fn check_level(level: &str) -> Result<(), String> {
 const QUIET: [&str; 2] = ["openraft", "fast_socks5"];
 
 fn with_quiet_libraries(level: &str) -> String {
-    let quiet = QUIET.iter().filter(|library| !level.contains(*library)).map(|library| format!(",{library}=error"));
-    std::iter::once(level.to_owned()).chain(quiet).collect()
+    let mut directives = level.to_owned();
+    for library in QUIET {
+        if !level.contains(library) {
+            directives.push_str(&format!(",{library}=error"));
+        }
+    }
+    directives
 }
 
 /// Sets up logging for the process; once.

@@ -5,7 +5,6 @@
     feature = "file",
     feature = "greptime",
     feature = "influxdb",
-    feature = "mongodb",
     feature = "mqtt",
     feature = "mysql",
     feature = "postgres",

@@ -31,7 +31,7 @@ impl FerretDb {
     /// With [`USER`]. `None`, and says so, where `scripts/setup` could not build it.
     pub async fn start() -> Result<Option<Self>> {
         let Some(program) = cache::program(&format!("ferretdb-{VERSION}"))? else {
-            eprintln!("not run: FerretDB {VERSION} is not here; `scripts/setup all` builds it with Go");
+            eprintln!("not run: FerretDB {VERSION} is not here; `scripts/setup mongodb` builds it with Go");
             return Ok(None);
         };
         let scratch = Scratch::new("ferretdb")?;

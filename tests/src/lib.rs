@@ -20,6 +20,7 @@ pub mod binary;
 pub mod cache;
 pub mod certificates;
 pub mod cluster;
+#[cfg(feature = "mongodb")]
 pub mod ferretdb;
 pub mod flood;
 pub mod front;
@@ -29,6 +30,7 @@ pub mod kafka;
 pub mod kafka_jars;
 pub mod kept;
 pub mod mariadb;
+#[cfg(feature = "mongodb")]
 pub mod mongodb;
 pub mod mosquitto;
 pub mod mqtt_session;

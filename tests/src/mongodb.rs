@@ -50,11 +50,7 @@ pub enum Standing {
     #[default]
     Alone,
     /// Ports of all members, and of the primary among them.
-    Member {
-        set: String,
-        members: Vec<u16>,
-        primary: u16,
-    },
+    Member { set: String, members: Vec<u16>, primary: u16 },
     /// Of a sharded cluster.
     Router,
 }
@@ -216,7 +212,7 @@ fn jars() -> Result<PathBuf> {
     let folder = cache::folder()?.join(format!("servers/mongo-java-server-{VERSION}"));
     ensure!(
         folder.join("complete").is_file(),
-        "mongo-java-server {VERSION} is not in {}: run `scripts/setup all`, which fetches it with Maven (mvn)",
+        "mongo-java-server {VERSION} is not in {}: run `scripts/setup mongodb`, which fetches it with Maven (mvn)",
         folder.display()
     );
     Ok(folder)
@@ -246,7 +242,7 @@ async fn spawn(
     let jars = cache::readable(&jars()?, folder)?;
     let mut command = Command::new("java");
     command
-        .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+        .args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true", "-cp"])
         .arg(format!("{}/*:{}", jars.display(), folder.join("classes").display()))
         .arg("MongoDb")
         .arg(format!("port={port}"))

@@ -32,6 +32,13 @@ use stage::Stage;
 
 kinds::for_each!(test_of_each);
 
+/// Not offered by default yet.
+#[cfg(feature = "mongodb")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongodb() -> Result<()> {
+    conforms::<kinds::mongodb::Mongodb>().await
+}
+
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

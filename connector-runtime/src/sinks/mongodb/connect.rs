@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::Client;
-use mongodb::options::{
-    ClientOptions, Credential, ServerAddress, ServerMonitoringMode, Socks5Proxy,
-};
+use mongodb::options::{ClientOptions, Credential, ServerAddress, ServerMonitoringMode, Socks5Proxy};
 
 use super::config::{Config, DeploymentMode};
 use super::relay::{self, Relay, Ways};

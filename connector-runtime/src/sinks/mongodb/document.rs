@@ -39,7 +39,9 @@ impl Format {
     /// The fields of a document that say whether it is a record's own; `None` for all of them.
     pub(super) fn identity(self) -> Option<Document> {
         match self.payload {
-            PayloadFormat::Envelope => Some(OF_THE_ENVELOPE.into_iter().map(|name| (name.to_owned(), 1.into())).collect()),
+            PayloadFormat::Envelope => {
+                Some(OF_THE_ENVELOPE.into_iter().map(|name| (name.to_owned(), 1.into())).collect())
+            }
             PayloadFormat::Raw => None,
         }
     }

@@ -32,7 +32,20 @@ impl Refusal {
         match self.code {
             // Bad values (also of time series), types, depth, broken BSON, field names, `_id`, DBRef, shard keys,
             // validation, parallel arrays, size, geometry, language of a text index, index keys.
-            2 | 14 | 15 | 22 | 52..=57 | 61 | 121 | 171 | 10_334 | 16_755 | 16_804 | 17_261 | 17_262 | 17_280
+            2
+            | 14
+            | 15
+            | 22
+            | 52..=57
+            | 61
+            | 121
+            | 171
+            | 10_334
+            | 16_755
+            | 16_804
+            | 17_261
+            | 17_262
+            | 17_280
             | 17_419 => None,
             _ if self.is_duplicate() => None,
             code => Some(TargetFault::new(kind(code, has_login), words(&self.message))),

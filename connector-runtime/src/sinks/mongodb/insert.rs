@@ -116,7 +116,8 @@ impl Target {
                 }
             }
         }
-        let is_there = |sent: &&Sent| found.get(&sent.id).is_some_and(|found| self.format.is_ours(&sent.document, found));
+        let is_there =
+            |sent: &&Sent| found.get(&sent.id).is_some_and(|found| self.format.is_ours(&sent.document, found));
         Ok(sent.iter().map(is_there).collect())
     }
 }
@@ -124,12 +125,15 @@ impl Target {
 /// Of a request that the server has worked on; else it is the request's own error.
 fn answer_of(error: Error) -> Result<Answer, Error> {
     let ErrorKind::InsertMany(answer) = error.kind.as_ref() else { return Err(error) };
-    let refused = answer.write_errors.iter().flatten().map(|refused| {
-        (refused.index, Refusal { code: refused.code, message: refused.message.clone() })
-    });
-    let unconfirmed = answer.write_concern_error.as_ref().map(|error| {
-        words(&format!("write concern {} ({}): {}", error.code_name, error.code, error.message))
-    });
+    let refused = answer
+        .write_errors
+        .iter()
+        .flatten()
+        .map(|refused| (refused.index, Refusal { code: refused.code, message: refused.message.clone() }));
+    let unconfirmed = answer
+        .write_concern_error
+        .as_ref()
+        .map(|error| words(&format!("write concern {} ({}): {}", error.code_name, error.code, error.message)));
     Ok(Answer { refused: refused.collect(), unconfirmed })
 }
 

@@ -29,7 +29,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::socks::{self, Reply};
 use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
 use crate::sinks::shared::network::Network;
 use crate::sinks::shared::stream::{Route, Stream, Tls, broken};
 
@@ -40,6 +39,7 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 const HANDSHAKES_MAX: usize = 256;
 /// A goodbye over TLS may take this long.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const UP_BYTES: usize = 64 << 10;
 const DOWN_BYTES: usize = 16 << 10;
 /// Servers name each other, so that their number is not ours to choose; a replica set has at most 50.
@@ -108,9 +108,13 @@ impl Shared {
                 () = self.ways.aborted.cancelled() => return,
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => {
-                    // One that was gone before it was taken, or no more files: the driver sees that and tries again.
-                    let Ok((client, from)) = accepted else { continue };
-                    connections.spawn(Arc::clone(&self).serve(client, from));
+                    match accepted {
+                        Ok((client, from)) => {
+                            connections.spawn(Arc::clone(&self).serve(client, from));
+                        }
+                        // No more files, or one that was gone before it was taken: the driver tries again as well.
+                        Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                    }
                 }
             }
         }
@@ -127,9 +131,10 @@ impl Shared {
         let Ok(Ok((host, port))) = wanted else { return };
         let place = (host, port);
         // The driver may give up first.
+        let mut nothing = [0];
         let connected = tokio::select! {
             connected = self.connect(&place.0, place.1) => connected,
-            _ = client.peek(&mut [0]) => return,
+            _ = client.peek(&mut nothing) => return,
         };
         match connected {
             Ok(server) => {

@@ -68,7 +68,10 @@ async fn another_primary_is_followed_after_an_election() {
 async fn a_set_of_another_name_is_not_written_to() {
     let [primary, secondary] = two_members().await;
     for (more, words) in [
-        (json!({ "deployment_mode": "replicaset", "replica_set_name": "rs 1" }), "no host is a member of the replica set rs 1"),
+        (
+            json!({ "deployment_mode": "replicaset", "replica_set_name": "rs 1" }),
+            "no host is a member of the replica set rs 1",
+        ),
         (json!({ "deployment_mode": "sharded" }), "is not a router (mongos) of a sharded cluster"),
     ] {
         let fault = refused(primary.config(&more)).await;

@@ -41,7 +41,8 @@ async fn several_poison_records_end_alone_and_in_order() {
 
 #[tokio::test]
 async fn a_record_that_comes_again_is_there_once_and_delivered() {
-    for more in [json!({}), json!({ "ordered_insert": true }), json!({ "payload_format": "raw" }), json!({ "w": "0" })] {
+    for more in [json!({}), json!({ "ordered_insert": true }), json!({ "payload_format": "raw" }), json!({ "w": "0" })]
+    {
         let server = server().await;
         let sink = open(&server, &more).await;
         assert_eq!(deliver(&*sink, &numbered((0..100).step_by(3))).await, vec![Outcome::Delivered; 34], "{more}");
@@ -72,7 +73,10 @@ async fn a_document_of_another_cluster_with_the_same_id_is_no_delivery() {
         let fault = record_fault(&outcomes[1]);
         assert_eq!((&*fault.class, fault.offline), ("mongodb_11000", false));
         assert!(fault.message.contains("1-7-1"), "{}", fault.message);
-        server.command(&json!({ "delete": COLLECTION, "deletes": [{ "q": { "_id": "1-7-0" }, "limit": 1 }] })).await.expect("deletes");
+        server
+            .command(&json!({ "delete": COLLECTION, "deletes": [{ "q": { "_id": "1-7-0" }, "limit": 1 }] }))
+            .await
+            .expect("deletes");
         sink.close().await;
     }
     server.finish();

@@ -64,3 +64,35 @@ async fn a_rotated_password_is_read_again() {
     assert_eq!(server.admin().find(DATABASE, COLLECTION, &json!({})).await.expect("finds").len(), 3);
     server.finish();
 }
+
+/// Where nobody has users, without its login.
+#[tokio::test]
+async fn the_example_of_the_page_works() {
+    let page = include_str!("../../../../../../docs/connectors/mongodb.md");
+    let (_, example) = page.split_once("## Example\n\n```json\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let mut config = serde_json::from_str::<Value>(example).expect("is JSON")["config"].clone();
+    let sent = [record(1, r#"{"t":21.5}"#), record(2, "x")];
+    let found = match ferretdb().await {
+        Some(server) => {
+            (config["port"], config["password"]) = (json!(server.port()), json!(PASSWORD));
+            let sink = node().open("documents", "mongodb", config).await.expect("opens");
+            assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 2]);
+            let found = server.admin().find(DATABASE, COLLECTION, &json!({})).await.expect("finds");
+            server.finish();
+            found
+        }
+        None => {
+            let server = server().await;
+            config["port"] = json!(server.port());
+            (config["username"], config["password"]) = (Value::Null, Value::Null);
+            let sink = node().open("documents", "mongodb", config).await.expect("opens");
+            assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 2]);
+            let found = server.documents(COLLECTION).await.expect("finds");
+            server.finish();
+            found
+        }
+    };
+    assert_eq!((&found[0]["_id"], &found[1]["payload"]), (&json!("1-7-1"), &json!("x")));
+    assert_eq!(found[0]["payload"]["t"], json!({ "$numberDouble": "21.5" }));
+}
