@@ -70,14 +70,14 @@ impl Servers {
         self.known().said().map(|(_, said)| said.document_bytes_max).min().unwrap_or(DOCUMENT_BYTES_MAX)
     }
 
-    /// A server that is no router of a sharded cluster, among those that answer. Waits for one of them: the driver may
-    /// know of an answer before it is told here.
-    pub(super) async fn no_router(&self) -> Option<String> {
-        self.until(|known| {
-            known.said().next()?;
-            Some(known.said().find(|(_, said)| !said.is_router).map(|(address, _)| address.to_owned()))
-        })
-        .await
+    /// A server that is no router of a sharded cluster, among those that answer.
+    pub(super) fn no_router(&self) -> Option<String> {
+        self.known().said().find(|(_, said)| !said.is_router).map(|(address, _)| address.to_owned())
+    }
+
+    /// One of them has answered. The driver may know of it before it is told here.
+    pub(super) async fn heard(&self) {
+        self.until(|known| known.said().next().map(drop)).await;
     }
 
     async fn until<T>(&self, look: impl Fn(&Known) -> Option<T>) -> T {

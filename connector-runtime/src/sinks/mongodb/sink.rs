@@ -76,9 +76,10 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         request_within: Duration::from_secs(seconds),
     };
     sink.ask_since(since, sink.target.ping()).await.map_err(|failure| failure.target_fault())?;
-    let connect_within = Duration::from_secs(config.connect_timeout_secs);
+    // How large a document may be, and what the servers are.
+    let _ = timeout(Duration::from_secs(config.connect_timeout_secs), sink.servers.heard()).await;
     if config.deployment_mode == DeploymentMode::Sharded
-        && let Ok(Some(address)) = timeout(connect_within, sink.servers.no_router()).await
+        && let Some(address) = sink.servers.no_router()
     {
         return Err(TargetFault::new(DEPLOYMENT, format!("{address} is not {}", sink.wanted)));
     }
@@ -111,7 +112,7 @@ impl Sink for MongodbSink {
 impl MongodbSink {
     async fn write(&self, batch: &Batch<'_>) -> Vec<Outcome> {
         let bytes_max = self.servers.document_bytes_max();
-        let mut outcomes = batch.all(&Outcome::Delivered);
+        let mut outcomes = batch.all(&Outcome::TargetFault(TargetFault::held()));
         let mut sent = Vec::with_capacity(batch.records.len());
         for (place, record) in batch.records.iter().enumerate() {
             match self.format.document(record, bytes_max) {
@@ -163,15 +164,15 @@ impl MongodbSink {
                 Ok(answer) => answer,
                 Err(failure) => return put(outcomes, &sent, &failure.outcome()),
             };
+            if answer.unconfirmed.is_some() {
+                return put(outcomes, &sent, &confirmed(&answer));
+            }
             let first = answer.refused.keys().min().copied().unwrap_or(sent.len());
             let Some(refusal) = answer.refused.get(&first) else {
-                return put(outcomes, &sent, &confirmed(&answer));
+                return put(outcomes, &sent, &Outcome::Delivered);
             };
-            put(outcomes, &sent[..first], &confirmed(&answer));
+            put(outcomes, &sent[..first], &Outcome::Delivered);
             let rest = sent.split_off(first);
-            if answer.unconfirmed.is_some() {
-                return put(outcomes, &rest, &Outcome::TargetFault(TargetFault::held()));
-            }
             let there = match refusal.is_duplicate() {
                 true => self.there(&rest.iter().collect::<Vec<_>>()).await,
                 false => Ok(vec![false; rest.len()]),
@@ -186,7 +187,10 @@ impl MongodbSink {
             }
             // All of those are there from an earlier attempt; the others follow.
             let mut is_there = there.into_iter();
-            sent = rest.into_iter().filter(|_| !is_there.next().unwrap_or_default()).collect();
+            let (ours, others): (Vec<Sent>, Vec<Sent>) =
+                rest.into_iter().partition(|_| is_there.next().unwrap_or_default());
+            put(outcomes, &ours, &Outcome::Delivered);
+            sent = others;
         }
     }
 

@@ -86,17 +86,6 @@ async fn a_set_of_another_name_is_not_written_to() {
 }
 
 #[tokio::test]
-async fn a_member_that_may_not_be_reached_is_named() {
-    let [primary, secondary] = two_members().await;
-    let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.1/32"]);
-    let mut config = primary.config(&in_set("localhost"));
-    config["server_selection_timeout_secs"] = json!(2);
-    let fault = denying.open("documents", "mongodb", config).await.err().expect("is denied");
-    assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_DENIED"), "{fault:?}");
-    [primary, secondary].into_iter().for_each(MongoDb::finish);
-}
-
-#[tokio::test]
 async fn every_router_of_a_sharded_cluster_is_used() {
     let router = || MongoDbOptions { standing: Standing::Router, ..MongoDbOptions::default() };
     let (mut first, second) = tokio::join!(server_with(router()), server_with(router()));
