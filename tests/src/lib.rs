@@ -6,6 +6,7 @@
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
+//!                                                           │                         ──▶ MongoDb, FerretDb ─▶ documents
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!                                                           │                         ──▶ Kafka     ─▶ messages
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
@@ -23,6 +24,8 @@ pub mod cache;
 pub mod certificates;
 pub mod cluster;
 pub mod elasticsearch;
+#[cfg(feature = "mongodb")]
+pub mod ferretdb;
 pub mod flood;
 pub mod front;
 pub mod influxdb;
@@ -30,6 +33,8 @@ pub mod jars;
 pub mod kafka;
 pub mod kept;
 pub mod mariadb;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

@@ -45,7 +45,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
     entry("postgres",      "PostgreSQL",     "Relational database",  OrderClass::Queue, &postgres::config::SCHEMA)
         .with_ddl(postgres::config::DDL)
         .offered(cfg!(feature = "postgres")),
-    entry("mongodb",       "MongoDB",        "NoSQL database",       OrderClass::None,  &mongodb::config::SCHEMA),
+    entry("mongodb",       "MongoDB",        "NoSQL database",       OrderClass::None,  &mongodb::config::SCHEMA)
+        .offered(cfg!(feature = "mongodb")),
     entry("clickhouse",    "ClickHouse",     "Analytical database",  OrderClass::None,  &clickhouse::config::SCHEMA)
         .with_ddl(clickhouse::config::DDL),
     entry("cassandra",     "Cassandra",      "Distributed database", OrderClass::None,  &cassandra::config::SCHEMA)

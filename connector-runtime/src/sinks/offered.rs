@@ -37,6 +37,8 @@ const OFFERED: &[Offered] = &[
     super::influxdb::sink::OFFERED,
     #[cfg(feature = "kafka")]
     super::kafka::sink::OFFERED,
+    #[cfg(feature = "mongodb")]
+    super::mongodb::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "mysql")]

@@ -39,6 +39,13 @@ async fn elasticsearch() -> Result<()> {
     conforms::<kinds::elasticsearch::Elasticsearch>().await
 }
 
+/// Not offered yet either.
+#[cfg(feature = "mongodb")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongodb() -> Result<()> {
+    conforms::<kinds::mongodb::Mongodb>().await
+}
+
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

@@ -15,7 +15,14 @@ pub(crate) mod line_protocol;
 pub mod network;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod outbox;
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(
+    feature = "mongodb",
+    feature = "mqtt",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 pub(crate) mod outgoing;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;
@@ -24,6 +31,13 @@ pub(crate) mod relational;
 pub(crate) mod retry_after;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod runs;
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(
+    feature = "mongodb",
+    feature = "mqtt",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 pub(crate) mod stream;
 pub(crate) mod tls;

@@ -7,6 +7,8 @@ pub mod file;
 pub mod greptime;
 pub mod influxdb;
 pub mod kafka;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 pub mod mqtt;
 pub mod mysql;
 pub mod opentsdb;
@@ -62,7 +64,7 @@ const ADAPTED: &[&str] = for_each!(names_of_all);
 /// A sink without an adapter, and an adapter without a sink, do not compile. Sinks that are not offered yet have none, or
 /// a test of their own in main.rs.
 const _: () = assert!(
-    cfg!(feature = "elasticsearch") || same(KINDS, ADAPTED),
+    cfg!(any(feature = "elasticsearch", feature = "mongodb")) || same(KINDS, ADAPTED),
     "a kind whose sink is offered needs a line in kinds/mod.rs, and no other"
 );
 
