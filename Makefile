@@ -1,4 +1,4 @@
-# The seven things people do with a checkout. Everything that is built or downloaded lives under SLUICE_CACHE, which
+# The things people do with a checkout. Everything that is built or downloaded lives under SLUICE_CACHE, which
 # may be absent, empty or kept from an earlier run.
 
 SHELL := /bin/bash
@@ -15,12 +15,12 @@ export PATH := $(SLUICE_CACHE)/tools/bin:$(PATH)
 DENY ?= bans licenses sources
 # `make bench PART=ingest`: one part, or several.
 PART ?=
-# `make test KIND=redis`, `make conformance KIND=redis`: one kind of connector.
+# `make test KIND=redis`, `make conformance KIND=redis`, `make bench-sinks KIND=redis`: one kind of connector.
 KIND ?=
 ROWS := $(SLUICE_CACHE)/conformance
 DEMO_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup demo test conformance verify fix bench
+.PHONY: help setup demo test conformance verify fix bench bench-sinks
 
 help:
 	@echo 'make setup          install what the build and the tests need (Debian: apt; elsewhere: says what is missing)'
@@ -32,6 +32,8 @@ help:
 	@echo 'make fix            format and apply lint suggestions'
 	@echo 'make bench [PART=…] measure beside other products (30 minutes) and write docs/performance.md;'
 	@echo '                    parts: ingest end-to-end sink metadata failover idle'
+	@echo 'make bench-sinks [KIND=…]'
+	@echo '                    measure every kind of connector beside its target'"'"'s own tool (15 minutes), into the same page'
 
 setup:
 	@scripts/setup all
@@ -74,11 +76,18 @@ fix:
 
 # RocksDB sums up every byte it writes and reads (CRC-32C). Built for the first x86-64 it does so in software, which was
 # an eighth of the CPU time of ingest; every x86 since 2010 has an instruction for it.
-bench: export CXXFLAGS_x86_64_unknown_linux_gnu := -msse4.2 -mpclmul
+bench bench-sinks: export CXXFLAGS_x86_64_unknown_linux_gnu := -msse4.2 -mpclmul
 
-# The program that is measured is the release build; the runner only waits. Peers that cannot be had are left out.
+# The program that is measured is the release build, and so is the runner: some peers are loops of its own. Peers that
+# cannot be had are left out.
+MEASURE := $(CARGO) build --locked --release --workspace --bin sluice --bin sluice-bench && \
+  SLUICE_BIN=$(CARGO_TARGET_DIR)/release/sluice $(CARGO_TARGET_DIR)/release/sluice-bench --write docs/performance.md
+
 bench:
 	@scripts/setup bench
-	$(CARGO) build --locked --release --bin sluice
-	$(CARGO) build --locked --package tests --bin sluice-bench
-	SLUICE_BIN=$(CARGO_TARGET_DIR)/release/sluice $(CARGO_TARGET_DIR)/debug/sluice-bench --write docs/performance.md $(PART)
+	$(MEASURE) $(PART)
+
+bench-sinks:
+	@scripts/setup all
+	@scripts/setup bench
+	$(MEASURE) $(if $(KIND),$(addprefix sinks-,$(KIND)),sinks)

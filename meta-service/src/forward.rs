@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::leader::{LeaderService, NotLeader, Reports};
 use crate::peers::Peers;
 use crate::raft::wire::{self, Kind, Wire, WireError};
-use crate::raft::{ProposalError, RaftNode};
+use crate::raft::{ProposalError, RaftNode, ReadIndex, Witness};
 use crate::rpc::{RpcClient, RpcError};
 use crate::seat::Seat;
 use crate::standing::Standing;
@@ -60,6 +60,11 @@ pub(crate) enum LeaderRequest {
         raft_id: RaftId,
         last_log: LogIndex,
     },
+    /// As `Read`, from one who witnesses who leads.
+    ReadWith {
+        witness: Witness,
+        fresh_reports_of: Option<u64>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +100,11 @@ impl LeaderRequest {
     fn lane(&self) -> Lane {
         match self {
             Self::Heartbeat(_) | Self::Goodbye { .. } => Lane::Vital,
-            Self::Propose(_) | Self::Read { .. } | Self::Standing { .. } | Self::LogStanding { .. } => Lane::Short,
+            Self::Propose(_)
+            | Self::Read { .. }
+            | Self::ReadWith { .. }
+            | Self::Standing { .. }
+            | Self::LogStanding { .. } => Lane::Short,
             Self::Barrier { .. } => Lane::Long,
         }
     }
@@ -225,12 +234,10 @@ impl Forward {
     async fn lead(&self, node: &RaftNode, request: LeaderRequest) -> LeaderAnswer {
         match request {
             LeaderRequest::Propose(command) => self.propose(node, command).await,
-            LeaderRequest::Read { fresh_reports_of } => match node.read_index().await {
-                Ok(read) => {
-                    LeaderAnswer::Read { index: read.index, reports: self.leader.reports_unless(fresh_reports_of) }
-                }
-                Err(_not_proved) => LeaderAnswer::NotLeader,
-            },
+            LeaderRequest::Read { fresh_reports_of } => self.read(node.read_index().await, fresh_reports_of),
+            LeaderRequest::ReadWith { witness, fresh_reports_of } => {
+                self.read(node.read_index_with(witness).await, fresh_reports_of)
+            }
             LeaderRequest::Barrier { index } => match self.leader.barrier(index).await {
                 Ok(not_heard) => LeaderAnswer::Barrier { not_heard },
                 Err(NotLeader) => LeaderAnswer::NotLeader,
@@ -249,6 +256,13 @@ impl Forward {
             LeaderRequest::LogStanding { raft_id, last_log } => {
                 self.standing(node, |state| Standing::of_log(raft_id, last_log, state)).await
             }
+        }
+    }
+
+    fn read(&self, proved: Result<ReadIndex, ProposalError>, fresh_reports_of: Option<u64>) -> LeaderAnswer {
+        match proved {
+            Ok(read) => LeaderAnswer::Read { index: read.index, reports: self.leader.reports_unless(fresh_reports_of) },
+            Err(_not_proved) => LeaderAnswer::NotLeader,
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use api_types::RaftId;
 use api_types::secret::same_bytes;
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::handle::Handle;
 
@@ -70,6 +70,8 @@ pub enum RpcError {
 #[derive(Clone, Debug)]
 pub struct RpcClient {
     http: reqwest::Client,
+    /// For connections that leave HTTP, which its second version does not let go.
+    http1: reqwest::Client,
     secrets: Secrets,
 }
 
@@ -84,18 +86,21 @@ impl RpcClient {
             // Another thread may have been faster with the same one.
             let _installed = rustls::crypto::ring::default_provider().install_default();
         }
-        let http = reqwest::Client::builder()
+        let builder = || {
+            reqwest::Client::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+        };
+        let http = builder()
             .http2_prior_knowledge()
             .http2_adaptive_window(true)
             .http2_keep_alive_interval(Duration::from_secs(2))
             .http2_keep_alive_timeout(Duration::from_secs(4))
             .http2_keep_alive_while_idle(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
             .build()?;
-        Ok(Self { http, secrets })
+        Ok(Self { http, http1: builder().http1_only().build()?, secrets })
     }
 
     /// POSTs a body to `http://{address}{path}` and returns the body of a 200.
@@ -152,17 +157,41 @@ impl RpcClient {
         timeout: Option<Duration>,
     ) -> Result<reqwest::Response, RpcError> {
         let mut request = self.http.post(format!("http://{address}{path}")).headers(headers).body(body);
-        if let Some(secret) = &self.secrets.current {
-            request = request.bearer_auth(secret);
-        }
         if let Some(timeout) = timeout {
             request = request.timeout(timeout);
+        }
+        self.answered(request, reqwest::StatusCode::OK).await
+    }
+
+    /// A connection of its own that both ends use for a protocol of theirs, once the other one has agreed.
+    pub async fn upgrade(
+        &self,
+        address: &str,
+        path: &str,
+        protocol: &'static str,
+        headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<reqwest::Upgraded, RpcError> {
+        let request = self.http1.post(format!("http://{address}{path}")).headers(headers).timeout(timeout);
+        let request = request.header(header::CONNECTION, "upgrade").header(header::UPGRADE, protocol);
+        let response = self.answered(request, reqwest::StatusCode::SWITCHING_PROTOCOLS).await?;
+        response.upgrade().await.map_err(RpcError::Transport)
+    }
+
+    /// Sends it with the secret; what comes with another status is an error.
+    async fn answered(
+        &self,
+        mut request: reqwest::RequestBuilder,
+        expected: reqwest::StatusCode,
+    ) -> Result<reqwest::Response, RpcError> {
+        if let Some(secret) = &self.secrets.current {
+            request = request.bearer_auth(secret);
         }
         let response = request
             .send()
             .await
             .map_err(|error| if error.is_connect() { RpcError::Connect(error) } else { RpcError::Transport(error) })?;
-        if response.status() == reqwest::StatusCode::OK {
+        if response.status() == expected {
             return Ok(response);
         }
         let status = response.status().as_u16();

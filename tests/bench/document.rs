@@ -31,8 +31,10 @@ impl Document {
 /// What is printed and written for one part.
 pub fn section(part: Part, before: &Machine, after: &Machine, tables: &[Table]) -> String {
     let mut text = format!(
-        "`make bench PART={part}` on {before}; load average {} before, {} after. Medians.\n",
-        before.load, after.load
+        "`{}` on {before}; load average {} before, {} after. Medians.\n",
+        part.command(),
+        before.load,
+        after.load
     );
     for table in tables {
         text += &format!("\n{}", table.markdown());

@@ -7,8 +7,11 @@
 //!             └─ `sluice bench …` makes the load, /proc tells the CPU time
 //! ```
 //!
+//! `make bench-sinks` measures the kinds of connectors, one part each, in the same way.
+//!
 //! A peer that cannot be had is named and left out. Every process ends with its owner.
 
+mod bare;
 mod cpu;
 mod document;
 mod generator;
@@ -68,6 +71,7 @@ fn run() -> Result<bool> {
         eprintln!("== {part}");
         let before = Machine::look()?;
         match runtime.block_on(part.measure(wish.effort)) {
+            Ok(tables) if tables.is_empty() => eprintln!("{part} is not measured here"),
             Ok(tables) => {
                 let text = document::section(part, &before, &Machine::look()?, &tables);
                 println!("{text}");
@@ -95,7 +99,7 @@ fn wish(arguments: impl Iterator<Item = String>) -> Result<Wish> {
                 Some(path) => wish.document = Some(PathBuf::from(path)),
                 None => bail!("--write needs a file"),
             },
-            name => wish.parts.push(name.parse()?),
+            name => wish.parts.extend(Part::named(name)?),
         }
     }
     if wish.parts.is_empty() {
@@ -122,8 +126,27 @@ mod tests {
     }
 
     #[test]
+    fn kinds_of_connectors_are_measured_one_by_one_or_all() {
+        let one = asked("sinks-redis").expect("understood").parts;
+        assert_eq!(one, [Part::Sinks("redis")]);
+        assert_eq!(one[0].command(), "make bench-sinks KIND=redis");
+        let all = asked("sinks").expect("understood").parts;
+        assert_eq!(all.len(), parts::sinks::KINDS.len());
+        assert!(asked("sinks-nothing").is_err());
+    }
+
+    /// Each part must find its marks, or what was measured is lost at the end.
+    #[test]
+    fn the_page_has_a_place_for_everything() {
+        let page = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md"));
+        for part in asked("").expect("understood").parts.into_iter().chain(asked("sinks").expect("understood").parts) {
+            Document::read(&page).and_then(|document| document.replace(part, "")).expect("marks");
+        }
+    }
+
+    #[test]
     fn unknown_parts_are_refused_with_the_known_ones() {
         let error = asked("everything").err().expect("refused").to_string();
-        assert!(error.contains("ingest") && error.contains("failover"), "{error}");
+        assert!(error.contains("ingest") && error.contains("failover") && error.contains("sinks-redis"), "{error}");
     }
 }

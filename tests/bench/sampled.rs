@@ -1,5 +1,19 @@
 //! Numbers of several rounds.
 
+/// What one side reached, round by round.
+#[derive(Default)]
+pub struct Rounds {
+    pub per_second: Vec<f64>,
+    /// CPU seconds, for as many records as the table says.
+    pub cpu: Vec<f64>,
+}
+
+impl Rounds {
+    pub fn last(&self) -> f64 {
+        self.per_second.last().copied().unwrap_or(f64::NAN)
+    }
+}
+
 /// The middle one, or the mean of the two in the middle; not a number when there is none.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();

@@ -1,20 +1,46 @@
 //! The nodes that are measured: as a user would configure them, one or three, with nothing left over from before.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, ClusterOptions};
 use tests::wait;
 
 /// Everything that was queued is delivered within this.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+const OFFER_LIMIT: Duration = Duration::from_secs(20);
 /// Far above what a run queues: no bound is measured here.
 const QUEUE_BYTES_MAX: u64 = 64 << 30;
 
 /// One fresh node.
 pub async fn single() -> Result<Cluster> {
-    Cluster::with(ClusterOptions { nodes: 1, ..ClusterOptions::default() }).await
+    single_with(Vec::new()).await
+}
+
+/// One that is configured by these arguments of `--set` as well.
+pub async fn single_with(set: Vec<String>) -> Result<Cluster> {
+    Cluster::with(ClusterOptions { nodes: 1, set, ..ClusterOptions::default() }).await
+}
+
+/// Whether the program that is measured has this kind in it.
+pub async fn offers(kind: &str) -> Result<bool> {
+    let cluster = single().await?;
+    let offered = async |kind: &str| {
+        let path = format!("/api/mqtt/connector/types?connector_type={kind}");
+        let types = cluster.api(0).get(&path).await?.data()?;
+        let nodes = types["data"][0]["offered_by"].as_array().with_context(|| types.to_string())?;
+        anyhow::Ok(!nodes.is_empty())
+    };
+    // A node says what it offers in one piece, and every node offers this one.
+    wait::until(OFFER_LIMIT, "the node has said what it offers", async || {
+        ensure!(offered("file").await?, "not yet");
+        Ok(())
+    })
+    .await?;
+    let is_offered = offered(kind).await?;
+    cluster.finish().await?;
+    Ok(is_offered)
 }
 
 /// A connector that only queues: it is stopped.
@@ -44,6 +70,16 @@ pub async fn sent(cluster: &Cluster, connector: &str, records: u64) -> Result<()
         let ledger = cluster.api(0).ledger(connector).await?;
         ensure!(ledger.sent >= records, "{ledger:?}");
         Ok(())
+    })
+    .await
+}
+
+/// When a connector's first records had been sent, and how many those were.
+pub async fn first_sent(cluster: &Cluster, connector: &str) -> Result<(Instant, u64)> {
+    wait::until(DRAIN_LIMIT, &format!("{connector} sends"), || async {
+        let ledger = cluster.api(0).ledger(connector).await?;
+        ensure!(ledger.sent > 0, "{ledger:?}");
+        Ok((Instant::now(), ledger.sent))
     })
     .await
 }

@@ -12,9 +12,18 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 /// A client that keeps no connection: a killed node must not leave dead ones in a pool.
 pub fn http_client() -> Result<reqwest::Client> {
+    Ok(builder().pool_max_idle_per_host(0).build()?)
+}
+
+/// One for many requests to somebody who stays.
+pub fn http_client_that_keeps_connections() -> Result<reqwest::Client> {
+    Ok(builder().tcp_nodelay(true).build()?)
+}
+
+fn builder() -> reqwest::ClientBuilder {
     // Nothing is encrypted here, but the client asks for a provider all the same. A second call is refused: fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Ok(reqwest::Client::builder().timeout(REQUEST_LIMIT).pool_max_idle_per_host(0).no_proxy().build()?)
+    reqwest::Client::builder().timeout(REQUEST_LIMIT).no_proxy()
 }
 
 #[derive(Clone)]

@@ -10,6 +10,8 @@ use crate::cache;
 pub const KAFKA: &str = "kafka-4.3.1";
 /// The worker of Kafka Connect and its connector for files.
 pub const KAFKA_CONNECT: &str = "kafka-connect-4.3.1";
+/// RabbitMQ's own client.
+pub const AMQP_CLIENT: &str = "amqp-client-5.37.1";
 
 /// The folder of one server's jars, complete.
 pub fn folder(name: &str) -> Result<PathBuf> {

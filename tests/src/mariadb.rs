@@ -73,6 +73,11 @@ impl MariaDb {
         self.port
     }
 
+    /// Readable and writable by the server.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub fn certificates(&self) -> Result<&Certificates> {
         self.certificates.as_ref().context("the server speaks no TLS")
     }

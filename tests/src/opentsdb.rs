@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::jars;
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
 use crate::victoria::Series;
@@ -124,6 +125,11 @@ impl OpenTsdb {
         self.tsds[0].process.kill().map(drop)
     }
 
+    /// The first TSD, that is.
+    pub fn is_running(&mut self) -> bool {
+        self.tsds[0].process.is_running()
+    }
+
     pub async fn start_again(&mut self) -> Result<()> {
         let tsd = &mut self.tsds[0];
         ensure!(!tsd.process.is_running(), "the TSD still runs");
@@ -181,13 +187,6 @@ fn parse_series(found: &Value) -> Result<Series> {
     }
     points.sort_by_key(|(time, _)| *time);
     Ok(Series { metric: text(&found["metric"]), tags, points })
-}
-
-fn jars(name: &str) -> Result<PathBuf> {
-    let folder = cache::folder()?.join("servers").join(name);
-    let complete = folder.join("complete").is_file();
-    ensure!(complete, "{name} is not in {}: `scripts/setup` fetches it with Maven (mvn)", folder.display());
-    Ok(folder)
 }
 
 fn configure_hbase(folder: &Path, zookeeper: u16) -> Result<()> {
@@ -286,7 +285,7 @@ async fn spawn_hbase(folder: &Path) -> Result<Process> {
     let log = folder.join("hbase.log");
     // The same log of an earlier start would look like this one's.
     let _ = std::fs::remove_file(&log);
-    let mut command = java(folder, &cache::readable(&jars(HBASE)?, folder)?, "-Xmx512m");
+    let mut command = java(folder, &cache::readable(&jars::folder(HBASE)?, folder)?, "-Xmx512m");
     command.args(openings()).args(["org.apache.hadoop.hbase.master.HMaster", "start"]);
     let mut hbase = Process::spawn_unprivileged("hbase", &mut command, &log, folder)?;
     let ready = wait::until(START_LIMIT, "HBase is initialised", async || {
@@ -302,7 +301,7 @@ async fn spawn_hbase(folder: &Path) -> Result<Process> {
 /// For each TSD its own.
 async fn make_tables(folder: &Path, zookeeper: u16, tsds: usize) -> Result<()> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("servers/OpentsdbTables.java");
-    let mut command = java(folder, &cache::readable(&jars(HBASE)?, folder)?, "-Xmx256m");
+    let mut command = java(folder, &cache::readable(&jars::folder(HBASE)?, folder)?, "-Xmx256m");
     command.args(openings()).arg(source).arg(zookeeper.to_string()).arg(tsds.to_string());
     let mut command = tokio::process::Command::from(command);
     process::run(&mut command, START_LIMIT).await?.success()?;
@@ -310,7 +309,7 @@ async fn make_tables(folder: &Path, zookeeper: u16, tsds: usize) -> Result<()> {
 }
 
 fn spawn_tsd(folder: &Path, number: usize) -> Result<Process> {
-    let mut command = java(folder, &cache::readable(&jars(OPENTSDB)?, folder)?, "-Xmx256m");
+    let mut command = java(folder, &cache::readable(&jars::folder(OPENTSDB)?, folder)?, "-Xmx256m");
     command.arg("net.opentsdb.tools.TSDMain").arg(format!("--config={}", settings_of(folder, number).display()));
     let log = folder.join(format!("tsd-{number}.log"));
     Process::spawn_unprivileged(&format!("tsd-{number}"), &mut command, &log, folder)

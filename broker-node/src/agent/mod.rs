@@ -29,6 +29,8 @@ use lease::LeaseKeeper;
 
 /// Early heartbeats (catalogue applied, task stopped) come at most this often.
 const EARLY_HEARTBEAT_MIN: Duration = Duration::from_millis(20);
+/// What is applied in quick succession is followed together: the first at once, the others when this has passed.
+const FOLLOW_SETTLE: Duration = Duration::from_millis(5);
 /// How soon a heartbeat is tried again while nobody leads.
 const NO_LEADER_RETRY: Duration = Duration::from_millis(100);
 /// Of a task's texts in a heartbeat: with 10,000 failing tasks they are a few megabytes.
@@ -86,6 +88,7 @@ impl Agent {
         let mut applied = self.handle.applied();
         let mut epoch = self.node_epoch.subscribe();
         loop {
+            let settled = tokio::time::Instant::now() + FOLLOW_SETTLE;
             applied.borrow_and_update();
             epoch.borrow_and_update();
             let state = self.handle.state();
@@ -97,6 +100,7 @@ impl Agent {
                 changed = applied.changed() => if changed.is_err() { return },
                 changed = epoch.changed() => if changed.is_err() { return },
             }
+            tokio::time::sleep_until(settled).await;
         }
     }
 

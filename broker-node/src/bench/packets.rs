@@ -1,6 +1,7 @@
 //! The few MQTT packets that a load generator sends and understands, encoded once and patched in place.
 //!
-//! A payload is JSON of a fixed length: `{"sent_us":…,"number":…,"pad":"xxx…"}`. Both numbers have a fixed number of
+//! A payload is JSON of a fixed length: `{"sent_us":…,"number":…,"pad":"xxx…"}`, with more members before the last one
+//! where somebody asks for them. Both numbers have a fixed number of
 //! digits, so that a packet is written by copying it and overwriting the packet id and the digits.
 
 use super::BenchError;
@@ -53,9 +54,11 @@ pub struct PublishTemplate {
 }
 
 impl PublishTemplate {
-    pub fn new(topic: &str, payload_bytes: usize, v5: bool) -> Result<Self, BenchError> {
-        let padding =
-            payload_bytes.checked_sub(PAYLOAD_BYTES_MIN).ok_or(BenchError::PayloadTooSmall(PAYLOAD_BYTES_MIN))?;
+    /// `members` are JSON without the braces, such as `"metric":"m"`; mostly there are none.
+    pub fn new(topic: &str, payload_bytes: usize, members: &str, v5: bool) -> Result<Self, BenchError> {
+        let members = if members.is_empty() { String::new() } else { format!(",{members}") };
+        let least = PAYLOAD_BYTES_MIN + members.len();
+        let padding = payload_bytes.checked_sub(least).ok_or(BenchError::PayloadTooSmall(least))?;
         let mut body = Vec::new();
         put_text(&mut body, topic);
         let id_at = body.len();
@@ -69,6 +72,7 @@ impl PublishTemplate {
         body.extend_from_slice(MIDDLE);
         let number_at = body.len();
         body.extend_from_slice(&[b'0'; NUMBER_DIGITS]);
+        body.extend_from_slice(members.as_bytes());
         body.extend_from_slice(TAIL);
         body.extend(std::iter::repeat_n(b'x', padding));
         body.extend_from_slice(END);
@@ -162,7 +166,7 @@ mod tests {
     #[test]
     fn a_patched_packet_is_a_publish_with_a_json_payload_of_the_length_asked_for() {
         for payload_bytes in [PAYLOAD_BYTES_MIN, 256, 20_000] {
-            let template = PublishTemplate::new("a/b", payload_bytes, false).expect("large enough");
+            let template = PublishTemplate::new("a/b", payload_bytes, "", false).expect("large enough");
             let mut bytes = Vec::new();
             template.append(&mut bytes, 513, 1_700_000_000_123_456, 17);
             let v3::Packet::Publish(publish) = decoded(&bytes) else { panic!("no publish") };
@@ -172,7 +176,19 @@ mod tests {
             assert_eq!(payload["sent_us"], 1_700_000_000_123_456_u64);
             assert_eq!(payload["number"], FIRST_NUMBER + 17);
         }
-        assert!(PublishTemplate::new("a/b", PAYLOAD_BYTES_MIN - 1, false).is_err());
+        assert!(PublishTemplate::new("a/b", PAYLOAD_BYTES_MIN - 1, "", false).is_err());
+    }
+
+    #[test]
+    fn more_members_take_of_the_padding() {
+        let members = "\"metric\":\"m\",\"site\":7";
+        let template = PublishTemplate::new("a/b", 256, members, false).expect("large enough");
+        let mut bytes = Vec::new();
+        template.append(&mut bytes, 1, 1_700_000_000_123_456, 0);
+        let v3::Packet::Publish(publish) = decoded(&bytes) else { panic!("no publish") };
+        let payload: serde_json::Value = serde_json::from_slice(&publish.payload).expect("JSON");
+        assert_eq!((publish.payload.len(), &payload["metric"], &payload["site"]), (256, &"m".into(), &7.into()));
+        assert!(PublishTemplate::new("a/b", PAYLOAD_BYTES_MIN + members.len(), members, false).is_err());
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct PublishOptions {
     pub rate: Option<u64>,
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(..=16_000_000))]
     pub payload_bytes: u32,
+    /// More members of the JSON object that is the payload, such as `"metric":"m","value":1`.
+    #[arg(long, default_value = "")]
+    pub members: String,
     /// Each connection publishes to this, a slash and its number.
     #[arg(long, default_value = "bench")]
     pub topic: String,
@@ -110,6 +113,7 @@ fn one_thread(options: &PublishOptions, thread: u32, threads: u32, start: &Barri
             let template = PublishTemplate::new(
                 &format!("{}/{number}", options.topic),
                 options.payload_bytes as usize,
+                &options.members,
                 options.broker.v5,
             )?;
             clients.push((*number, Client::connect(&options.broker, *number as usize).await?, template));

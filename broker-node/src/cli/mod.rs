@@ -238,7 +238,7 @@ mod tests {
             "sluice cluster nodes -o json",
             "sluice demo --keep",
             "sluice bench publish --port 1883 --connections 50 --window 100 --seconds 4 --v5",
-            "sluice bench publish --messages 1000 --payload-bytes 256 --topic a --qos 1 --user u --password p",
+            "sluice bench publish --messages 1000 --payload-bytes 256 --topic a --qos 1 --user u --password p --members \"a\":1",
             "sluice bench idle --connections 5000",
             "sluice bench follow --file /tmp/x --lines 100",
             "sluice bench metadata --address 127.0.0.1:7480 --operation write --clients 16 --secret s",

@@ -43,6 +43,26 @@ pub struct Control {
     pub stopping: AtomicBool,
     /// `mqtt.ingest_without_lease = accept`.
     pub ingest_without_lease: bool,
+    pub observed: LastObserved,
+}
+
+/// The reports that were read last, in the API's terms: many reads share them.
+#[derive(Default)]
+pub struct LastObserved(Mutex<Option<(Arc<Reports>, Arc<Observed>)>>);
+
+impl LastObserved {
+    fn of(&self, reports: &Arc<Reports>) -> Arc<Observed> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            // Held here, so its address is nobody else's.
+            Some((of, observed)) if Arc::ptr_eq(of, reports) => Arc::clone(observed),
+            Some(_) | None => {
+                let observed = Arc::new(observed(reports));
+                *last = Some((Arc::clone(reports), Arc::clone(&observed)));
+                observed
+            }
+        }
+    }
 }
 
 impl Control {
@@ -82,7 +102,7 @@ impl Control {
 impl ControlPlane for Control {
     async fn read(&self) -> Result<View, Unavailable> {
         let view = self.handle.read().await.map_err(unreadable)?;
-        Ok(View { state: view.state, observed: Arc::new(observed(&view.reports)) })
+        Ok(View { state: view.state, observed: self.observed.of(&view.reports) })
     }
 
     fn local_state(&self) -> Arc<ClusterState> {
@@ -207,4 +227,24 @@ fn observed(reports: &Reports) -> Observed {
         })
         .collect();
     Observed { tasks, nodes }
+}
+
+#[cfg(test)]
+mod tests {
+    use meta_service::leader::NodeReport;
+
+    use super::*;
+
+    #[test]
+    fn reports_are_put_into_the_apis_terms_once() {
+        let report = |lease_remaining_ms| NodeReport { lease_remaining_ms, ..NodeReport::default() };
+        let reports = |lease| Arc::new(Reports { nodes: [(RaftId(1), report(lease))].into(), ..Reports::default() });
+        let (first, second) = (reports(700), reports(0));
+        let last = LastObserved::default();
+        let observed = last.of(&first);
+        assert_eq!(observed.nodes[&RaftId(1)].lease_remaining, Some(Duration::from_millis(700)));
+        assert!(Arc::ptr_eq(&observed, &last.of(&first)));
+        assert_eq!(last.of(&second).nodes[&RaftId(1)].lease_remaining, None);
+        assert!(!Arc::ptr_eq(&observed, &last.of(&first)), "only the last one is kept");
+    }
 }

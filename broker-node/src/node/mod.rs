@@ -36,7 +36,7 @@ use crate::error_chain::error_chain;
 use crate::health::Watchdog;
 use crate::metrics::Metrics;
 use crate::queue::Queues;
-use control::Control;
+use control::{Control, LastObserved};
 use data_dir::{DataDir, DataDirError};
 use late::LateRoutes;
 use scrape::Scrape;
@@ -264,6 +264,7 @@ fn control(config: &Config, handle: Handle, rpc: RpcClient, lease: Arc<LeaseKeep
         opening: Mutex::default(),
         stopping: AtomicBool::new(false),
         ingest_without_lease: config.mqtt.ingest_without_lease.0 == IngestWithoutLease::Accept,
+        observed: LastObserved::default(),
     }
 }
 

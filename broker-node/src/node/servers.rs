@@ -124,7 +124,7 @@ async fn accept(name: &'static str, listener: TcpListener, routes: Router, closi
                     continue;
                 }
                 let service = TowerToHyperService::new(routes.clone());
-                let connection = builder().serve_connection(TokioIo::new(stream), service).into_owned();
+                let connection = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
                 let connection = connections.watch(connection);
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {

@@ -13,6 +13,8 @@ use crate::state::{ClusterState, CommandBody, PlanStep, Reply, ReplyBody};
 
 /// Looks even when nothing seems to have changed, in case a change was missed.
 const SLOW_TICK: Duration = Duration::from_secs(1);
+/// What is applied in quick succession is looked at together: the first at once, the others when this has passed.
+const SETTLE: Duration = Duration::from_millis(10);
 /// Least pause after a round that failed, or that time alone asked for.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Steps in one command: an entry stays small.
@@ -30,6 +32,7 @@ impl LeaderService {
         let mut applied = self.port.applied();
         loop {
             applied.borrow_and_update();
+            let settled = tokio::time::Instant::now() + SETTLE;
             let wait = match self.round().await {
                 Ok(wait) => wait.unwrap_or(SLOW_TICK).clamp(PAUSE, SLOW_TICK),
                 Err(NotLeader) => {
@@ -47,6 +50,10 @@ impl LeaderService {
                     if changed.is_err() {
                         // The node is going down.
                         return std::future::pending().await;
+                    }
+                    tokio::select! {
+                        () = self.attention.notified() => {}
+                        () = tokio::time::sleep_until(settled) => {}
                     }
                 }
                 () = tokio::time::sleep(wait) => {}

@@ -1,16 +1,19 @@
-//! The sending side of Raft's RPCs: HTTP/2 through the cluster's RPC client.
+//! The sending side of Raft's RPCs, through the cluster's RPC client.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_types::RaftId;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
+use openraft::network::{RPCOption, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use reqwest::Body;
@@ -18,17 +21,20 @@ use serde::{Deserialize, Serialize};
 use tokio_util::io::ReaderStream;
 
 use super::address::RpcAddress;
+use super::append_stream::{self, AppendStream, PROTOCOL};
 use super::store::SnapshotFile;
 use super::types::{Peer, SnapshotMeta, Types, Vote};
 use super::wire::{self, Kind, Wire};
-use super::{APPEND_PATH, PRE_VOTE_PATH, SNAPSHOT_PATH, TRANSFER_PATH, VOTE_PATH};
+use super::{APPEND_PATH, PRE_VOTE_PATH, SNAPSHOT_PATH, STREAM_PATH, TRANSFER_PATH, VOTE_PATH};
 use crate::identity::Identity;
 use crate::replica::Replica;
 use crate::rpc::{RpcClient, RpcError};
 
 /// An append waits for a sync at the other end, which may be slow; openraft's own bound is one heartbeat.
-const APPEND_TIMEOUT: Duration = Duration::from_millis(1000);
+pub(super) const APPEND_TIMEOUT: Duration = Duration::from_millis(1000);
 const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
+type Appended<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
 
 /// What a snapshot transfer begins with; the file follows in the same body.
 #[derive(Serialize, Deserialize)]
@@ -65,6 +71,7 @@ impl Network {
             replica: Arc::clone(&self.replica),
             rpc: rpc.clone(),
             heartbeat_timeout: self.heartbeat_timeout,
+            stream: Mutex::default(),
         }
     }
 }
@@ -88,6 +95,9 @@ pub(super) struct Link {
     replica: Arc<Replica>,
     rpc: RpcClient,
     heartbeat_timeout: Duration,
+    /// Kept between sessions of replication. Never locked: the mutex only lets a connection be where it is looked at
+    /// by many threads.
+    stream: Mutex<Option<AppendStream>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +136,19 @@ impl Link {
         Ok(wire::decode(&answer)?)
     }
 
+    /// The stream of the last session, or a new one.
+    async fn append_stream(&mut self) -> Result<AppendStream, CallError> {
+        let kept = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut stream) = kept
+            && stream.is_idle()
+        {
+            return Ok(stream);
+        }
+        let headers = self.address.headers();
+        let connection = self.rpc.upgrade(&self.host(), STREAM_PATH, PROTOCOL, headers, APPEND_TIMEOUT).await?;
+        Ok(AppendStream::new(connection))
+    }
+
     async fn send_snapshot(
         &self,
         vote: Vote,
@@ -154,6 +177,34 @@ impl RaftNetworkV2<Types> for Link {
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let timeout = if rpc.entries.is_empty() { self.heartbeat_timeout } else { APPEND_TIMEOUT };
         Ok(self.call(APPEND_PATH, &rpc, timeout).await?)
+    }
+
+    /// Replication, which goes on for as long as this node leads; heartbeats, of which each is a stream of one request,
+    /// are requests of their own and wait behind no entries.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<Appended<'s>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        if input.size_hint().1 == Some(1) {
+            return stream_append_sequential(self, input, option);
+        }
+        Box::pin(async move {
+            match self.append_stream().await {
+                Ok(stream) => {
+                    let kept = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    Ok(append_stream::answers(stream, kept, input).boxed())
+                }
+                // A member of an earlier version.
+                Err(CallError::Rpc(RpcError::Status { status: 404, .. })) => {
+                    stream_append_sequential(self, input, option).await
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     async fn vote(

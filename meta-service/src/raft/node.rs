@@ -12,12 +12,15 @@ use openraft::errors::{ClientWriteError, Fatal as RaftFatal, LinearizableReadErr
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, Config, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::network::Network;
 use super::store::{Extent, LogStore, Machine, OpenedLog, SnapshotStore};
 use super::transfers::Transfers;
 use super::types::{Peer, Proposal, Types};
 use super::wire;
+use super::witness::{self, Moment, Witness};
 use crate::fatal::{Fatal, FatalReason};
 use crate::identity::Identity;
 use crate::replica::Replica;
@@ -38,6 +41,8 @@ const COMMAND_BYTES_MAX: usize = 4 << 20;
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a closing waits for the database below.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Raft's metrics change many times for each entry: the first change is shown at once, the others when this has passed.
+const STATUS_SETTLE: Duration = Duration::from_millis(5);
 /// How long a handed-over leadership, or a first entry, takes to show at most.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -63,6 +68,8 @@ pub(crate) struct RaftNode {
     opened_at: LogIndex,
     registered: AtomicBool,
     recovered: Arc<AtomicBool>,
+    /// Ends the streams of appends.
+    stopping: CancellationToken,
     closed: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
@@ -158,6 +165,7 @@ impl OpenedNode {
             opened_at: last_index,
             registered: AtomicBool::new(false),
             recovered,
+            stopping: CancellationToken::new(),
             closed: Mutex::new(Some(closed)),
         }))
     }
@@ -170,6 +178,10 @@ impl RaftNode {
 
     pub(super) fn snapshots(&self) -> &Arc<SnapshotStore> {
         &self.snapshots
+    }
+
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 
     pub(crate) fn transfers(&self) -> &Transfers {
@@ -291,6 +303,22 @@ impl RaftNode {
         }
     }
 
+    /// This node as a witness of who leads, from Raft itself and after the call; `None` once Raft has stopped.
+    pub(crate) async fn witness(&self) -> Option<Witness> {
+        let term = self.raft.with_raft_state(|state| state.vote_ref().leader_id.term).await.ok()?;
+        Some(Witness { raft_id: self.identity.raft_id, term })
+    }
+
+    /// Proves this node's leadership with the witness's vote, and where that is not enough by a round of heartbeats.
+    pub(crate) async fn read_index_with(&self, witness: Witness) -> Result<ReadIndex, ProposalError> {
+        let here = self.identity.raft_id;
+        let moment = self.raft.with_raft_state(move |state| Moment::of(state, here)).await;
+        match moment.ok().and_then(|moment| witness::read_index(&moment, here, witness)) {
+            Some(read) => Ok(read),
+            None => self.read_index().await,
+        }
+    }
+
     pub(crate) async fn add_learner(&self, raft_id: RaftId, disk: &Disk) -> Result<(), MembershipError> {
         let members = ChangeMembers::AddNodes(BTreeMap::from([(raft_id.0, peer(disk))]));
         self.change_membership(members, |_| true).await
@@ -345,6 +373,7 @@ impl RaftNode {
 
     /// Ends Raft and returns when the database is closed.
     pub(crate) async fn shutdown(&self) {
+        self.stopping.cancel();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not end well");
         }
@@ -401,8 +430,9 @@ fn watch_status(raft: &Raft<Types, Machine>, fatal: Fatal) -> watch::Receiver<Ra
     let guarding = fatal.clone();
     tokio::spawn(guarding.guard("raft status", async move {
         loop {
+            let shown = Instant::now();
             let (status, running) = {
-                let metrics = metrics.borrow_watched();
+                let metrics = metrics.borrow_and_update();
                 (status_of(&metrics), metrics.running_state.clone())
             };
             sender.send_replace(status);
@@ -418,6 +448,7 @@ fn watch_status(raft: &Raft<Types, Machine>, fatal: Fatal) -> watch::Receiver<Ra
             if metrics.changed().await.is_err() {
                 break;
             }
+            tokio::time::sleep_until(shown + STATUS_SETTLE).await;
         }
         sender.send_modify(|status| {
             status.role = Role::Stopped;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use api_types::RaftId;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Bytes, BytesMut};
@@ -19,11 +19,12 @@ use openraft::storage::Snapshot;
 use tokio::io::AsyncWriteExt;
 
 use super::address::{Misdirected, RpcAddress};
+use super::append_stream::{self, PROTOCOL};
 use super::network::SnapshotOffer;
 use super::node::RaftNode;
 use super::store::SnapshotFile;
 use super::wire::{self, BODY_BYTES_MAX, HEADER_BYTES, Wire, WireError};
-use super::{APPEND_PATH, PRE_VOTE_PATH, SNAPSHOT_PATH, TRANSFER_PATH, VOTE_PATH};
+use super::{APPEND_PATH, PRE_VOTE_PATH, SNAPSHOT_PATH, STREAM_PATH, TRANSFER_PATH, VOTE_PATH};
 use crate::seat::Seat;
 
 /// A state of 100,000 connectors is below 100 MB; what is larger than this is no snapshot of ours.
@@ -32,6 +33,7 @@ const SNAPSHOT_BYTES_MAX: u64 = 8 << 30;
 pub(crate) fn routes(seat: Arc<Seat>) -> Router {
     Router::new()
         .route(APPEND_PATH, post(append))
+        .route(STREAM_PATH, post(stream))
         .route(VOTE_PATH, post(vote))
         .route(PRE_VOTE_PATH, post(pre_vote))
         .route(TRANSFER_PATH, post(transfer))
@@ -41,11 +43,13 @@ pub(crate) fn routes(seat: Arc<Seat>) -> Router {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum RaftRpcError {
+pub(super) enum RaftRpcError {
     #[error(transparent)]
     Misdirected(#[from] Misdirected),
     #[error("{0}")]
     Wire(#[from] WireError),
+    #[error("the connection is to be upgraded to {PROTOCOL}")]
+    NoUpgrade,
     #[error("raft is not running")]
     NotRunning,
     #[error("leadership is being handed to raft id {0}")]
@@ -65,6 +69,7 @@ impl IntoResponse for RaftRpcError {
             Self::Misdirected(Misdirected::Removed(_)) => StatusCode::GONE,
             Self::Wire(WireError::Kind { .. } | WireError::Version { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Wire(_) => StatusCode::BAD_REQUEST,
+            Self::NoUpgrade => StatusCode::UPGRADE_REQUIRED,
             Self::NotRunning | Self::BeingTransferred(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Snapshot(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::SnapshotTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -76,7 +81,11 @@ impl IntoResponse for RaftRpcError {
 type Answer = Result<Vec<u8>, RaftRpcError>;
 
 fn addressed(seat: &Seat, headers: &HeaderMap) -> Result<Arc<RaftNode>, RaftRpcError> {
-    let address = RpcAddress::parse(headers)?;
+    admitted(seat, &RpcAddress::parse(headers)?)
+}
+
+/// The Raft that is meant, if it is this one.
+pub(super) fn admitted(seat: &Seat, address: &RpcAddress) -> Result<Arc<RaftNode>, RaftRpcError> {
     let disk = seat.disk();
     seat.replica.look(|state| address.check(disk.membership, disk.disk_id, state))?;
     seat.node().ok_or(RaftRpcError::NotRunning)
@@ -91,6 +100,24 @@ fn answer<A: Wire, E>(outcome: Result<A, E>) -> Answer {
 async fn append(State(seat): State<Arc<Seat>>, headers: HeaderMap, body: Bytes) -> Answer {
     let node = addressed(&seat, &headers)?;
     answer(node.raft().append_entries(wire::decode(&body)?).await)
+}
+
+/// The connection leaves HTTP and takes appends until one side ends it.
+async fn stream(State(seat): State<Arc<Seat>>, mut request: Request) -> Result<Response, RaftRpcError> {
+    let from = RpcAddress::parse(request.headers())?;
+    let node = admitted(&seat, &from)?;
+    if request.headers().get(header::UPGRADE).is_none_or(|protocol| protocol != PROTOCOL) {
+        return Err(RaftRpcError::NoUpgrade);
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => append_stream::serve(seat, node, from, connection.into()).await,
+            Err(error) => tracing::debug!(from = %from.from, %error, "connection was not upgraded"),
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
 async fn vote(State(seat): State<Arc<Seat>>, headers: HeaderMap, body: Bytes) -> Answer {

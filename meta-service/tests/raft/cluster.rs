@@ -11,8 +11,9 @@ use api_types::failure::FailurePolicy;
 use api_types::topic::TopicFilter;
 use api_types::{LogIndex, NodeName};
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use meta_service::rpc::{Secrets, authorize};
 use meta_service::state::{ClusterState, CommandBody, Reply, ReplyBody};
 use meta_service::{BootStatus, Handle, MetaOptions, MetaService, ProposeError, RaftStatus, SystemClock, Timings};
@@ -48,6 +49,21 @@ pub struct Site {
     pub target_voters: u32,
     /// While true, the node answers nobody once it knows of a change of the voters that is under way.
     pub hold: watch::Sender<bool>,
+    /// False: it knows nothing of streams of appends, as an earlier version.
+    pub takes_streams: bool,
+    /// Streams of appends that other nodes began here.
+    pub streams: watch::Sender<u64>,
+}
+
+const STREAM_PATH: &str = "/raft/stream";
+
+/// Of a site, for what its server does.
+#[derive(Clone)]
+struct Door {
+    handle: Handle,
+    hold: watch::Receiver<bool>,
+    takes_streams: bool,
+    streams: watch::Sender<u64>,
 }
 
 pub struct TestNode {
@@ -75,6 +91,8 @@ impl Site {
             snapshot_every: 20_000,
             target_voters: 3,
             hold: watch::Sender::new(false),
+            takes_streams: true,
+            streams: watch::Sender::new(0),
         }
     }
 
@@ -106,9 +124,11 @@ impl Site {
             clock: Arc::new(SystemClock),
         };
         let (address, gate, hold) = (self.address, secrets.clone(), self.hold.subscribe());
+        let (takes_streams, streams) = (self.takes_streams, self.streams.clone());
         let started = runtime.spawn(async move {
             let service = MetaService::start(options).expect("service starts");
-            let routes = service.routes().layer(from_fn_with_state((service.handle(), hold), hold_back));
+            let door = Door { handle: service.handle(), hold, takes_streams, streams };
+            let routes = service.routes().layer(from_fn_with_state(door, hold_back));
             let routes = routes.layer(from_fn_with_state(gate, authorize));
             let listener = TcpListener::bind(address).await.expect("port is free");
             tokio::spawn(axum::serve(listener, routes).into_future());
@@ -137,15 +157,17 @@ impl Site {
 }
 
 /// What was received is done, and nobody hears of it.
-async fn hold_back(
-    State((handle, mut hold)): State<(Handle, watch::Receiver<bool>)>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn hold_back(State(mut door): State<Door>, request: Request, next: Next) -> Response {
+    if request.uri().path() == STREAM_PATH {
+        if !door.takes_streams {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        door.streams.send_modify(|streams| *streams += 1);
+    }
     let answer = next.run(request).await;
-    if *hold.borrow() && voters_change_shows(&handle).await {
+    if *door.hold.borrow() && voters_change_shows(&door.handle).await {
         // The site outlives its node.
-        let _ = hold.wait_for(|hold| !hold).await;
+        let _ = door.hold.wait_for(|hold| !hold).await;
     }
     answer
 }

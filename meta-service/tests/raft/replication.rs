@@ -24,6 +24,35 @@ async fn a_proposal_on_any_node_is_read_on_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn entries_travel_on_one_stream_to_each_member() {
+    let sites = three_sites();
+    let nodes = ready_cluster(&sites).await;
+    let leader = leader_of(&nodes).await;
+    nodes[leader].create("first").await;
+    let begun: Vec<u64> = sites.iter().map(|site| *site.streams.borrow()).collect();
+    for number in 0..50 {
+        nodes[leader].create(&format!("entry-{number}")).await;
+    }
+    for (at, (site, begun)) in sites.iter().zip(begun).enumerate() {
+        let streams = *site.streams.borrow();
+        assert!(begun > 0 || at == leader, "no stream to node {at}, and node {leader} leads");
+        // A machine that is busy elsewhere may make an answer late, and a session fail.
+        assert!(streams - begun < 10, "{} streams for 50 entries", streams - begun);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_knows_no_streams_is_sent_requests() {
+    let mut sites = three_sites();
+    sites.iter_mut().for_each(|site| site.takes_streams = false);
+    let nodes = ready_cluster(&sites).await;
+    nodes[0].create("early").await;
+    for node in &nodes {
+        assert_eq!(names(&*node.read().await), ["early"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_creates_of_one_name_one_wins() {
     let sites = three_sites();
     let nodes = ready_cluster(&sites).await;

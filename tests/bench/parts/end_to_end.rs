@@ -60,8 +60,7 @@ pub async fn measure(effort: Effort) -> Result<Vec<Table>> {
 
 /// Publishes everything and waits for it, then a tenth of the rate.
 async fn into_rows(postgres: &Postgres, table: &str, rounds: &mut Rounds) -> Result<()> {
-    let columns = "client_id text, topic text, timestamp bigint, payload text, data bytea";
-    postgres.ask(&format!("create table {table} ({columns})")).await?;
+    postgres.create_table(table).await?;
     let cluster = sluice::single().await?;
     let connector = sluice::connector("rows", "postgres", "bench/#", postgres.connector_config(table));
     cluster.api(0).create(&connector).await?.data()?;
@@ -117,7 +116,8 @@ fn calm_rate(rounds: &Rounds) -> u64 {
     (rounds.per_second.last().copied().unwrap_or_default() * CALM) as u64
 }
 
-async fn publish(port: u16, arguments: &[&str]) -> Result<()> {
+/// Publishes from ten connections.
+pub async fn publish(port: u16, arguments: &[&str]) -> Result<()> {
     let port = port.to_string();
     let fixed = ["publish", "--port", &port, "--connections", "10", "--payload-bytes", PAYLOAD_BYTES];
     generator::run(&[&fixed[..], arguments].concat()).await.map(drop)

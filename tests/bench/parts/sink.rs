@@ -3,7 +3,6 @@
 //! Our rate is counted from the first records at the target to the last, so that the pause before the next attempt is
 //! not in it; the first records themselves are left out.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,65 +14,62 @@ use tokio::time::interval;
 
 use crate::peers;
 use crate::peers::connect::Connect;
-use crate::peers::postgres::Postgres;
-use crate::sampled::{median, ratio};
+use crate::peers::postgres::{Loader, Postgres};
+use crate::sampled::{Rounds, median, ratio};
 use crate::table::{Aim, Table, against, number};
 use crate::{Effort, cpu, generator, sluice};
 
 const LINES: u64 = 1_000_000;
 const ROWS: u64 = 200_000;
 const BYTES: usize = 256;
-/// Rows of one statement of the bare loop, as of one batch of ours.
-const ROWS_PER_INSERT: usize = 10_000;
 /// How often the length of a file is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 const LIMIT: Duration = Duration::from_secs(120);
 const AIM_FILE: f64 = 1.0;
 const AIM_ROWS: f64 = 0.7;
 
-#[derive(Default)]
-struct Rounds {
-    per_second: Vec<f64>,
-    /// Seconds for a million records.
-    cpu: Vec<f64>,
-}
+/// The tables give the CPU seconds of a million records.
+const PER: f64 = 1e6;
 
 pub async fn measure(effort: Effort) -> Result<Vec<Table>> {
     let (mut raw, mut envelope, mut connect) = (Rounds::default(), Rounds::default(), Rounds::default());
     let peer = peers::found("kafka connect", filled_connect().await);
     for round in 0..effort.rounds {
         lines("raw", &mut raw).await?;
-        eprintln!("file, raw: {} /s", number(*raw.per_second.last().unwrap_or(&f64::NAN)));
+        eprintln!("file, raw: {} /s", number(raw.last()));
         lines("envelope", &mut envelope).await?;
-        eprintln!("file, envelope: {} /s", number(*envelope.per_second.last().unwrap_or(&f64::NAN)));
+        eprintln!("file, envelope: {} /s", number(envelope.last()));
         if let Some(peer) = &peer {
             connect_lines(peer, &format!("sink_{round}"), &mut connect).await?;
-            eprintln!("connect: {} /s", number(*connect.per_second.last().unwrap_or(&f64::NAN)));
+            eprintln!("connect: {} /s", number(connect.last()));
         }
     }
     drop(peer);
     let mut tables = vec![lines_table(&raw, &envelope, &connect)];
     if let Some(postgres) = peers::found("postgres", Postgres::start().await) {
-        let (mut ours, mut copy, mut insert) = (Rounds::default(), Rounds::default(), Rounds::default());
+        let (mut ours, mut loaded) = (Rounds::default(), [Rounds::default(), Rounds::default()]);
         for round in 0..effort.rounds {
             let table = format!("ours_{round}");
             if peers::found("the postgres sink", rows(&postgres, &table, &mut ours).await).is_none() {
                 return Ok(tables);
             }
-            bare(&postgres, &table, &mut copy, &mut insert).await?;
+            for (loader, rounds) in Loader::ALL.into_iter().zip(&mut loaded) {
+                load(&postgres, loader, &table, rounds).await?;
+            }
         }
-        tables.push(rows_table(&ours, &copy, &insert));
+        tables.push(rows_table(&ours, &loaded));
     }
     Ok(tables)
 }
 
 /// Queues so many records for a connector whose target cannot be written.
-async fn queue(cluster: &Cluster, connector: &serde_json::Value, records: u64) -> Result<()> {
+pub async fn queue(cluster: &Cluster, connector: &serde_json::Value, records: u64, more: &[&str]) -> Result<()> {
     cluster.api(0).create(connector).await?.data()?;
     let (port, records) = (cluster.nodes[0].mqtt_port.to_string(), records.to_string());
     let bytes = BYTES.to_string();
     let load = ["publish", "--port", &port, "--connections", "20", "--window", "100", "--topic", "sink"];
-    generator::run(&[&load[..], &["--messages", &records, "--payload-bytes", &bytes]].concat()).await.map(drop)
+    let much = ["--messages", &records, "--payload-bytes", &bytes];
+    generator::run(&[&load[..], &much, more].concat()).await.map(drop)
 }
 
 async fn lines(format: &str, rounds: &mut Rounds) -> Result<()> {
@@ -82,7 +78,7 @@ async fn lines(format: &str, rounds: &mut Rounds) -> Result<()> {
     // A folder of this name is in the way.
     std::fs::create_dir(&path)?;
     let config = json!({ "local_file_path": path, "payload_format": format });
-    queue(&cluster, &sluice::connector("lines", "file", "sink/#", config), LINES).await?;
+    queue(&cluster, &sluice::connector("lines", "file", "sink/#", config), LINES, &[]).await?;
     let pid = cluster.nodes[0].process()?.pid();
     let before = cpu::seconds(pid)?;
     std::fs::remove_dir(&path)?;
@@ -92,7 +88,7 @@ async fn lines(format: &str, rounds: &mut Rounds) -> Result<()> {
     let used = cpu::seconds(pid)? - before;
     let share = 1.0 - first as f64 / std::fs::metadata(&path)?.len() as f64;
     rounds.per_second.push(LINES as f64 * share / took.as_secs_f64());
-    rounds.cpu.push(used * 1e6 / LINES as f64);
+    rounds.cpu.push(used * PER / LINES as f64);
     cluster.finish().await
 }
 
@@ -119,7 +115,7 @@ async fn connect_lines(connect: &Connect, name: &str, rounds: &mut Rounds) -> Re
     let took = began.elapsed();
     let used = cpu::seconds(connect.worker_pid())? - before;
     rounds.per_second.push(LINES as f64 * (1.0 - first as f64 / whole as f64) / took.as_secs_f64());
-    rounds.cpu.push(used * 1e6 / LINES as f64);
+    rounds.cpu.push(used * PER / LINES as f64);
     connect.stop_writing(name).await?;
     std::fs::remove_file(&path).context("remove what connect wrote")
 }
@@ -146,10 +142,10 @@ fn length(path: &Path) -> u64 {
 async fn rows(postgres: &Postgres, table: &str, rounds: &mut Rounds) -> Result<()> {
     let cluster = sluice::single().await?;
     let connector = sluice::connector("rows", "postgres", "sink/#", postgres.connector_config(table));
-    queue(&cluster, &connector, ROWS).await?;
+    queue(&cluster, &connector, ROWS, &[]).await?;
     let pid = cluster.nodes[0].process()?.pid();
     let before = cpu::seconds(pid)?;
-    postgres.ask(&format!("create table {table} ({COLUMNS})")).await?;
+    postgres.create_table(table).await?;
     sluice::sent(&cluster, "rows", ROWS).await?;
     let used = cpu::seconds(pid)? - before;
     let committed = "extract(epoch from pg_xact_commit_timestamp(xmin))";
@@ -160,53 +156,18 @@ async fn rows(postgres: &Postgres, table: &str, rounds: &mut Rounds) -> Result<(
         ))
         .await?;
     rounds.per_second.push(counted);
-    rounds.cpu.push(used * 1e6 / ROWS as f64);
+    rounds.cpu.push(used * PER / ROWS as f64);
     cluster.finish().await
 }
 
-const COLUMNS: &str = "client_id text, topic text, timestamp bigint, payload text, data bytea";
-
-/// The same rows by `COPY` and by statements of many rows, without anything that could repeat them.
-async fn bare(postgres: &Postgres, table: &str, copy: &mut Rounds, insert: &mut Rounds) -> Result<()> {
-    let file = postgres.folder().join("rows.copy");
-    postgres.psql(&["-c", &format!("\\copy {table} to '{}'", file.display())]).await?;
-    for (kind, rounds) in [("copy", copy), ("insert", insert)] {
-        let into = format!("{table}_{kind}");
-        postgres.ask(&format!("create table {into} ({COLUMNS})")).await?;
-        let statements = postgres.folder().join("statements.sql");
-        let began = if kind == "copy" {
-            let began = Instant::now();
-            postgres.psql(&["-c", &format!("\\copy {into} from '{}'", file.display())]).await?;
-            began
-        } else {
-            std::fs::write(&statements, inserts(&into, &std::fs::read_to_string(&file)?)?)?;
-            let began = Instant::now();
-            postgres.psql(&["-f", &statements.display().to_string()]).await?;
-            began
-        };
-        rounds.per_second.push(ROWS as f64 / began.elapsed().as_secs_f64());
-        let found = postgres.number(&format!("select count(*) from {into}")).await?;
-        ensure!(found == ROWS as f64, "{found} rows by {kind}");
-    }
+/// The same rows, by something else.
+async fn load(postgres: &Postgres, loader: Loader, table: &str, rounds: &mut Rounds) -> Result<()> {
+    let into = format!("{table}_{loader:?}").to_lowercase();
+    postgres.create_table(&into).await?;
+    rounds.per_second.push(ROWS as f64 / postgres.load(loader, table, &into).await?);
+    let found = postgres.count(&into).await?;
+    ensure!(found == ROWS, "{found} rows by {loader:?}");
     Ok(())
-}
-
-/// Statements that insert the rows of a text as `COPY` writes it.
-fn inserts(table: &str, copied: &str) -> Result<String> {
-    let rows: Vec<&str> = copied.lines().collect();
-    let mut text = String::new();
-    for rows in rows.chunks(ROWS_PER_INSERT) {
-        write!(text, "insert into {table} values ")?;
-        for (at, row) in rows.iter().enumerate() {
-            let cells: Vec<&str> = row.split('\t').collect();
-            let [client, topic, timestamp, payload, data] = cells[..] else { anyhow::bail!("not five cells: {row}") };
-            // Backslashes are doubled by COPY, and stand for themselves in a plain literal.
-            let (data, comma) = (data.replace("\\\\", "\\"), if at == 0 { "" } else { "," });
-            write!(text, "{comma}('{client}','{topic}',{timestamp},'{payload}','{data}')")?;
-        }
-        text.push_str(";\n");
-    }
-    Ok(text)
 }
 
 fn lines_table(raw: &Rounds, envelope: &Rounds, connect: &Rounds) -> Table {
@@ -227,32 +188,18 @@ fn lines_table(raw: &Rounds, envelope: &Rounds, connect: &Rounds) -> Table {
     table
 }
 
-fn rows_table(ours: &Rounds, copy: &Rounds, insert: &Rounds) -> Table {
+fn rows_table(ours: &Rounds, loaded: &[Rounds]) -> Table {
     let columns = ["", "rows/s", "Sluice to it", "aim", "CPU s per million"];
     let mut table = Table::new("PostgreSQL sink alone", &columns);
     let cpu = number(median(&ours.cpu));
     table.row(["Sluice".to_owned(), number(median(&ours.per_second)), String::new(), String::new(), cpu]);
-    let peers = [("`COPY` of all rows", copy), ("`INSERT` of 10,000 rows each, in a loop", insert)];
-    for (name, peer) in peers {
+    for (loader, peer) in Loader::ALL.into_iter().zip(loaded) {
         let [ratio, aim] = against(ratio(&ours.per_second, &peer.per_second), Aim::AtLeast(AIM_ROWS));
-        table.row([name.to_owned(), number(median(&peer.per_second)), ratio, aim, String::new()]);
+        table.row([loader.says().to_owned(), number(median(&peer.per_second)), ratio, aim, String::new()]);
     }
     table.note(format!(
         "{ROWS} records of {BYTES} bytes, queued beforehand, `batch_size` 10 000; five columns, no index. The other two are \
          `psql` with the same rows from a file, over the same connection type."
     ));
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copied_rows_become_statements() {
-        let copied = "c\tt/1\t17\t{\"a\":1}\t\\\\x6869\nd\tt\t18\tx\t\\\\x00\n";
-        let expected = "insert into r values ('c','t/1',17,'{\"a\":1}','\\x6869'),('d','t',18,'x','\\x00');\n";
-        assert_eq!(inserts("r", copied).expect("rows"), expected);
-        assert!(inserts("r", "a\tb").is_err());
-    }
 }

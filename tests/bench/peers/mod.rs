@@ -2,9 +2,11 @@
 
 pub mod connect;
 pub mod etcd;
+pub mod kafka;
 pub mod mosquitto;
 pub mod nats;
 pub mod postgres;
+pub mod rabbitmq;
 pub mod telegraf;
 
 use std::net::TcpStream;

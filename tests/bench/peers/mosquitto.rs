@@ -8,9 +8,13 @@ use tests::scratch::Scratch;
 
 use super::{Server, program};
 
-/// No limit on what is under way, no delay of small packets, no log.
 pub async fn start() -> Result<Server> {
-    let (scratch, port) = (Scratch::new("mosquitto")?, ports::free()?);
+    start_on(ports::free()?).await
+}
+
+/// No limit on what is under way, no delay of small packets, no log.
+pub async fn start_on(port: u16) -> Result<Server> {
+    let scratch = Scratch::new("mosquitto")?;
     let config = scratch.path().join("mosquitto.conf");
     let text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_inflight_messages 0\n\

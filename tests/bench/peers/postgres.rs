@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::process::{self, Finished};
@@ -10,11 +10,34 @@ use tests::scratch::Scratch;
 use tests::{ports, wait};
 
 use super::Server;
+use crate::bare::statements;
 
 const USER: &str = "bench";
 const PASSWORD: &str = "bench";
 const DATABASE: &str = "postgres";
 const CALL_LIMIT: Duration = Duration::from_secs(120);
+/// Of the tables that are written to.
+const COLUMNS: [&str; 5] = ["client_id text", "topic text", "timestamp bigint", "payload text", "data bytea"];
+/// Rows of one statement of a loop, as of one batch of ours.
+pub const ROWS_PER_INSERT: usize = 10_000;
+
+/// What writes rows without Sluice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loader {
+    Copy,
+    Insert,
+}
+
+impl Loader {
+    pub const ALL: [Self; 2] = [Self::Copy, Self::Insert];
+
+    pub const fn says(self) -> &'static str {
+        match self {
+            Self::Copy => "`COPY` of all rows",
+            Self::Insert => "`INSERT` of 10,000 rows each, in a loop",
+        }
+    }
+}
 
 pub struct Postgres {
     server: Server,
@@ -60,6 +83,36 @@ impl Postgres {
             "host": "127.0.0.1", "port": self.port(), "database": DATABASE, "username": USER, "password": PASSWORD,
             "table": table, "enable_batch_insert": true, "batch_size": 10_000,
         })
+    }
+
+    /// For what a connector of this configuration writes.
+    pub async fn create_table(&self, table: &str) -> Result<()> {
+        self.ask(&format!("create table {table} ({})", COLUMNS.join(", "))).await.map(drop)
+    }
+
+    pub async fn count(&self, table: &str) -> Result<u64> {
+        Ok(self.number(&format!("select count(*) from {table}")).await? as u64)
+    }
+
+    /// Writes the rows of one table into another by `psql`, over the same kind of connection as ours and without anything
+    /// that could repeat them; gives the seconds it took.
+    pub async fn load(&self, loader: Loader, from: &str, into: &str) -> Result<f64> {
+        let file = self.folder().join("rows.copy");
+        self.psql(&["-c", &format!("\\copy {from} to '{}'", file.display())]).await?;
+        let statements = self.folder().join("statements.sql");
+        let copy = format!("\\copy {into} from '{}'", file.display());
+        let arguments = match loader {
+            Loader::Copy => ["-c".to_owned(), copy],
+            Loader::Insert => {
+                let rows = std::fs::read_to_string(&file)?;
+                let text = statements::inserts(into, COLUMNS.len(), &rows, ROWS_PER_INSERT, statements::postgres)?;
+                std::fs::write(&statements, text)?;
+                ["-f".to_owned(), statements.display().to_string()]
+            }
+        };
+        let began = Instant::now();
+        self.psql(&arguments.each_ref().map(String::as_str)).await?;
+        Ok(began.elapsed().as_secs_f64())
     }
 
     /// The first row, columns separated by `|`.

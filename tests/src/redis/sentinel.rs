@@ -142,6 +142,21 @@ impl RedisSentinels {
         Ok(port)
     }
 
+    /// The server that the sentinels call the master.
+    pub async fn master(&self) -> Result<&Redis> {
+        let port = self.master_port().await?;
+        self.servers.iter().find(|server| server.port == port).with_context(|| format!("nobody listens on {port}"))
+    }
+
+    /// Kills the master, and starts it again once the sentinels name another one.
+    pub async fn replace_master(&mut self) -> Result<()> {
+        let port = self.master_port().await?;
+        let place = self.servers.iter().position(|server| server.port == port).context("no such server")?;
+        self.servers[place].kill()?;
+        self.replaced(port).await?;
+        self.servers[place].start_again().await
+    }
+
     /// Waits until the sentinels name another master than this.
     pub async fn replaced(&self, port: u16) -> Result<()> {
         wait::until(START_LIMIT, "the sentinels name another master", async || {

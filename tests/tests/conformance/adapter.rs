@@ -16,6 +16,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use tests::certificates::Certificates;
 
+use crate::bare::BareClient;
 use crate::shapes::{Message, Shape};
 
 pub trait Adapter: Sized {
@@ -81,6 +82,23 @@ pub trait Adapter: Sized {
 
     /// After [`Self::kill`], on the same ports, ready. Not called while it runs.
     async fn start_again(&mut self) -> Result<()>;
+
+    /// Starts a set of servers of which another takes the place of one that is killed. These destinations are there from
+    /// now on. `false`: this adapter has none.
+    async fn replicate(&mut self, _: &[Destination]) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Kills the one of [`Self::replicate`] that takes writes, and starts it again once another takes them.
+    async fn fail_over(&mut self) -> Result<()> {
+        bail!("{} declares no set of servers", Self::KIND)
+    }
+
+    /// The target's own client, logged in and writing to a destination of its own with the target's confirmation; where
+    /// [`Facts::loses_when_killed`] or [`Self::replicate`] says that the target may lose what it confirmed.
+    async fn bare(&self, _: &Destination) -> Result<Option<BareClient>> {
+        Ok(None)
+    }
 
     /// SIGSTOP of everything that answers: connections stay open and nobody speaks.
     fn pause(&self) -> Result<()>;

@@ -5,6 +5,7 @@
 //! ```text
 //!   kinds/<kind>.rs   what a kind's server is, and what its page promises (adapter.rs)
 //!   cases/<case>.rs   what must hold, for whichever kind
+//!   bare.rs           the target's own client, beside a case: what the target itself loses
 //!   stage.rs          a node, a server, what was published, what was seen, how it ended
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! `SLUICE_CONFORMANCE=full` the counts of `make conformance`.
 
 mod adapter;
+mod bare;
 mod cases;
 mod counts;
 mod kinds;

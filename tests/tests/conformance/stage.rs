@@ -1,5 +1,6 @@
 //! Where a case plays: a node or three, the kind's server, and what both say about a record.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use tests::publisher::{Publisher, PublisherOptions};
 use tests::scratch::Scratch;
 use tests::{ports, records, wait};
 
-use crate::adapter::{Adapter, Destination, Facts, Start, Way};
+use crate::adapter::{Adapter, Destination, Facts, Seen, Start, Way};
+use crate::bare::Bare;
 use crate::counts::Counts;
 use crate::publishing::{self, Sent};
 use crate::settled::Settled;
@@ -185,6 +187,29 @@ impl<A: Adapter> Stage<A> {
         publishing::publish(messages, self.cluster.nodes[0].mqtt_port, self.counts.limit).await
     }
 
+    /// The target's own client at work in a destination of its own, where the target may lose what it confirmed.
+    pub async fn bare(&mut self, destination: &Destination) -> Result<Option<Bare>> {
+        self.adapter.make(destination).await?;
+        let client = self.adapter.bare(destination).await?;
+        client.map(|client| Bare::start(client, self.counts.per_second)).transpose()
+    }
+
+    /// What the target has lost of what it had confirmed to that client, in words.
+    pub async fn loss_of(&self, destination: &Destination, confirmed: BTreeSet<String>) -> Result<String> {
+        let missing = async || {
+            let seen = self.adapter.read(destination).await?;
+            let names: BTreeSet<String> = seen.iter().filter_map(Seen::name).collect();
+            anyhow::Ok(confirmed.difference(&names).count())
+        };
+        let all_there = wait::until(LOSS_LIMIT, "everything of the bare client is seen", async || {
+            let missing = missing().await?;
+            ensure!(missing == 0, "{missing} are missing");
+            Ok(())
+        });
+        let lost = if all_there.await.is_ok() { 0 } else { missing().await? };
+        Ok(format!("beside, a bare client had {} confirmed, lost {lost} by the target itself", confirmed.len()))
+    }
+
     /// Publishes plain messages on one topic, at the rate of the counts.
     pub fn publisher(&self, name: &str, topic: &str, count: u64, port: u16) -> Publisher {
         let options = PublisherOptions::new(name, topic, &[port], count);
@@ -235,7 +260,7 @@ impl<A: Adapter> Stage<A> {
         let what = format!("everything of {name} is seen");
         let seen = wait::until(limit, &what, async || {
             let seen = self.adapter.read(&connected.destination).await?;
-            let names: std::collections::BTreeSet<_> = seen.iter().filter_map(crate::adapter::Seen::name).collect();
+            let names: BTreeSet<_> = seen.iter().filter_map(Seen::name).collect();
             let ended = (ledger.discarded + ledger.dead_lettered) as usize;
             ensure!(names.len() + ended >= sent.len(), "{} seen, {ended} ended of {}", names.len(), sent.len());
             Ok(seen)

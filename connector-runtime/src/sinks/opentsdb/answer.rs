@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::point::Point;
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
-use crate::sinks::shared::http;
+use crate::sinks::shared::http::{self, Answer, BodyEnd};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
@@ -19,7 +19,17 @@ pub(super) enum Verdict {
 
 const NOT_IN_PARTS: &str = "Chunked request not supported";
 
-pub(super) fn verdict(status: StatusCode, headers: &HeaderMap, body: &str, points: &[Point]) -> Verdict {
+/// `None`: the answer broke off before it said what became of the points.
+pub(super) fn verdict(answer: &Answer, points: &[Point]) -> Option<Verdict> {
+    match (answer.end, answer.status.as_u16()) {
+        (BodyEnd::Broken, 200 | 400) => None,
+        // Only errors are so many.
+        (BodyEnd::Cut, 400) => Some(refused("refused_point", answer.status, "more errors than can be read")),
+        _ => Some(judge(answer.status, &answer.headers, &answer.text(), points)),
+    }
+}
+
+fn judge(status: StatusCode, headers: &HeaderMap, body: &str, points: &[Point]) -> Verdict {
     let said: Value = serde_json::from_str(body).unwrap_or_default();
     let message = said["error"]["message"].as_str().unwrap_or(body);
     let words = http::shortened(message);
@@ -106,7 +116,7 @@ mod tests {
     fn judged(status: u16, body: &Value) -> Verdict {
         let points = [point("1"), point("2"), point("3")];
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        verdict(StatusCode::from_u16(status).expect("a status"), &HeaderMap::new(), &body, &points)
+        judge(StatusCode::from_u16(status).expect("a status"), &HeaderMap::new(), &body, &points)
     }
 
     fn error(value: &str, words: &str) -> Value {

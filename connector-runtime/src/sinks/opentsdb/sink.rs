@@ -125,8 +125,12 @@ impl OpentsdbSink {
             let post = self.target.client.post(self.target.url.clone());
             let post = post.header(CONTENT_TYPE, "application/json").body(body.clone());
             match http::exchange(post, self.timeout, ANSWER_BYTES_MAX, &self.aborted).await {
-                Ok(answer) => return answer::verdict(answer.status, &answer.headers, &answer.text(), &request.points),
-                // To store a point again changes nothing.
+                Ok(answer) => match answer::verdict(&answer, &request.points) {
+                    // To store a point again changes nothing.
+                    None if retries > 0 => retries -= 1,
+                    None => return Verdict::Target(broken_off()),
+                    Some(verdict) => return verdict,
+                },
                 Err(unanswered) if unanswered.lost && retries > 0 => retries -= 1,
                 Err(unanswered) => return Verdict::Target(unanswered.fault),
             }
@@ -140,8 +144,14 @@ fn settle(request: &Request, verdict: Verdict, outcomes: &mut [Outcome]) {
         Verdict::Stored => {}
         Verdict::Target(fault) => {
             for place in &request.places {
-                // What a refused record has beside its refused point makes it no better.
-                if !matches!(outcomes[*place], Outcome::RecordFault(_) | Outcome::TargetFault(_)) {
+                let stays = match outcomes[*place] {
+                    Outcome::Delivered => false,
+                    // What a refused record has beside its refused point makes it no better.
+                    Outcome::RecordFault(_) | Outcome::TargetFault(_) => true,
+                    // What was held back is held back by its own refused points: it would be for ever.
+                    Outcome::Unclear(_) => fault.kind == TargetFaultKind::Interrupted,
+                };
+                if !stays {
                     outcomes[*place] = Outcome::TargetFault(fault.clone());
                 }
             }
@@ -157,6 +167,10 @@ fn settle(request: &Request, verdict: Verdict, outcomes: &mut [Outcome]) {
             }
         }
     }
+}
+
+fn broken_off() -> TargetFault {
+    TargetFault::new(TargetFaultKind::Down, "the connection broke off in the middle of an answer")
 }
 
 /// Not sent, because a request before it failed.

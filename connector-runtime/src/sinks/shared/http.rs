@@ -171,9 +171,21 @@ fn without_verification(options: &TlsOptions) -> TlsOptions {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    #[cfg_attr(not(feature = "opentsdb"), allow(dead_code))]
+    pub(crate) end: BodyEnd,
     body: Vec<u8>,
     #[cfg_attr(not(feature = "elasticsearch"), allow(dead_code))]
     pub(crate) end: BodyEnd,
+}
+
+/// Where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyEnd {
+    Whole,
+    /// It has more than was to be read.
+    Cut,
+    /// The connection broke off.
+    Broken,
 }
 
 /// Where the body of an answer ends.

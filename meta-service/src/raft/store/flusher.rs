@@ -1,7 +1,7 @@
 //! Group commit: one thread syncs the WAL for everybody who waits.
 //!
 //! ```text
-//! append, save_vote ─► queue ─► take all ─► one sync ─► answer all, in order ─► high-water file, once a second
+//! append, save_vote ─► queue ─► take all ─► one sync ─► answer all, newest first ─► high-water file, once a second
 //! ```
 
 use std::io;
@@ -107,7 +107,9 @@ impl Work {
         }
         let due = high_water.due_in(Instant::now()).is_some_and(|due_in| due_in.is_zero());
         drop(high_water);
-        for waiter in waiters {
+        // The newest first: it covers the others, which then wake nobody. Openraft forwards each one that is newer than
+        // the last by a timer when they come at once, and a timer's shortest time is a millisecond.
+        for waiter in waiters.into_iter().rev() {
             waiter.answer(Ok(()));
         }
         !due || self.write_high_water()

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api_types::{LogIndex, RaftId};
 use futures::Stream;
-use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{LogIdOptionExt, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
@@ -18,6 +17,7 @@ use super::super::wire;
 use super::database::{Database, Fact};
 use super::flusher::{Flusher, Waiter};
 use super::high_water::{Generation, HighWater, Mark};
+use super::recent::Recent;
 use crate::fatal::{Fatal, FatalReason};
 
 /// Most bytes of entries in one append request (at least one entry goes).
@@ -29,6 +29,7 @@ const APPLY_CHUNK: u64 = 256;
 pub(crate) struct LogStore {
     database: Arc<Database>,
     bounds: Arc<Mutex<Bounds>>,
+    recent: Arc<Mutex<Recent>>,
     flusher: Arc<Flusher>,
     high_water: Arc<Mutex<HighWater>>,
     generation: Generation,
@@ -85,7 +86,8 @@ impl LogStore {
         let flusher = Flusher::start(Arc::clone(&database), Arc::clone(&high_water), fatal.clone())
             .map_err(|error| FatalReason::MetaWrite { what: "flusher thread", error })?;
         let (bounds_now, flusher) = (Arc::new(Mutex::new(bounds)), Arc::new(flusher));
-        let store = Self { database, bounds: bounds_now, flusher, high_water, generation, fatal };
+        let recent = Arc::default();
+        let store = Self { database, bounds: bounds_now, recent, flusher, high_water, generation, fatal };
         let last_index = LogIndex(bounds.last.map_or(0, |last| last.index));
         Ok(OpenedLog { store, last_index, closed })
     }
@@ -96,6 +98,10 @@ impl LogStore {
 
     fn bounds(&self) -> MutexGuard<'_, Bounds> {
         self.bounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held while the file is synced: only for what must wait for that.
@@ -115,6 +121,9 @@ impl LogStore {
     pub(super) fn entries(&self, first: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         // Below the purged index there are only tombstones.
         let first = first.max(self.bounds().purged.next_index());
+        if let Some(entries) = self.recent().get(first, end, bytes_max) {
+            return Ok(entries);
+        }
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         self.database.scan(first, end, |index, envelope| {
@@ -252,14 +261,21 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut last = None;
         let mut envelopes = Vec::new();
+        let mut appended = Vec::new();
         for entry in entries {
-            last = Some(entry.log_id());
             envelopes.push((entry.log_id.index, wire::encode(&entry)?));
+            appended.push(entry);
         }
+        let last = appended.last().map(|entry| entry.log_id);
         let generation = self.generation.get();
         self.written("append to the raft log", self.database.append(&envelopes))?;
+        {
+            let mut recent = self.recent();
+            for (entry, (_, envelope)) in appended.into_iter().zip(&envelopes) {
+                recent.push(entry, envelope.len());
+            }
+        }
         let next_index = {
             let mut bounds = self.bounds();
             bounds.last = last.or(bounds.last);
@@ -274,6 +290,7 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(());
         }
         self.written("high-water file", self.high_water().lower(first))?;
+        self.recent().truncate(first);
         self.written("truncation of the raft log", self.database.truncate(first, end))?;
         let mut bounds = self.bounds();
         bounds.last = last.max(bounds.purged);

@@ -11,6 +11,7 @@ mod flusher;
 mod high_water;
 mod log;
 mod machine;
+mod recent;
 mod snapshot;
 #[cfg(test)]
 mod tests;

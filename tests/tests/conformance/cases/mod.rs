@@ -1,6 +1,7 @@
 //! What must hold, for whichever kind: each case in a file of its own.
 
 mod breakage;
+mod fail_over;
 mod faults;
 mod injection;
 mod memory;
@@ -31,6 +32,7 @@ pub async fn on_one_node<A: Adapter>(stage: &mut Stage<A>, report: &mut Report) 
     run(stage, report, "poison", poison::run).await?;
     run(stage, report, "breakage", breakage::run).await?;
     run(stage, report, "restart", restart::run).await?;
+    run(stage, report, "fail_over", fail_over::run).await?;
     run(stage, report, "pause", pause::run).await?;
     run(stage, report, "faults", faults::run).await?;
     run(stage, report, "removal", removal::run).await?;

@@ -1,10 +1,11 @@
 //! The target is killed in the middle and started again: who waits loses nothing that the target had not confirmed, and
-//! repeats no more than the batches under way; who does not wait ends exactly what could not be sent.
+//! repeats no more than the batches under way; who does not wait ends exactly what could not be sent. Where the target
+//! confirms before it stores, its own client beside them shows how much of that it loses.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::publisher::Publisher;
 
-use crate::adapter::{Adapter, Safety, Way};
+use crate::adapter::{Adapter, Destination, Safety, Way};
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::settled::Settled;
@@ -19,11 +20,20 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let waits = stage.connect("killed_waits", FILTER, Ending::Waits).await?;
     let ends = stage.connect("killed_ends", FILTER, Ending::Ends).await?;
     let by_default = with_defaults(stage).await?;
+    let bare_at = Destination { name: "killed_bare".to_owned(), guarded: false };
+    let bare = match stage.facts.loses_when_killed {
+        Some(_) => Some(stage.bare(&bare_at).await?.context("a bare client, where the target loses something")?),
+        None => None,
+    };
 
     let count = stage.counts.killed;
     let publisher = stage.publisher("killed", "c/killed", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&waits.name, count / 4).await?;
     stage.kill_server().await?;
+    let confirmed = match bare {
+        Some(bare) => Some(bare.stop().await?),
+        None => None,
+    };
     let acknowledged_before = publisher.acknowledged();
     ensure!(acknowledged_before < count, "killed too late: everything was published");
     stage.health(&waits.name, "TARGET_UNREACHABLE", "").await?;
@@ -44,7 +54,12 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let other = ending.letters.values().find(|letter| letter.error_class != "target_unreachable");
     ensure!(other.is_none(), "{other:?}");
 
-    let note = reported(stage, by_default.as_ref(), &sent).await?;
+    let mut notes: Vec<String> = stage.facts.loses_when_killed.map(str::to_owned).into_iter().collect();
+    notes.extend(reported(stage, by_default.as_ref(), &sent).await?);
+    if let Some(confirmed) = confirmed {
+        notes.push(stage.loss_of(&bare_at, confirmed).await?);
+    }
+    let note = notes.join("; ");
     Ok(Verdict::Passed(Measured {
         records: sent.len() as u64,
         ended: ending.ledger.dead_lettered,
@@ -65,11 +80,12 @@ async fn with_defaults<A: Adapter>(stage: &mut Stage<A>) -> Result<Option<Connec
     stage.connect_to(&destination, FILTER, config, strategy).await.map(Some)
 }
 
-async fn reported<A: Adapter>(stage: &Stage<A>, by_default: Option<&Connected>, sent: &Sent) -> Result<String> {
-    let Some(connected) = by_default else { return Ok(stage.facts.loses_when_killed.unwrap_or_default().to_owned()) };
+async fn reported<A: Adapter>(stage: &Stage<A>, by_default: Option<&Connected>, sent: &Sent) -> Result<Option<String>> {
+    let Some(connected) = by_default else { return Ok(None) };
     let settled = stage.settle_after_loss(connected, sent).await?;
     ensure!(settled.ledger.sent == settled.ledger.queued, "{:?}", settled.ledger);
-    Ok(format!("with the seed's defaults the target lost {}, {} came again", settled.missing.len(), settled.repeated()))
+    let (lost, again) = (settled.missing.len(), settled.repeated());
+    Ok(Some(format!("with the seed's defaults the target lost {lost}, {again} came again")))
 }
 
 pub async fn finish<A: Adapter>(publisher: Publisher, stage: &Stage<A>) -> Result<tests::publisher::Published> {

@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use crate::adapter::{
     Adapter, Breakage, Carried, Destination, Facts, Parts, Refused, Repeats, Safety, Seen, Start, TlsOffer, Way,
 };
+use crate::bare::BareClient;
 use crate::shapes::{Shape, Text};
 
 const BATCH_RECORDS: u64 = 200;
@@ -227,6 +228,20 @@ impl Adapter for Mqtt {
 
     async fn start_again(&mut self) -> Result<()> {
         self.main.broker.start_again().await
+    }
+
+    async fn bare(&self, destination: &Destination) -> Result<Option<BareClient>> {
+        let (port, topic) = (self.main.broker.port().to_string(), format!("{}/c/bare", destination.name));
+        // Line by line, please; `stdbuf` becomes what it starts.
+        let mut command = tokio::process::Command::new("stdbuf");
+        command.args(["-oL", "mosquitto_pub", "-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-t", &topic]);
+        // A message from each line, and a word for each packet.
+        command.args(["-l", "-d"]);
+        Ok(Some(BareClient {
+            command,
+            line: Box::new(str::to_owned),
+            confirms: |said, _| said.split_once("received PUBACK (Mid: ")?.1.strip_suffix(", RC:0)")?.parse().ok(),
+        }))
     }
 
     fn pause(&self) -> Result<()> {

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -26,6 +27,7 @@ use super::points;
 use crate::adapter::{
     Adapter, Breakage, Carried, Destination, Facts, Parts, Refused, Repeats, Safety, Seen, Start, TlsOffer, Way,
 };
+use crate::bare::BareClient;
 use crate::shapes::{Payload, Shape};
 
 const BATCH_RECORDS: u64 = 500;
@@ -63,6 +65,19 @@ const CLOSED: Breakage = Breakage {
     class: "target_permission",
     words: "this place is closed",
 };
+
+/// Posts each line and says the number of one that is confirmed; these servers bring no client of their own.
+const PUT_LINES: &str = r#"
+import http.client, sys, urllib.parse
+url = urllib.parse.urlsplit(sys.argv[1])
+connection = http.client.HTTPConnection(url.netloc)
+for number, line in enumerate(sys.stdin, 1):
+    connection.request("POST", f"{url.path}?{url.query}", line.encode(), {"content-type": "application/json"})
+    answer = connection.getresponse()
+    answer.read()
+    if answer.status == 204:
+        print(number)
+"#;
 
 const fn refused(class: &'static str, words: &'static str) -> Carried {
     Carried::Refused(Refused { class, words, offline: true })
@@ -274,6 +289,13 @@ impl Adapter for Opentsdb {
         self.victoria.start_again().await
     }
 
+    async fn bare(&self, destination: &Destination) -> Result<Option<BareClient>> {
+        let url = format!("{}/api/put?extra_label=destination={}", self.victoria.url(), destination.name);
+        let mut command = tokio::process::Command::new("python3");
+        command.args(["-u", "-c", PUT_LINES, &url]);
+        Ok(Some(BareClient { command, line: Box::new(point_of), confirms: |said, _| said.parse().ok() }))
+    }
+
     fn pause(&self) -> Result<()> {
         self.victoria.signal(Signal::STOP)
     }
@@ -339,6 +361,15 @@ fn place(server: &str, destination: &Destination) -> String {
 
 fn config(server: &str) -> Value {
     json!({ "server": server, "metric_field": "message", "value_field": "celsius", "tags_fields": [SITE] })
+}
+
+/// As the sink would write it.
+fn point_of(payload: &str) -> String {
+    let message: Value = serde_json::from_str(payload).unwrap_or_default();
+    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    json!({ "metric": message["message"], "timestamp": timestamp as u64, "value": crate::shapes::CELSIUS,
+            "tags": { "source": "mqtt" } })
+    .to_string()
 }
 
 /// What the message of a point was.

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::redis::{self, PASSWORD, RedisOptions, USER};
+use tests::redis::{self, PASSWORD, RedisOptions, RedisSentinels, SENTINEL_PASSWORD, USER};
 
 use crate::adapter::{
     Adapter, Breakage, Carried, Destination, Facts, Parts, Refused, Repeats, Safety, Seen, Start, TlsOffer, Way,
 };
+use crate::bare::BareClient;
 use crate::shapes::Shape;
 
 const BATCH_RECORDS: u64 = 500;
@@ -44,6 +45,9 @@ pub struct Redis {
     with_tls: BTreeMap<String, redis::Redis>,
     /// Destination → its server, where it is not the first.
     elsewhere: BTreeMap<String, String>,
+    /// A master and its replica, and who is in them.
+    replicated: Option<RedisSentinels>,
+    in_replicated: BTreeSet<String>,
     keys: BTreeSet<String>,
 }
 
@@ -52,6 +56,10 @@ impl Redis {
         let other = self.elsewhere.get(&destination.name).and_then(|key| self.with_tls.get(key));
         other.unwrap_or(&self.server)
     }
+
+    fn sentinels_of(&self, destination: &Destination) -> Option<&RedisSentinels> {
+        self.replicated.as_ref().filter(|_| self.in_replicated.contains(&destination.name))
+    }
 }
 
 impl Adapter for Redis {
@@ -59,7 +67,14 @@ impl Adapter for Redis {
 
     async fn start(_: &Start) -> Result<Self> {
         let server = redis::Redis::with(options()).await?;
-        Ok(Self { server, with_tls: BTreeMap::new(), elsewhere: BTreeMap::new(), keys: BTreeSet::new() })
+        Ok(Self {
+            server,
+            with_tls: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
+            replicated: None,
+            in_replicated: BTreeSet::new(),
+            keys: BTreeSet::new(),
+        })
     }
 
     fn facts(&self) -> Facts {
@@ -96,7 +111,10 @@ impl Adapter for Redis {
     }
 
     fn config(&self, destination: &Destination, way: Way) -> Value {
-        let mut config = config(way.port.unwrap_or(self.server.port()), destination);
+        let mut config = match self.sentinels_of(destination) {
+            Some(set) => set.config(&json!({ "command_template": template(destination) })),
+            None => config(way.port.unwrap_or(self.server.port()), destination),
+        };
         match way.safety {
             Safety::Confirmed => {
                 config["batch_records"] = BATCH_RECORDS.into();
@@ -106,6 +124,9 @@ impl Adapter for Redis {
                 config["answer_timeout_ms"] = 5_000.into();
                 // Lost connections are tried again by the pipeline alone, which counts that.
                 config["max_retries"] = 0.into();
+                if self.sentinels_of(destination).is_some() {
+                    config["wait_replicas"] = 1.into();
+                }
             }
             Safety::SeedDefaults => {}
         }
@@ -114,7 +135,11 @@ impl Adapter for Redis {
 
     async fn read(&self, destination: &Destination) -> Result<Vec<Seen>> {
         let key = key(destination);
-        entries(&self.server_of(destination).cli(&["--no-raw", "XRANGE", &key, "-", "+"]).await?)
+        let server = match self.sentinels_of(destination) {
+            Some(set) => set.master().await?,
+            None => self.server_of(destination),
+        };
+        entries(&server.cli(&["--no-raw", "XRANGE", &key, "-", "+"]).await?)
     }
 
     async fn strangers(&self) -> Result<Vec<String>> {
@@ -147,6 +172,39 @@ impl Adapter for Redis {
 
     async fn start_again(&mut self) -> Result<()> {
         self.server.start_again().await
+    }
+
+    async fn replicate(&mut self, destinations: &[Destination]) -> Result<bool> {
+        self.replicated = Some(RedisSentinels::with(options(), Some(SENTINEL_PASSWORD)).await?);
+        self.in_replicated = destinations.iter().map(|destination| destination.name.clone()).collect();
+        Ok(true)
+    }
+
+    async fn fail_over(&mut self) -> Result<()> {
+        self.replicated.as_mut().context("no sentinels")?.replace_master().await
+    }
+
+    async fn bare(&self, destination: &Destination) -> Result<Option<BareClient>> {
+        let Some(set) = self.sentinels_of(destination) else { return Ok(None) };
+        // Line by line, please; `stdbuf` becomes what it starts.
+        let mut command = tokio::process::Command::new("stdbuf");
+        command.args(["-oL", "redis-cli", "--no-auth-warning", "-p", &set.master().await?.port().to_string()]);
+        command.args(["--user", USER, "-a", PASSWORD]);
+        let key = key(destination);
+        Ok(Some(BareClient {
+            command,
+            // An entry as those of a connector.
+            line: Box::new(move |payload| {
+                let quoted = payload.replace('"', "\\\"");
+                format!("XADD {key} * id bare topic c/bare client bare payload \"{quoted}\"")
+            }),
+            // The id of the entry.
+            confirms: |said, before| {
+                let (milliseconds, number) = said.split_once('-')?;
+                let is_id = milliseconds.parse::<u64>().is_ok() && number.parse::<u64>().is_ok();
+                is_id.then_some(before + 1)
+            },
+        }))
     }
 
     fn pause(&self) -> Result<()> {
@@ -186,6 +244,7 @@ impl Adapter for Redis {
     fn finish(self) {
         self.server.finish();
         self.with_tls.into_values().for_each(redis::Redis::finish);
+        self.replicated.into_iter().for_each(RedisSentinels::finish);
     }
 }
 
@@ -195,10 +254,13 @@ fn options() -> RedisOptions {
 }
 
 fn config(port: u16, destination: &Destination) -> Value {
-    let key = if destination.guarded { format!("{}:${{payload.celsius}}", destination.name) } else { key(destination) };
-    let template = format!("XADD {key} * id ${{id}} topic ${{topic}} client ${{client_id}} payload ${{payload}}");
     json!({ "server": format!("127.0.0.1:{port}"), "username": USER, "password": PASSWORD,
-            "command_template": template })
+            "command_template": template(destination) })
+}
+
+fn template(destination: &Destination) -> String {
+    let key = if destination.guarded { format!("{}:${{payload.celsius}}", destination.name) } else { key(destination) };
+    format!("XADD {key} * id ${{id}} topic ${{topic}} client ${{client_id}} payload ${{payload}}")
 }
 
 fn key(destination: &Destination) -> String {

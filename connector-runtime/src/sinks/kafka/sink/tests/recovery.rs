@@ -45,7 +45,7 @@ async fn a_broker_that_is_killed_in_the_middle_and_comes_back_has_everything_in_
     for acks in ["1", "all"] {
         // Nobody made it: the broker does when it is asked.
         let topic = format!("restart-{acks}");
-        let more = json!({"acks": acks, "batch_records": 200, "max_records_per_second": 20_000});
+        let more = json!({"acks": acks, "batch_records": 200, "max_records_per_second": 5_000});
         let sink = node().sink_for(NAME, "kafka", server.config(&topic, &more));
         let queue = MemoryQueue::with(numbered(COUNT));
         let task = Setup { order: sink.order, ..Setup::default() }.start_with(&queue, sink.opener, sink.options);
@@ -73,7 +73,7 @@ async fn one_broker_of_three_is_killed_and_nothing_is_lost_or_repeated() {
     let mut server = Kafka::with(options).await.expect("Kafka starts");
     server.create_topic("cluster", 6, &[("min.insync.replicas", "2")]).await.expect("makes the topic");
     server.create_topic("demanding", 1, &[("min.insync.replicas", "3")]).await.expect("makes the topic");
-    let more = json!({"acks": "all", "batch_records": 200, "max_records_per_second": 10_000});
+    let more = json!({"acks": "all", "batch_records": 200, "max_records_per_second": 5_000});
     let sink = node().sink_for(NAME, "kafka", server.config("cluster", &more));
     let queue = MemoryQueue::with(numbered(COUNT));
     let task = Setup { order: sink.order, ..Setup::default() }.start_with(&queue, sink.opener, sink.options);

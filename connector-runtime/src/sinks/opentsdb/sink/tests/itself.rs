@@ -11,6 +11,7 @@ async fn opentsdb_takes_what_it_can_store_and_names_what_it_refuses() {
     the_example_of_the_page_works(&server).await;
     everything_is_there(&server).await;
     refused_points_end_alone(&server).await;
+    a_record_of_many_requests_with_a_refused_point_ends(&server).await;
     a_request_is_cut_to_what_it_reads(&server).await;
     nothing_is_lost_when_hbase_is_killed(&mut server).await;
     server.finish();
@@ -87,6 +88,18 @@ async fn refused_points_end_alone(server: &OpenTsdb) {
     assert_eq!(deliver(&*sink, &records[1..]).await, [Outcome::Delivered]);
 }
 
+/// Its other requests are held back by its own refused point, and that is its own fault.
+async fn a_record_of_many_requests_with_a_refused_point_ends(server: &OpenTsdb) {
+    let mut points = vec![json!({"metric": "many", "value": 0, "site": "no spaces"})];
+    points.extend((1..600).map(|value| json!({"metric": "many", "value": value, "site": "north"})));
+    let after = message(1, &json!({"metric": "many", "value": 1, "site": "south"}));
+    let queue = MemoryQueue::with([message(0, &Value::Array(points)), after]);
+    let task = run(&queue, &server.url(), &json!({"request_bytes": 1_024}));
+    queue.all_committed().await;
+    assert_eq!(queue.ends().into_keys().collect::<Vec<u64>>(), [0]);
+    assert_eq!(task.report().counters.send_success_total, 1);
+}
+
 async fn a_request_is_cut_to_what_it_reads(server: &OpenTsdb) {
     let records: Vec<Record> =
         (0..200).map(|number| record(number, format!(r#"{{"metric":"cut","value":{number}}}"#))).collect();
@@ -103,7 +116,8 @@ async fn nothing_is_lost_when_hbase_is_killed(server: &mut OpenTsdb) {
     let queue = MemoryQueue::with(
         (0..300).map(|number| message(number, &json!({"metric": "killed", "value": number, "site": "north"}))),
     );
-    let task = run(&queue, &server.url(), &json!({"batch_records": 50, "timeout_secs": 5}));
+    let task =
+        run(&queue, &server.url(), &json!({"batch_records": 50, "timeout_secs": 5, "max_records_per_second": 100}));
     double::until("it is in the middle", || queue.position() >= 500).await;
     server.kill_hbase().expect("kills");
     double::until("the target is missed", || task.report().health_reason.as_deref() == Some("TARGET_UNREACHABLE"))
