@@ -7,6 +7,7 @@
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
+//!                                                           │                         ──▶ ClickHouse ─▶ rows
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
@@ -18,6 +19,7 @@ pub mod api;
 pub mod binary;
 pub mod cache;
 pub mod certificates;
+pub mod clickhouse;
 pub mod cluster;
 pub mod flood;
 pub mod front;

@@ -27,6 +27,8 @@ pub(crate) struct Offered {
 pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, Result<Box<dyn Sink>, TargetFault>>;
 
 const OFFERED: &[Offered] = &[
+    #[cfg(feature = "clickhouse")]
+    super::clickhouse::sink::OFFERED,
     #[cfg(feature = "file")]
     super::file::sink::OFFERED,
     #[cfg(feature = "greptime")]
@@ -100,7 +102,7 @@ impl CompiledSinks {
         Self { context }
     }
 
-    #[cfg(all(test, any(feature = "mysql", feature = "postgres")))]
+    #[cfg(all(test, any(feature = "clickhouse", feature = "mysql", feature = "postgres")))]
     pub(crate) fn context(&self) -> &SinkContext {
         &self.context
     }

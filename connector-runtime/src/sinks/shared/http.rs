@@ -51,11 +51,14 @@ pub(crate) async fn open(
         .map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
 }
 
-/// A path below the URL of a server, which may have one of its own, with this query.
-#[cfg(any(feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
+/// A path below the URL of a server, which may have one of its own, or none, with this query.
+#[cfg(any(feature = "clickhouse", feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
 pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> Result<String, TargetFault> {
     let mut url = Url::parse(server).map_err(|error| unusable(&error))?;
-    if let Ok(mut segments) = url.path_segments_mut() {
+    // Without one, the server's own stays as it is, with its slash at the end.
+    if !path.is_empty()
+        && let Ok(mut segments) = url.path_segments_mut()
+    {
         segments.pop_if_empty().extend(path);
     }
     url.query_pairs_mut().extend_pairs(query);
@@ -64,7 +67,7 @@ pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> R
 
 /// A server's URL, refused with a user or password in it: they have fields of their own, and the client would send the
 /// URL's in place of those.
-#[cfg(any(feature = "greptime", feature = "influxdb"))]
+#[cfg(any(feature = "clickhouse", feature = "greptime", feature = "influxdb"))]
 pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
     let url = Url::parse(server).map_err(|error| unusable(&error))?;
     if url.username().is_empty() && url.password().is_none() {
@@ -159,6 +162,9 @@ fn without_verification(options: &TlsOptions) -> TlsOptions {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// The body was read to its end: it neither broke off nor was too long.
+    #[cfg_attr(not(feature = "clickhouse"), allow(dead_code))]
+    pub(crate) complete: bool,
     body: Vec<u8>,
 }
 
@@ -218,15 +224,19 @@ pub(crate) async fn exchange(
 
 async fn read(mut response: Response, bytes_max: usize) -> Answer {
     let (status, headers) = (response.status(), response.headers().clone());
-    let mut body = Vec::new();
+    let (mut body, mut complete) = (Vec::new(), false);
     while body.len() < bytes_max {
         match response.chunk().await {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(bytes_max - body.len())]),
+            Ok(None) => {
+                complete = true;
+                break;
+            }
             // An answer that breaks off has said its status.
-            Ok(None) | Err(_) => break,
+            Err(_) => break,
         }
     }
-    Answer { status, headers, body }
+    Answer { status, headers, complete, body }
 }
 
 /// What the statuses that say something about the target mean. The sink looks at those about records before.

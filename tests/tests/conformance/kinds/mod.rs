@@ -1,5 +1,6 @@
 //! One adapter for each kind whose sink exists.
 
+pub mod clickhouse;
 mod envelope;
 pub mod file;
 pub mod greptime;
@@ -18,6 +19,7 @@ use connector_runtime::registry::{KINDS, KindEntry};
 macro_rules! for_each {
     ($with:ident) => {
         $crate::kinds::$with! {
+            clickhouse = $crate::kinds::clickhouse::Clickhouse,
             file = $crate::kinds::file::File,
             greptime = $crate::kinds::greptime::Greptime,
             influxdb = $crate::kinds::influxdb::Influxdb,
