@@ -173,10 +173,10 @@ fn configure(folder: &Path, port: u16, tls_port: Option<u16>, options: &ClickHou
     let tls = match (&options.certificates, tls_port) {
         (Some(certificates), Some(tls_port)) => {
             let own = certificates.copied_to(folder)?;
-            let (mode, ca) = if options.client_certificate { ("strict", "<caConfig>") } else { ("none", "<caConfig>") };
+            let mode = if options.client_certificate { "strict" } else { "none" };
             format!(
                 "<https_port>{tls_port}</https_port><openSSL><server><certificateFile>{}</certificateFile>\
-                 <privateKeyFile>{}</privateKeyFile><verificationMode>{mode}</verificationMode>{ca}{}</caConfig>\
+                 <privateKeyFile>{}</privateKeyFile><verificationMode>{mode}</verificationMode><caConfig>{}</caConfig>\
                  <loadDefaultCAFile>false</loadDefaultCAFile></server></openSSL>",
                 own.server.display(),
                 own.server_key.display(),
