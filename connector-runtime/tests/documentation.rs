@@ -2,7 +2,6 @@
 
 // The pages say which sinks are there; they are written for the default features.
 #![cfg(all(
-    feature = "clickhouse",
     feature = "file",
     feature = "greptime",
     feature = "influxdb",

@@ -159,7 +159,7 @@ impl ClickHouse {
 }
 
 fn spawn(folder: &Path) -> Result<Process> {
-    let program = PathBuf::from("/usr/bin/clickhouse-server");
+    let program = PathBuf::from("/usr/sbin/clickhouse-server");
     ensure!(program.exists(), "Debian package clickhouse-server");
     let mut command = Command::new(program);
     command.arg(format!("--config-file={}", folder.join("config.xml").display())).current_dir(folder);

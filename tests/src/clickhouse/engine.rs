@@ -29,9 +29,7 @@ impl Engine {
     /// `None`, and says so, where `scripts/setup` could not fetch it.
     pub async fn start() -> Result<Option<Self>> {
         let Ok(python) = python() else {
-            eprintln!(
-                "not run: the engine of a current ClickHouse is not here; SLUICE_CHDB=1 scripts/setup fetches it"
-            );
+            eprintln!("not run: the engine of a current ClickHouse is not here; `scripts/setup clickhouse` fetches it");
             return Ok(None);
         };
         let scratch = Scratch::new("clickhouse-engine")?;

@@ -32,6 +32,13 @@ use stage::Stage;
 
 kinds::for_each!(test_of_each);
 
+/// Not offered yet, so it has no line among the others.
+#[cfg(feature = "clickhouse")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse() -> Result<()> {
+    conforms::<kinds::clickhouse::Clickhouse>().await
+}
+
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;
