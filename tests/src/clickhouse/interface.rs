@@ -40,18 +40,21 @@ impl Interface {
 
     /// Runs one statement and gives what it answered.
     pub async fn run(&self, statement: &str) -> Result<String> {
-        let mut curl = tokio::process::Command::new("curl");
-        curl.args(["-sS", "--fail-with-body", "-u", &self.login, "--data-raw", statement, &self.url()]);
-        let answer = process::run(&mut curl, QUERY_LIMIT).await?.success().with_context(|| statement.to_owned())?;
-        Ok(answer.stdout)
+        self.ask(&self.url(), statement).await
     }
 
     /// The rows of a query, each with its columns; numbers of 64 bits are numbers.
     pub async fn rows(&self, query: &str) -> Result<Vec<Value>> {
-        let answer = self
-            .run(&format!("{query} SETTINGS output_format_json_quote_64bit_integers = 0 FORMAT JSONEachRow"))
-            .await?;
+        let url = format!("{}/?output_format_json_quote_64bit_integers=0", self.url());
+        let answer = self.ask(&url, &format!("{query} FORMAT JSONEachRow")).await?;
         answer.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    async fn ask(&self, url: &str, statement: &str) -> Result<String> {
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["-sS", "--fail-with-body", "-u", &self.login, "--data-raw", statement, url]);
+        let answer = process::run(&mut curl, QUERY_LIMIT).await?.success().with_context(|| statement.to_owned())?;
+        Ok(answer.stdout)
     }
 
     /// The one value of a query.
