@@ -9,6 +9,7 @@
 //!                                                           │                         ──▶ MongoDb, FerretDb ─▶ documents
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!                                                           │                         ──▶ Kafka     ─▶ messages
+//!                                                           │                         ──▶ ClickHouse ─▶ rows
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!                                                           │                         ──▶ OpenTsdb, VictoriaMetrics ─▶ points
 //!                                                           │                         ──▶ Elasticsearch ─▶ documents
@@ -22,6 +23,7 @@ pub mod api;
 pub mod binary;
 pub mod cache;
 pub mod certificates;
+pub mod clickhouse;
 pub mod cluster;
 pub mod elasticsearch;
 #[cfg(feature = "mongodb")]

@@ -48,7 +48,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
     entry("mongodb",       "MongoDB",        "NoSQL database",       OrderClass::None,  &mongodb::config::SCHEMA)
         .offered(cfg!(feature = "mongodb")),
     entry("clickhouse",    "ClickHouse",     "Analytical database",  OrderClass::None,  &clickhouse::config::SCHEMA)
-        .with_ddl(clickhouse::config::DDL),
+        .with_ddl(clickhouse::config::DDL)
+        .offered(cfg!(feature = "clickhouse")),
     entry("cassandra",     "Cassandra",      "Distributed database", OrderClass::None,  &cassandra::config::SCHEMA)
         .with_ddl(cassandra::config::DDL),
     entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA)

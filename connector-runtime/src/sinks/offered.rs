@@ -27,6 +27,8 @@ pub(crate) struct Offered {
 pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, Result<Box<dyn Sink>, TargetFault>>;
 
 const OFFERED: &[Offered] = &[
+    #[cfg(feature = "clickhouse")]
+    super::clickhouse::sink::OFFERED,
     #[cfg(feature = "elasticsearch")]
     super::elasticsearch::sink::OFFERED,
     #[cfg(feature = "file")]
@@ -104,7 +106,7 @@ impl CompiledSinks {
         Self { context }
     }
 
-    #[cfg(all(test, any(feature = "elasticsearch", feature = "mysql", feature = "postgres")))]
+    #[cfg(all(test, any(feature = "clickhouse", feature = "elasticsearch", feature = "mysql", feature = "postgres")))]
     pub(crate) fn context(&self) -> &SinkContext {
         &self.context
     }

@@ -51,11 +51,14 @@ pub(crate) async fn open(
         .map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
 }
 
-/// A path below the URL of a server, which may have one of its own, with this query.
-#[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
+/// A path below the URL of a server, which may have one of its own, or none, with this query.
+#[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
 pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> Result<String, TargetFault> {
     let mut url = Url::parse(server).map_err(|error| unusable(&error))?;
-    if let Ok(mut segments) = url.path_segments_mut() {
+    // Without one, the server's own stays as it is, with its slash at the end.
+    if !path.is_empty()
+        && let Ok(mut segments) = url.path_segments_mut()
+    {
         segments.pop_if_empty().extend(path);
     }
     url.query_pairs_mut().extend_pairs(query);
@@ -64,7 +67,7 @@ pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> R
 
 /// A server's URL, refused with a user or password in it: they have fields of their own, and the client would send the
 /// URL's in place of those.
-#[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
+#[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
 pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
     let url = Url::parse(server).map_err(|error| unusable(&error))?;
     if url.username().is_empty() && url.password().is_none() {
@@ -171,21 +174,9 @@ fn without_verification(options: &TlsOptions) -> TlsOptions {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    #[cfg_attr(not(feature = "opentsdb"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "clickhouse", feature = "elasticsearch", feature = "opentsdb")), allow(dead_code))]
     pub(crate) end: BodyEnd,
     body: Vec<u8>,
-    #[cfg_attr(not(feature = "elasticsearch"), allow(dead_code))]
-    pub(crate) end: BodyEnd,
-}
-
-/// Where the body of an answer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BodyEnd {
-    Whole,
-    /// It has more than was to be read.
-    Cut,
-    /// The connection broke off.
-    Broken,
 }
 
 /// Where the body of an answer ends.
