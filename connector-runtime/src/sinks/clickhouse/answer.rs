@@ -7,7 +7,7 @@ use reqwest::header::HeaderMap;
 
 use super::code::{Meaning, meaning};
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
-use crate::sinks::shared::http::{self, Answer};
+use crate::sinks::shared::http::{self, Answer, BodyEnd};
 
 /// An insert that is smaller than this and meets the memory limit of a query does not ask for too much: the limit is low.
 const MUCH_BYTES: usize = 1 << 20;
@@ -39,7 +39,7 @@ pub(super) struct Refusal {
 /// `body_bytes` as they were before compression.
 pub(super) fn verdict(answer: &Answer, body_bytes: usize) -> Verdict {
     let text = answer.text();
-    judge(answer.status, &answer.headers, &text, (answer.end == BodyEnd::Whole), body_bytes)
+    judge(answer.status, &answer.headers, &text, answer.end == BodyEnd::Whole, body_bytes)
 }
 
 /// The exception in an answer to a query that has a result; `None` where there is none.
@@ -49,7 +49,7 @@ pub(super) fn exception(answer: &Answer) -> Option<TargetFault> {
     if !failed {
         return (answer.end != BodyEnd::Whole).then(broken_off);
     }
-    match judge(answer.status, &answer.headers, &text, (answer.end == BodyEnd::Whole), 0) {
+    match judge(answer.status, &answer.headers, &text, answer.end == BodyEnd::Whole, 0) {
         Verdict::Target(fault) | Verdict::OtherColumns(fault) | Verdict::OtherSettings(fault) => Some(fault),
         Verdict::Refused(refusal) => Some(TargetFault::new(TargetFaultKind::Down, refusal.fault.message)),
         Verdict::Stored => None,

@@ -52,7 +52,13 @@ pub(crate) async fn open(
 }
 
 /// A path below the URL of a server, which may have one of its own, or none, with this query.
-#[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
+#[cfg(any(
+    feature = "clickhouse",
+    feature = "elasticsearch",
+    feature = "greptime",
+    feature = "influxdb",
+    feature = "opentsdb"
+))]
 pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> Result<String, TargetFault> {
     let mut url = Url::parse(server).map_err(|error| unusable(&error))?;
     // Without one, the server's own stays as it is, with its slash at the end.
