@@ -46,16 +46,25 @@ pub fn check_level(level: &str) -> Result<(), String> {
     EnvFilter::try_new(level).map(|_| ()).map_err(|_| ALLOWED.to_owned())
 }
 
-/// What the Raft library says is for its authors; whoever wants it names it in the level.
-fn with_quiet_raft(level: &str) -> String {
-    if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=error") }
+/// What these say is for their authors: the Raft library, and the proxy's client of the MongoDB driver, which tells of
+/// each connection. Whoever wants it names it in the level.
+const QUIET: [&str; 2] = ["openraft", "fast_socks5"];
+
+fn with_quiet_libraries(level: &str) -> String {
+    let mut directives = level.to_owned();
+    for library in QUIET {
+        if !level.contains(library) {
+            directives.push_str(&format!(",{library}=error"));
+        }
+    }
+    directives
 }
 
 /// Sets up logging for the process; once.
 pub fn start(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
     check_level(level).map_err(TelemetryError::Level)?;
     let filter =
-        EnvFilter::try_new(with_quiet_raft(level)).map_err(|error| TelemetryError::Level(error.to_string()))?;
+        EnvFilter::try_new(with_quiet_libraries(level)).map_err(|error| TelemetryError::Level(error.to_string()))?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let lines: Box<dyn Layer<_> + Send + Sync> = match format {

@@ -156,6 +156,11 @@ impl TargetFault {
         Self { kind, message: message.into(), reopen }
     }
 
+    /// Its record waits for one before it, whose fault is not its own: this attempt counts for nothing.
+    pub fn held() -> Self {
+        Self { reopen: false, ..Self::new(TargetFaultKind::Interrupted, "held back by a record before it") }
+    }
+
     pub fn reopening(mut self) -> Self {
         self.reopen = true;
         self

@@ -6,10 +6,13 @@
 //!   ApiClient, curl, sluice (command line) ─HTTP─▶        │                         ──▶ Nginx     ─▶ records
 //!                                                           │                         ──▶ Postgres, MariaDb ─▶ rows
 //!                                                           │                         ──▶ Redis     ─▶ lists
+//!                                                           │                         ──▶ MongoDb, FerretDb ─▶ documents
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!                                                           │                         ──▶ Kafka     ─▶ messages
+//!                                                           │                         ──▶ ClickHouse ─▶ rows
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!                                                           │                         ──▶ OpenTsdb, VictoriaMetrics ─▶ points
+//!                                                           │                         ──▶ Elasticsearch ─▶ documents
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -20,7 +23,11 @@ pub mod api;
 pub mod binary;
 pub mod cache;
 pub mod certificates;
+pub mod clickhouse;
 pub mod cluster;
+pub mod elasticsearch;
+#[cfg(feature = "mongodb")]
+pub mod ferretdb;
 pub mod flood;
 pub mod front;
 pub mod influxdb;
@@ -28,6 +35,8 @@ pub mod jars;
 pub mod kafka;
 pub mod kept;
 pub mod mariadb;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 pub mod mosquitto;
 pub mod mqtt_session;
 pub mod nats;

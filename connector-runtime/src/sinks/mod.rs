@@ -45,12 +45,15 @@ pub(crate) const KINDS: &[KindEntry] = &[
     entry("postgres",      "PostgreSQL",     "Relational database",  OrderClass::Queue, &postgres::config::SCHEMA)
         .with_ddl(postgres::config::DDL)
         .offered(cfg!(feature = "postgres")),
-    entry("mongodb",       "MongoDB",        "NoSQL database",       OrderClass::None,  &mongodb::config::SCHEMA),
+    entry("mongodb",       "MongoDB",        "NoSQL database",       OrderClass::None,  &mongodb::config::SCHEMA)
+        .offered(cfg!(feature = "mongodb")),
     entry("clickhouse",    "ClickHouse",     "Analytical database",  OrderClass::None,  &clickhouse::config::SCHEMA)
-        .with_ddl(clickhouse::config::DDL),
+        .with_ddl(clickhouse::config::DDL)
+        .offered(cfg!(feature = "clickhouse")),
     entry("cassandra",     "Cassandra",      "Distributed database", OrderClass::None,  &cassandra::config::SCHEMA)
         .with_ddl(cassandra::config::DDL),
-    entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA),
+    entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA)
+        .offered(cfg!(feature = "elasticsearch")),
     entry("greptime",      "GreptimeDB",     "Time-series database", OrderClass::Queue, &greptime::config::SCHEMA)
         .offered(cfg!(feature = "greptime")),
     entry("influxdb",      "InfluxDB",       "Time-series database", OrderClass::Queue, &influxdb::config::SCHEMA)

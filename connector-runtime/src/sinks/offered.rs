@@ -27,6 +27,10 @@ pub(crate) struct Offered {
 pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, Result<Box<dyn Sink>, TargetFault>>;
 
 const OFFERED: &[Offered] = &[
+    #[cfg(feature = "clickhouse")]
+    super::clickhouse::sink::OFFERED,
+    #[cfg(feature = "elasticsearch")]
+    super::elasticsearch::sink::OFFERED,
     #[cfg(feature = "file")]
     super::file::sink::OFFERED,
     #[cfg(feature = "greptime")]
@@ -35,6 +39,8 @@ const OFFERED: &[Offered] = &[
     super::influxdb::sink::OFFERED,
     #[cfg(feature = "kafka")]
     super::kafka::sink::OFFERED,
+    #[cfg(feature = "mongodb")]
+    super::mongodb::sink::OFFERED,
     #[cfg(feature = "mqtt")]
     super::mqtt::sink::OFFERED,
     #[cfg(feature = "mysql")]
@@ -100,7 +106,7 @@ impl CompiledSinks {
         Self { context }
     }
 
-    #[cfg(all(test, any(feature = "mysql", feature = "postgres")))]
+    #[cfg(all(test, any(feature = "clickhouse", feature = "elasticsearch", feature = "mysql", feature = "postgres")))]
     pub(crate) fn context(&self) -> &SinkContext {
         &self.context
     }

@@ -82,6 +82,22 @@ impl Template {
         self.parts.iter().all(|part| matches!(part, Part::Literal(_)))
     }
 
+    /// The texts beside the placeholders, in their order.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(text) => Some(text.as_str()),
+            Part::Value(_) => None,
+        })
+    }
+
+    /// What every rendered text begins with; empty when that is a value.
+    pub fn prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Literal(text)) => text,
+            Some(Part::Value(_)) | None => "",
+        }
+    }
+
     /// The text was empty.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()

@@ -62,6 +62,11 @@ pub trait Adapter: Sized {
         Ok(None)
     }
 
+    /// Why there is nothing in [`Facts::breakages`].
+    fn unbroken(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Breaks the destination, made before and not yet connected to, in a way of [`Facts::breakages`], at the server.
     async fn break_by(&mut self, _: &Breakage, _: &Destination) -> Result<()> {
         bail!("{} declares no breakage", Self::KIND)

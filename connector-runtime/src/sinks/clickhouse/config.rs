@@ -3,7 +3,8 @@
 use api_types::secret::Secret;
 
 use crate::config::batch::{RATES, batch_bytes, batch_records, linger_ms, max_in_flight};
-use crate::config::field::{Field, config_fields, http_url, integer, name, secret, text};
+use crate::config::field::{Field, choice, config_fields, http_url, integer, name, secret, text};
+use crate::config::payload::{PAYLOAD_FORMATS, PayloadFormat};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
 
@@ -17,14 +18,20 @@ config_fields! {
         /// Table. The columns `id`, `topic`, `client_id`, `qos`, `retain`, `timestamp`, `payload` and `key` are filled
         /// where the table has them.
         pub table: String = name().required();
-        /// User.
+        /// User; where it is empty and a password is not, `default`.
         pub username: String = text(0, 255).default_text("");
         /// Password.
         pub password: Secret = secret().default_text("");
-        /// Most connections.
+        /// Most connections, and so most requests at the same time.
         pub pool_size: u64 = integer(1, 64).default_integer(8);
-        /// How long one request may take.
+        /// How long one request may take, and how long it may wait for a connection.
         pub timeout_secs: u64 = integer(1, 300).default_integer(15);
+        /// What column `payload` gets: the payload's bytes as they are, or the envelope as JSON, with the user properties
+        /// and everything else that has no column of its own.
+        pub payload_format: PayloadFormat = choice(PAYLOAD_FORMATS).default_text("raw").added();
+        /// After this time the table's columns are read again, so that one that was added is filled. After a refused
+        /// insert they are in any case.
+        pub columns_refresh_secs: u64 = integer(1, 3_600).default_integer(60).added();
         flatten tls: TlsOptions;
     }
 }

@@ -33,7 +33,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         own_columns: OWN_COLUMNS,
     };
     let query = [("db", config.database.as_str()), ("precision", format.time.unit().as_str())];
-    let server = server(&config);
+    let server = http::server(&config.server_addr, config.enable_tls);
     let url = http::endpoint(http::without_login(&server)?, &["v1", "influxdb", "write"], &query)?;
     let mut headers = HeaderMap::new();
     if let Some(user) = &config.user {
@@ -43,17 +43,6 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let timeout = Duration::from_secs(config.timeout_secs);
     let target = http::open(url, timeout, config.tls, context.deny_networks.clone(), headers).await?;
     Ok(Box::new(LineWriter::new(target, timeout, format)))
-}
-
-/// The address as a URL: `https://` where the scheme or `enable_tls` says so.
-fn server(config: &Config) -> String {
-    let address = config.server_addr.trim();
-    let scheme = |name: &str| address.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-    if scheme("https://") {
-        return address.to_owned();
-    }
-    let bare = if scheme("http://") { &address["http://".len()..] } else { address };
-    format!("{}://{bare}", if config.enable_tls { "https" } else { "http" })
 }
 
 #[cfg(test)]

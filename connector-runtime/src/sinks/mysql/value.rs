@@ -16,7 +16,8 @@ use serde_json::Value;
 use super::packet::put_text;
 use crate::config::payload::PayloadFormat;
 use crate::sink::RecordFault;
-use crate::sinks::shared::relational::{RowId, Unfit};
+use crate::sinks::shared::global_id::GlobalId;
+use crate::sinks::shared::relational::Unfit;
 use crate::template::{MissingValue, Placeholder};
 
 /// MySQL's calendar ends with this year.
@@ -89,7 +90,9 @@ impl Field {
 
     fn text<'r>(&self, record: &'r Record) -> Result<Cow<'r, [u8]>, RecordFault> {
         Ok(match &self.source {
-            Source::Id(cluster) => Cow::Owned(RowId { cluster: *cluster, record: record.id }.to_string().into_bytes()),
+            Source::Id(cluster) => {
+                Cow::Owned(GlobalId { cluster: *cluster, record: record.id }.to_string().into_bytes())
+            }
             Source::Key => Cow::Borrowed(record.message.key().as_bytes()),
             Source::Payload(PayloadFormat::Raw) => Cow::Borrowed(&record.message.payload),
             Source::Payload(PayloadFormat::Envelope) => {

@@ -22,7 +22,8 @@ use super::packet::{execute_bytes, put_execute, put_query};
 use super::plan::{Ids, Many, Plan};
 use super::value::Row;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::shared::relational::{Judgement, Progress, RowId, Unfit};
+use crate::sinks::shared::global_id::GlobalId;
+use crate::sinks::shared::relational::{Judgement, Progress, Unfit};
 
 /// A client that is silent for so long in a transaction is paused or cut off: the server rolls back, so that whoever
 /// writes the same rows next does not wait for it. Statements of a batch follow each other at once.
@@ -219,7 +220,7 @@ async fn leave_out_our_own(
     records: &[&Record],
     refused: &mut Refused,
 ) -> Result<(), AnswerError> {
-    let row_id = |record: &&Record| RowId { cluster: ids.cluster, record: record.id }.to_string();
+    let row_id = |record: &&Record| GlobalId { cluster: ids.cluster, record: record.id }.to_string();
     let id_of = |place: usize| records.get(place).map(row_id);
     let duplicates: Vec<String> =
         refused.iter().filter(|(_, error)| error.code == DUPLICATE).filter_map(|(place, _)| id_of(*place)).collect();

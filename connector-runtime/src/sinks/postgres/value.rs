@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio_postgres::types::{Kind, Type};
 
 use crate::sink::RecordFault;
-use crate::sinks::shared::relational::RowId;
+use crate::sinks::shared::global_id::GlobalId;
 use crate::template::{MissingValue, Placeholder};
 
 /// PostgreSQL counts from 2000-01-01, in microseconds.
@@ -184,7 +184,7 @@ impl Field {
     ) -> Result<(), RecordFault> {
         let message = &record.message;
         match &self.source {
-            Source::Id(cluster) => write_to(out, RowId { cluster: *cluster, record: record.id }),
+            Source::Id(cluster) => write_to(out, GlobalId { cluster: *cluster, record: record.id }),
             Source::TimestampMs => write_to(out, message.timestamp_ms),
             Source::ClientId => put(message.client_id.as_bytes(), &"the client id", out)?,
             Source::Topic => put(message.topic.as_bytes(), &"the topic", out)?,
@@ -200,7 +200,7 @@ impl Field {
             Source::Payload | Source::TimestampMs | Source::Named(Placeholder::Payload) => {
                 return self.put_text(record, out);
             }
-            Source::Id(cluster) => Value::from(RowId { cluster: *cluster, record: record.id }.to_string()),
+            Source::Id(cluster) => Value::from(GlobalId { cluster: *cluster, record: record.id }.to_string()),
             Source::ClientId => Value::from(record.message.client_id.as_str()),
             Source::Topic => Value::from(record.message.topic.as_str()),
             Source::Named(placeholder) => placeholder.json(record).map_err(missing)?,

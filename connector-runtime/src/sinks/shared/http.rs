@@ -51,11 +51,20 @@ pub(crate) async fn open(
         .map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
 }
 
-/// A path below the URL of a server, which may have one of its own, with this query.
-#[cfg(any(feature = "greptime", feature = "influxdb", feature = "opentsdb"))]
+/// A path below the URL of a server, which may have one of its own, or none, with this query.
+#[cfg(any(
+    feature = "clickhouse",
+    feature = "elasticsearch",
+    feature = "greptime",
+    feature = "influxdb",
+    feature = "opentsdb"
+))]
 pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> Result<String, TargetFault> {
     let mut url = Url::parse(server).map_err(|error| unusable(&error))?;
-    if let Ok(mut segments) = url.path_segments_mut() {
+    // Without one, the server's own stays as it is, with its slash at the end.
+    if !path.is_empty()
+        && let Ok(mut segments) = url.path_segments_mut()
+    {
         segments.pop_if_empty().extend(path);
     }
     url.query_pairs_mut().extend_pairs(query);
@@ -64,7 +73,7 @@ pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> R
 
 /// A server's URL, refused with a user or password in it: they have fields of their own, and the client would send the
 /// URL's in place of those.
-#[cfg(any(feature = "greptime", feature = "influxdb"))]
+#[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
 pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
     let url = Url::parse(server).map_err(|error| unusable(&error))?;
     if url.username().is_empty() && url.password().is_none() {
@@ -72,6 +81,18 @@ pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
     }
     let says = "the server's address has a user or password in it: they have fields of their own";
     Err(TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), says))
+}
+
+/// An address as a URL: `https://` where its scheme or the switch says so, else `http://`.
+#[cfg(any(feature = "elasticsearch", feature = "greptime"))]
+pub(crate) fn server(address: &str, enable_tls: bool) -> String {
+    let address = address.trim();
+    let scheme = |name: &str| address.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    if scheme("https://") {
+        return address.to_owned();
+    }
+    let bare = if scheme("http://") { &address["http://".len()..] } else { address };
+    format!("{}://{bare}", if enable_tls { "https" } else { "http" })
 }
 
 /// `Authorization: Basic …`, which no log shows.
@@ -159,7 +180,7 @@ fn without_verification(options: &TlsOptions) -> TlsOptions {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    #[cfg_attr(not(feature = "opentsdb"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "clickhouse", feature = "elasticsearch", feature = "opentsdb")), allow(dead_code))]
     pub(crate) end: BodyEnd,
     body: Vec<u8>,
 }
@@ -175,6 +196,16 @@ pub(crate) enum BodyEnd {
 }
 
 impl Answer {
+    #[cfg(all(test, feature = "elasticsearch"))]
+    pub(crate) fn of(status: StatusCode, headers: HeaderMap, body: &[u8], end: BodyEnd) -> Self {
+        Self { status, headers, body: body.to_vec(), end }
+    }
+
+    #[cfg(feature = "elasticsearch")]
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// As text; what is not UTF-8 is replaced.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -195,7 +226,7 @@ pub(crate) fn shortened(text: &str) -> String {
 pub(crate) struct Unanswered {
     pub(crate) fault: TargetFault,
     /// The connection could not be made or broke off: another one may do better.
-    #[cfg_attr(not(feature = "opentsdb"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "elasticsearch", feature = "opentsdb")), allow(dead_code))]
     pub(crate) lost: bool,
 }
 

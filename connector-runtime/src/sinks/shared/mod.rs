@@ -5,13 +5,24 @@ pub(crate) mod cause;
 pub(crate) mod dial;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod driven;
+#[cfg(any(feature = "elasticsearch", feature = "mysql", feature = "postgres"))]
+pub(crate) mod global_id;
+#[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
+pub(crate) mod gzip;
 pub(crate) mod http;
 #[cfg(any(feature = "greptime", feature = "influxdb"))]
 pub(crate) mod line_protocol;
 pub mod network;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod outbox;
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(
+    feature = "mongodb",
+    feature = "mqtt",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 pub(crate) mod outgoing;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod pool;
@@ -20,6 +31,13 @@ pub(crate) mod relational;
 pub(crate) mod retry_after;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod runs;
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(
+    feature = "mongodb",
+    feature = "mqtt",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 pub(crate) mod stream;
 pub(crate) mod tls;

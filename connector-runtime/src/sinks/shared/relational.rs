@@ -1,10 +1,7 @@
 //! What writing into a table means, whatever the database: a batch is one transaction, and either all of its rows are
 //! kept or none.
 
-use std::fmt;
 use std::time::Duration;
-
-use api_types::{ClusterId, RecordId};
 
 use super::pool::PoolOptions;
 use crate::sink::{Batch, Outcome, RecordFault, TargetFault, TargetFaultKind};
@@ -139,19 +136,6 @@ pub(crate) fn written_columns<S>(
         columns.push((id_column.to_owned(), source));
     }
     Ok(columns.into_iter().unzip())
-}
-
-/// A record's id is unique within its cluster only, and clusters may share a table.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowId {
-    pub(crate) cluster: ClusterId,
-    pub(crate) record: RecordId,
-}
-
-impl fmt::Display for RowId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.cluster, self.record)
-    }
 }
 
 /// The seed's fields of a pool.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
-use crate::sink::{Outcome, TargetFault, TargetFaultKind};
+use crate::sink::{Outcome, TargetFault};
 
 /// The records of one call of `deliver`, in their order, each as the sink sends it.
 pub(crate) struct Run<P> {
@@ -151,8 +151,6 @@ impl<P> Runs<P> {
     }
 }
 
-/// It waits for a record before it, whose fault is not its own: this attempt counts for nothing.
 pub(crate) fn held() -> Outcome {
-    let fault = TargetFault::new(TargetFaultKind::Interrupted, "held back by a record before it");
-    Outcome::TargetFault(TargetFault { reopen: false, ..fault })
+    Outcome::TargetFault(TargetFault::held())
 }

@@ -37,7 +37,14 @@ pub(crate) enum TlsError {
     NoRoots,
     #[error("the certificates or the key cannot be used")]
     Unusable(#[source] rustls::Error),
-    #[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
+    #[cfg(any(
+        feature = "mongodb",
+        feature = "mqtt",
+        feature = "mysql",
+        feature = "postgres",
+        feature = "rabbitmq",
+        feature = "redis"
+    ))]
     #[error("{0} is no name that a certificate can carry")]
     Name(String),
     #[error("the CA certificates cannot be used")]
@@ -66,7 +73,14 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsErr
 }
 
 /// The name that the target's certificate must carry.
-#[cfg(any(feature = "mqtt", feature = "mysql", feature = "postgres", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(
+    feature = "mongodb",
+    feature = "mqtt",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 pub(crate) fn server_name(options: &TlsOptions, host: &str) -> Result<ServerName<'static>, TlsError> {
     let name = options.tls_server_name.as_deref().unwrap_or(host).trim_matches(['[', ']']);
     ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))

@@ -61,11 +61,11 @@ pub fn carries(shape: Shape) -> Carried {
     }
 }
 
-fn text_of(message: &Message) -> String {
+pub fn text_of(message: &Message) -> String {
     serde_json::from_slice(&message.payload).unwrap_or_default()
 }
 
-fn on_one_line(message: &Message) -> Vec<u8> {
+pub fn on_one_line(message: &Message) -> Vec<u8> {
     let value: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
     value.to_string().into_bytes()
 }

@@ -1,24 +1,20 @@
 //! Batches as requests: one for each, compressed.
 
-use std::io::Write;
 use std::time::Duration;
 
 use api_types::Record;
 use async_trait::async_trait;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Culprits, Verdict};
 use super::point::PointFormat;
-use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
+use crate::sink::{Batch, Outcome, RecordFault, Sink};
+use crate::sinks::shared::gzip::compressed;
 use crate::sinks::shared::http::{self, HttpTarget};
 
 /// InfluxDB names each line that it could not read, with all of its text.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
-/// Smaller bodies are compressed in less time than it takes to ask another thread for it.
-const COMPRESSED_HERE_BYTES_MAX: usize = 64 << 10;
 
 /// Writes points to one endpoint.
 pub(crate) struct LineWriter {
@@ -43,7 +39,7 @@ impl LineWriter {
         let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
         let mut body = texts.join("\n");
         body.push('\n');
-        let body = match compressed(body).await {
+        let body = match compressed(body.into_bytes()).await {
             Ok(body) => body,
             Err(fault) => return Verdict::Target(fault),
         };
@@ -115,22 +111,4 @@ impl Sink for LineWriter {
     async fn close(&self) {
         // Idle connections close with the client.
     }
-}
-
-async fn compressed(body: String) -> Result<Vec<u8>, TargetFault> {
-    let broken = |error: &dyn std::error::Error| TargetFault::new(TargetFaultKind::Down, error.to_string());
-    if body.len() <= COMPRESSED_HERE_BYTES_MAX {
-        return compress(&body).map_err(|error| broken(&error));
-    }
-    match tokio::task::spawn_blocking(move || compress(&body)).await {
-        Ok(compressed) => compressed.map_err(|error| broken(&error)),
-        Err(error) => Err(broken(&error)),
-    }
-}
-
-fn compress(body: &str) -> std::io::Result<Vec<u8>> {
-    // Lines repeat themselves: the fastest level leaves a small part of them.
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    encoder.write_all(body.as_bytes())?;
-    encoder.finish()
 }

@@ -1,0 +1,83 @@
+//! TLS, secrets that change, and where a sink may go.
+
+use ::tests::certificates::Certificates;
+
+use super::*;
+
+#[tokio::test]
+async fn tls_verifies_chain_and_name_and_shows_a_certificate() {
+    let mut folder = ::tests::scratch::Scratch::new("certificates").expect("a folder");
+    let name = "clickhouse.example.org";
+    let certificates = Certificates::make(folder.path(), &format!("DNS:{name}"), "sluice").expect("makes them");
+    let options =
+        ClickHouseOptions { certificates: Some(certificates.clone()), client_certificate: true, ..Default::default() };
+    let server = server_with(options).await;
+    let whole = json!({
+        "url": server.tls_url().expect("speaks TLS"), "ca_cert_path": certificates.ca, "tls_server_name": name,
+        "client_cert_path": certificates.client, "client_key_path": certificates.client_key,
+    });
+    let untrusted = Some(TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"));
+    for (change, expect) in [
+        (json!({}), None),
+        (json!({"tls_server_name": "other.example.org"}), untrusted),
+        (json!({"tls_server_name": null}), untrusted),
+        (json!({"ca_cert_path": certificates.other_ca}), untrusted),
+        (json!({"ca_cert_path": null, "tls_verify": false}), None),
+        (json!({"client_cert_path": null, "client_key_path": null}), Some(TargetFaultKind::Down)),
+    ] {
+        let mut config = whole.clone();
+        for (field, value) in change.as_object().expect("an object") {
+            config[field] = value.clone();
+        }
+        let outcomes = deliver(&*open(&server, &config).await, &records(1)).await;
+        match expect {
+            None => assert_eq!(outcomes, [Outcome::Delivered], "{change}"),
+            Some(expect) => assert_eq!(kind(&outcomes[0]), expect, "{change} {outcomes:?}"),
+        }
+    }
+    assert_eq!(count(&server, TABLE).await, 2);
+    server.finish();
+    folder.passed();
+}
+
+#[tokio::test]
+async fn a_rotated_password_is_read_again() {
+    let server = server().await;
+    let temporary = tempfile::tempdir().expect("temporary folder");
+    let folder = std::fs::canonicalize(temporary.path()).expect("exists");
+    std::fs::write(folder.join("password"), "old").expect("writes");
+    let node = TestNode::new(std::slice::from_ref(&folder), PathBuf::from("/nowhere"), &[]);
+    let password = format!("${{file:{}}}", folder.join("password").display());
+    let sink = node.sink_for("rows", "clickhouse", server.config(TABLE, &json!({"password": password})));
+    let queue = numbered(3);
+    let task = Setup::default().start_with(&queue, sink.opener, sink.options);
+    double::until("it wants another", || task.report().health_reason.as_deref() == Some("TARGET_AUTH")).await;
+    std::fs::write(folder.join("password"), PASSWORD).expect("writes");
+    queue.all_committed().await;
+    assert_eq!(task.report().counters.send_success_total, 3);
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_login_in_the_address_is_refused() {
+    for url in ["http://u:p@127.0.0.1:1", "http://u@127.0.0.1:1", "http://:p@127.0.0.1:1"] {
+        let config = json!({"url": url, "database": "d", "table": "t"});
+        let fault = node().open("rows", "clickhouse", config).await.err().expect("is refused");
+        assert_eq!(fault.kind, TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), "{url}");
+        assert!(fault.message.contains("user or password"), "{url}: {}", fault.message);
+    }
+}
+
+#[tokio::test]
+async fn a_denied_network_is_not_reached() {
+    let server = server().await;
+    let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.0/8", "::1/128"]);
+    let denied = TargetFaultKind::Misconfigured("TARGET_DENIED");
+    let fault = denying.open("rows", "clickhouse", server.config(TABLE, &json!({}))).await.err().expect("is denied");
+    assert_eq!(fault.kind, denied);
+    let by_name = json!({"url": format!("http://localhost:{}", server.port())});
+    let sink = denying.open("rows", "clickhouse", server.config(TABLE, &by_name)).await.expect("looked up later");
+    assert_eq!(kind(&deliver(&*sink, &records(1)).await[0]), denied);
+    assert_eq!(server.statements().expect("reads the log"), Vec::<String>::new());
+    server.finish();
+}
