@@ -13,7 +13,11 @@ pub(super) fn outcome(code: Code, reason: Option<&TargetFault>) -> Outcome {
         // Another record of its batch was refused, and with it the batch.
         Code::InvalidDifferentRecord => Outcome::TargetFault(held(code.to_string())),
         Code::PurgeQueue | Code::PurgeInflight => Outcome::TargetFault(interrupted()),
-        _ => Outcome::TargetFault(because(target_fault(code, &code.to_string()), reason)),
+        // These say nothing of why: that a password was refused is known from the connections only.
+        Code::MessageTimedOut | Code::QueueFull | Code::BrokerTransportFailure | Code::AllBrokersDown => {
+            Outcome::TargetFault(because(target_fault(code, &code.to_string()), reason))
+        }
+        _ => Outcome::TargetFault(target_fault(code, &code.to_string())),
     }
 }
 
@@ -96,7 +100,6 @@ fn tls_kind(words: &str) -> TargetFaultKind {
     TargetFaultKind::Down
 }
 
-/// A message that timed out says nothing of why: that a password was refused is known from the connections only.
 fn because(fault: TargetFault, reason: Option<&TargetFault>) -> TargetFault {
     let Some(reason) = reason else { return fault };
     if fault.kind != TargetFaultKind::Down {
@@ -183,6 +186,9 @@ mod tests {
         assert_eq!((fault.kind, fault.reopen), (TargetFaultKind::Auth, true));
         assert!(fault.message.ends_with("Invalid username or password"), "{}", fault.message);
         // Any other answer is an answer.
+        // Another broker's answer is its own.
+        let Outcome::TargetFault(fault) = outcome(Code::NotEnoughReplicas, Some(&reason)) else { panic!() };
+        assert_eq!(fault.kind, TargetFaultKind::Down);
         let Outcome::TargetFault(fault) = outcome(Code::UnknownTopicOrPartition, Some(&reason)) else { panic!() };
         assert_eq!(fault.kind, TargetFaultKind::Missing);
     }

@@ -234,8 +234,9 @@ impl KafkaSink {
         tokio::select! {
             biased;
             () = call.completed() => {}
-            // Whatever is not reported now was purged.
-            () = self.target.aborted.cancelled() => {}
+            // Whatever is not reported now is purged: here too, where it was not this sink's owner who ended it but an
+            // address that it may not connect to.
+            () = self.target.aborted.cancelled() => self.producers().for_each(Producer::abort),
             () = sleep(self.message_timeout + REPORT_GRACE) => {}
         }
     }
