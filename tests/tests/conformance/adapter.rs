@@ -217,6 +217,8 @@ pub struct Parts {
 pub enum Repeats {
     /// The target knows a record that comes again: nothing stands there twice, whatever is killed.
     Never,
+    /// One owner repeats nothing; what the last one had under way may come again from the next.
+    AfterChangeOfOwner,
     /// The batches in flight may come again for each interruption.
     InFlight,
 }

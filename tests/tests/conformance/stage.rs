@@ -15,7 +15,7 @@ use tests::publisher::{Publisher, PublisherOptions};
 use tests::scratch::Scratch;
 use tests::{ports, records, wait};
 
-use crate::adapter::{Adapter, Destination, Facts, Seen, Start, Way};
+use crate::adapter::{Adapter, Destination, Facts, Repeats, Seen, Start, Way};
 use crate::bare::Bare;
 use crate::counts::Counts;
 use crate::publishing::{self, Sent};
@@ -292,11 +292,33 @@ impl<A: Adapter> Stage<A> {
     /// How many records may come again when something breaks so many times.
     pub fn repeats_at_most(&self, interruptions: u64) -> u64 {
         match self.facts.repeats {
-            crate::adapter::Repeats::Never => 0,
-            crate::adapter::Repeats::InFlight => {
-                interruptions * self.facts.batch_records * self.facts.batches_in_flight
-            }
+            Repeats::Never | Repeats::AfterChangeOfOwner => 0,
+            Repeats::InFlight => interruptions * self.in_flight(),
         }
+    }
+
+    /// How many may come again by what the connector says it tried: each attempt may have reached the target without an
+    /// answer, and the last one is not yet counted as a retry.
+    pub async fn repeats_of_retries_at_most(&self, connected: &Connected) -> Result<u64> {
+        if self.facts.repeats != Repeats::InFlight {
+            return Ok(0);
+        }
+        let detail = self.cluster.api(self.asked).detail(&connected.name).await?;
+        let retried = detail["retry_total"].as_u64().context("no retry_total")?;
+        Ok(retried + self.in_flight())
+    }
+
+    /// How many records may come again when another node goes on with so many queues.
+    pub fn repeats_of_new_owner_at_most(&self, queues: u64) -> u64 {
+        match self.facts.repeats {
+            Repeats::Never => 0,
+            Repeats::AfterChangeOfOwner | Repeats::InFlight => queues * self.in_flight(),
+        }
+    }
+
+    /// Records of one queue that may be under way.
+    pub fn in_flight(&self) -> u64 {
+        self.facts.batch_records * self.facts.batches_in_flight
     }
 
     async fn keep_letters(&mut self, nodes: usize) -> Result<()> {

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::restart;
+use super::{restart, round_trip};
 use crate::adapter::{Adapter, Destination, Safety, Way};
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
@@ -41,6 +41,9 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let safe = stage.settle(waits, &sent).await?;
     ensure!(safe.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", safe.ledger);
     safe.nothing_is_missing()?;
+    round_trip::in_order_whatever_failed(stage, &safe, &sent)?;
+    let most = stage.repeats_of_retries_at_most(waits).await?;
+    ensure!(safe.repeated() <= most, "{} came again, at most {most} can have", safe.repeated());
     let risky = stage.settle_after_loss(by_default, &sent).await?;
     ensure!(risky.ledger.sent == risky.ledger.queued, "{:?}", risky.ledger);
     let note = format!(

@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use tests::toxiproxy::{FAULTS, Fault, Toxiproxy};
 
-use super::restart;
-use crate::adapter::{Adapter, Repeats, Way};
+use super::{restart, round_trip};
+use crate::adapter::{Adapter, Way};
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::stage::{self, Connected, Ending, Stage};
@@ -63,18 +63,10 @@ async fn one<A: Adapter>(
     let settled = stage.settle(connected, &sent).await?;
     ensure!(settled.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", settled.ledger);
     settled.nothing_is_missing()?;
+    round_trip::in_order_whatever_failed(stage, &settled, &sent)?;
     let repeated = settled.repeated();
-    match stage.facts.repeats {
-        Repeats::Never => ensure!(repeated == 0, "{repeated} came again"),
-        // Each attempt may have reached the target without an answer. One attempt more than those that were counted as
-        // retries: the one that was under way.
-        Repeats::InFlight => {
-            let detail = stage.cluster.api(stage.asked).detail(&connected.name).await?;
-            let retried = detail["retry_total"].as_u64().context("no retry_total")?;
-            let most = retried + stage.repeats_at_most(1);
-            ensure!(repeated <= most, "{repeated} came again, at most {most} can have");
-        }
-    }
+    let most = stage.repeats_of_retries_at_most(connected).await?;
+    ensure!(repeated <= most, "{repeated} came again, at most {most} can have");
     Ok((sent.len() as u64, repeated))
 }
 

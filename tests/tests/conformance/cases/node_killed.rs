@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use tests::publisher::Publisher;
 
-use super::restart;
+use super::{restart, round_trip};
 use crate::adapter::Adapter;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
@@ -55,8 +55,9 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let settled = stage.settle(&connected, &sent).await?;
     ensure!(settled.ledger.dead_lettered == 0, "{:?}", settled.ledger);
     settled.nothing_is_missing()?;
+    round_trip::in_order_whatever_failed(stage, &settled, &sent)?;
     let repeated = settled.repeated();
-    let most = stage.repeats_at_most(stage.cluster.nodes.len() as u64);
+    let most = stage.repeats_of_new_owner_at_most(stage.cluster.nodes.len() as u64);
     ensure!(repeated <= most, "{repeated} came again, at most {most} were in flight");
     let note = format!("at most {most} may come again");
     Ok(Verdict::Passed(Measured { records: sent.len() as u64, repeated, note, ..Measured::default() }))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::restart;
+use super::{restart, round_trip};
 use crate::adapter::Adapter;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
@@ -28,14 +28,14 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     stage::pass(pause).await;
     let after = stage.ledger(&waits.name).await?;
     // What was answered already may still be counted.
-    let in_flight = stage.facts.batch_records * stage.facts.batches_in_flight;
-    ensure!(after.sent <= before.sent + in_flight, "sent while nobody answered: {before:?}, {after:?}");
+    ensure!(after.sent <= before.sent + stage.in_flight(), "sent while nobody answered: {before:?}, {after:?}");
     ensure!(after.pending > 0, "nothing waited: {after:?}");
     stage.adapter.resume()?;
     let sent = Sent::of_published(&restart::finish(publisher, stage).await?)?;
     let settled = stage.settle(&waits, &sent).await?;
     ensure!(settled.ledger.dead_lettered == 0, "{:?}", settled.ledger);
     settled.nothing_is_missing()?;
+    round_trip::in_order_whatever_failed(stage, &settled, &sent)?;
     let repeated = settled.repeated();
     let attempts = 1 + pause.as_secs() / ANSWER_TIMEOUT.as_secs();
     let most = stage.repeats_at_most(attempts);

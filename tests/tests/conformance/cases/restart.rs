@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use tests::publisher::Publisher;
 
+use super::round_trip;
 use crate::adapter::{Adapter, Destination, Safety, Way};
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
@@ -44,6 +45,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let waiting = stage.settle_after_loss(&waits, &sent).await?;
     ensure!(waiting.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", waiting.ledger);
     let lost = loss(stage, &waiting, &sent, acknowledged_before)?;
+    round_trip::in_order_whatever_failed(stage, &waiting, &sent)?;
     let repeated = waiting.repeated();
     let most = stage.repeats_at_most(1);
     ensure!(repeated <= most, "{repeated} came again, at most {most} were in flight");

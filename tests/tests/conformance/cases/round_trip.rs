@@ -111,6 +111,15 @@ pub fn in_promised_order(order: OrderClass, settled: &Settled, sent: &Sent) -> R
     }
 }
 
+/// What was under retry while the target failed held back what came after it in its queue. Of lanes, what was already
+/// confirmed behind a failed record stays before it.
+pub fn in_order_whatever_failed<A: Adapter>(stage: &Stage<A>, settled: &Settled, sent: &Sent) -> Result<()> {
+    match stage.order {
+        OrderClass::Queue if stage.facts.shows_order => settled.in_order(sent),
+        OrderClass::Queue | OrderClass::Lanes | OrderClass::None => Ok(()),
+    }
+}
+
 /// The beginning of a payload, readable.
 fn shown(payload: &[u8]) -> String {
     let text = String::from_utf8_lossy(payload);

@@ -51,7 +51,7 @@ impl Adapter for File {
             shows_order: true,
             batch_records: BATCH_RECORDS,
             batches_in_flight: 1,
-            repeats: Repeats::InFlight,
+            repeats: Repeats::AfterChangeOfOwner,
             loses_when_killed: None,
             poison: LINE_BREAK,
             breakages: &[NO_FOLDER],

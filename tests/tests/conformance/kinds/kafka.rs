@@ -104,7 +104,7 @@ impl Adapter for Kafka {
             shows_order: true,
             batch_records: BATCH_RECORDS,
             batches_in_flight: BATCHES_IN_FLIGHT,
-            repeats: Repeats::InFlight,
+            repeats: Repeats::AfterChangeOfOwner,
             loses_when_killed: None,
             poison: TOO_LARGE,
             breakages: &[WRONG_PASSWORD, NO_TOPIC, NO_RIGHT],
