@@ -21,6 +21,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -169,10 +170,17 @@ impl Kafka {
         for (name, value) in settings {
             new = new.set(name, value);
         }
-        let made = self.admin()?.create_topics([&new], &admin_options()).await?;
-        for result in made {
-            result.map_err(|(topic, error)| anyhow::anyhow!("topic {topic}: {error}"))?;
-        }
+        // A broker that has stood still is no part of its cluster for a while, and answers late or never.
+        let made = wait::until(START_LIMIT, "the topic is made", async || {
+            for result in self.admin()?.create_topics([&new], &admin_options()).await? {
+                match result {
+                    Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                    Err((topic, error)) => anyhow::bail!("topic {topic}: {error}"),
+                }
+            }
+            Ok(())
+        });
+        made.await?;
         // The controller has it; the brokers hear of it a moment later.
         wait::until(ADMIN_LIMIT, "the topic has its leaders", async || self.leaders(topic).await.map(drop)).await
     }

@@ -10,8 +10,9 @@ pub(super) fn outcome(code: Code, reason: Option<&TargetFault>) -> Outcome {
         return Outcome::RecordFault(RecordFault::refused(class, code.to_string()));
     }
     match code {
-        // Another record of its batch was refused, and with it the batch.
-        Code::InvalidDifferentRecord => Outcome::TargetFault(held(code.to_string())),
+        // Another record of its batch was refused, and with it the batch; or librdkafka has just let go of the broker
+        // that led its partition, and knows at the next message who does now, or that nobody does.
+        Code::InvalidDifferentRecord | Code::BrokerDestroy => Outcome::TargetFault(held(code.to_string())),
         Code::PurgeQueue | Code::PurgeInflight => Outcome::TargetFault(interrupted()),
         // These say nothing of why: that a password was refused is known from the connections only.
         Code::MessageTimedOut | Code::QueueFull | Code::BrokerTransportFailure | Code::AllBrokersDown => {
@@ -141,6 +142,7 @@ mod tests {
         };
         for (code, kind, reopen) in [
             (Code::InvalidDifferentRecord, TargetFaultKind::Interrupted, false),
+            (Code::BrokerDestroy, TargetFaultKind::Interrupted, false),
             (Code::PurgeQueue, TargetFaultKind::Interrupted, true),
             (Code::PurgeInflight, TargetFaultKind::Interrupted, true),
             (Code::MessageTimedOut, TargetFaultKind::Down, false),

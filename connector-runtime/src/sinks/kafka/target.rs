@@ -35,7 +35,7 @@ pub(super) struct Target {
 #[derive(Clone)]
 struct Reason {
     fault: TargetFault,
-    /// Waiting does not help: refused by the target, or none of its brokers can be reached.
+    /// Waiting does not help: none of its brokers can be used, or one may not be connected to.
     is_conclusive: bool,
 }
 
@@ -97,7 +97,8 @@ impl Target {
     }
 
     fn failed(&self, fault: TargetFault, all_brokers: bool) {
-        let is_conclusive = all_brokers || fault.kind != TargetFaultKind::Down;
+        // One that refuses us does not speak for the others.
+        let is_conclusive = all_brokers || fault.kind == DENIED;
         self.reason.send_modify(|reason| match reason {
             // That a connection broke off says less than why it was refused before.
             Some(known) if known.fault.kind != TargetFaultKind::Down && fault.kind == TargetFaultKind::Down => {}

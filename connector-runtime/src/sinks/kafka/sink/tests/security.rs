@@ -143,6 +143,34 @@ async fn a_certificate_under_another_name_is_refused_and_a_client_certificate_is
     server.finish();
 }
 
+/// Which of them is asked first is not ours to choose, so it is tried a few times.
+#[tokio::test]
+async fn one_server_that_is_refused_does_not_speak_for_the_others() {
+    let names = "IP:127.0.0.1".to_owned();
+    let server = Kafka::with(KafkaOptions { tls_names: Some(names), ..KafkaOptions::default() }).await;
+    let server = server.expect("Kafka starts");
+    server.create_topic("tls", 1, &[]).await.expect("makes the topic");
+    let tls = json!({"enable_tls": true, "ca_cert_path": server.certificates().expect("speaks TLS").ca});
+    let config = with(&server, Listener::Tls, "tls", &[tls]);
+    let good = config["bootstrap_servers"].as_str().expect("a text").to_owned();
+    // The same by a name that its certificate does not have.
+    let bad = good.replace("127.0.0.1", "localhost");
+    assert_ne!(good, bad);
+    let named = |servers: String| {
+        let mut config = config.clone();
+        config["bootstrap_servers"] = servers.into();
+        config
+    };
+    let fault = refused(named(bad.clone())).await;
+    assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"), "{}", fault.message);
+    for _ in 0..8 {
+        let sink = opened(named(format!("{bad},{good}"))).await;
+        assert_eq!(deliver(&*sink, &[record(1, "x")]).await, [Outcome::Delivered]);
+        sink.close().await;
+    }
+    server.finish();
+}
+
 #[tokio::test]
 async fn a_password_that_changes_is_missed_at_the_next_connection_and_read_again() {
     let options = KafkaOptions { accounts: true, ..KafkaOptions::default() };
