@@ -183,15 +183,17 @@ impl OpenSink for ConfiguredSink {
     async fn open(&self) -> Result<Box<dyn Sink>, TargetFault> {
         let (entry, effective, fences) = (self.entry, self.effective.clone(), self.context.fences.clone());
         let resolved = tokio::task::spawn_blocking(move || resolve(entry, &effective, &fences)).await;
-        let misconfigured = |reason, error: &dyn std::error::Error| {
-            TargetFault::new(TargetFaultKind::Misconfigured(reason), chain(error))
-        };
         match resolved {
             Ok(Ok(resolved)) => (self.open)(resolved, &self.context).await,
-            Ok(Err(error)) => Err(misconfigured("CONFIG_UNUSABLE", &error)),
-            Err(error) => Err(misconfigured("CONFIG_UNUSABLE", &error)),
+            Ok(Err(error)) => Err(unusable(&error)),
+            Err(error) => Err(unusable(&error)),
         }
     }
+}
+
+/// A connector cannot work as it is configured.
+pub(crate) fn unusable(error: &dyn std::error::Error) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 /// An error and its sources on one line.

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::answer;
 use super::config::Config;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::SinkContext;
-use crate::sinks::shared::http::{self, Answer, HttpTarget, unusable};
+use crate::sinks::offered::{SinkContext, unusable};
+use crate::sinks::shared::http::{self, Answer, HttpTarget};
 
 /// The server prints the row that it cannot read, and the one before it; a table may have many columns.
 const ANSWER_BYTES_MAX: usize = 4 << 20;

@@ -16,8 +16,7 @@ use super::server::Server;
 use crate::config::Resolved;
 use crate::config::payload::PayloadFormat;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext};
-use crate::sinks::shared::http::unusable;
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "clickhouse", open: |resolved, context| Box::pin(open(resolved, context)) };

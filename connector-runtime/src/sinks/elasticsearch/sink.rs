@@ -17,9 +17,9 @@ use super::config::{AuthType, Config};
 use super::document::DocumentFormat;
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 use crate::sinks::shared::gzip::compressed;
-use crate::sinks::shared::http::{self, HttpTarget, unusable};
+use crate::sinks::shared::http::{self, HttpTarget};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "elasticsearch", open: |resolved, context| Box::pin(open(resolved, context)) };

@@ -26,7 +26,7 @@ use super::writers::{Claim, Taken};
 use crate::config::Resolved;
 use crate::config::payload::PayloadFormat;
 use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::offered::{Offered, SinkContext, chain, unusable};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "file", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -49,9 +49,7 @@ struct OpenFile {
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
-    let config: Config = resolved
-        .typed()
-        .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(&error)))?;
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
     let payload_format = config.payload_format;
     let context = context.clone();
     let open = blocking(move || open_file(&config, &context)).await?;

@@ -7,8 +7,8 @@ use reqwest::header::{AUTHORIZATION, HeaderMap};
 use super::config::{Config, Precision, Version};
 use crate::config::Resolved;
 use crate::sink::{Sink, TargetFault};
-use crate::sinks::offered::{Offered, SinkContext};
-use crate::sinks::shared::http::{self, unusable};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
+use crate::sinks::shared::http;
 use crate::sinks::shared::line_protocol::{self, Dialect, LineWriter, MeasurementFormat, PointFormat, PointTime};
 
 pub(crate) const OFFERED: Offered =

@@ -31,8 +31,9 @@ use super::settings;
 use super::target::Target;
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 use crate::sinks::shared::network::Network;
+use crate::sinks::shared::stream;
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "kafka", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -60,8 +61,8 @@ struct KafkaSink {
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
-    let config: Config = resolved.typed().map_err(|error| unusable("CONFIG_UNUSABLE", &error))?;
-    let messages = Messages::new(&config).map_err(|error| unusable("CONFIG_UNUSABLE", &error))?;
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
+    let messages = Messages::new(&config).map_err(|error| unusable(&error))?;
     let topic = config.topic.clone();
     let message_timeout = Duration::from_millis(config.message_timeout_ms);
     let cleanup_timeout = Duration::from_secs(config.cleanup_timeout_secs);
@@ -103,8 +104,8 @@ async fn started(
 ) -> Result<(Arc<Producer>, ClientConfig), TargetFault> {
     let watches_connections = target.denies_networks();
     let starting = tokio::task::spawn_blocking(move || {
-        let settings = settings::settings(&config, &client_id, watches_connections)
-            .map_err(|error| unusable("TLS_UNUSABLE", &error))?;
+        let settings =
+            settings::settings(&config, &client_id, watches_connections).map_err(|error| stream::unusable(&error))?;
         let producer = Producer::start(&settings, target)?;
         Ok::<_, TargetFault>((Arc::new(producer), settings))
     });
@@ -133,10 +134,6 @@ async fn check(
         }
         sleep(TOPIC_EVERY).await;
     }
-}
-
-fn unusable(reason: &'static str, error: &dyn std::error::Error) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured(reason), chain(error))
 }
 
 #[async_trait]

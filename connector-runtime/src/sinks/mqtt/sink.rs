@@ -16,8 +16,8 @@ use super::connect::{Dialer, bridge_name};
 use super::driver::Driver;
 use super::message::{Publish, Publisher};
 use crate::config::Resolved;
-use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sink::{Batch, Outcome, Sink, TargetFault};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 use crate::sinks::shared::driven::{Driven, Signals};
 
 pub(crate) const OFFERED: Offered =
@@ -32,9 +32,7 @@ struct MqttSink {
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
-    let config: Config = resolved
-        .typed()
-        .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(&error)))?;
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
     let bridge = bridge_name(context);
     let publisher = Publisher::new(&config, &bridge);
     let max_retries = config.max_retries;

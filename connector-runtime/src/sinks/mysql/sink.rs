@@ -18,9 +18,9 @@ use super::plan::Wanted;
 use super::write::{Failure, Fate, write};
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 use crate::sinks::shared::pool::{Lease, Pool};
-use crate::sinks::shared::relational::{PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults, unusable};
+use crate::sinks::shared::relational::{PoolSeconds, Progress, TRANSACTION_WITHIN, none_kept, put_faults};
 use crate::sinks::shared::stream::Tls;
 
 pub(crate) const OFFERED: Offered =

@@ -20,8 +20,8 @@ use super::point::PointFormat;
 use super::request::{Request, requests};
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext};
-use crate::sinks::shared::http::{self, HttpTarget, unusable};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
+use crate::sinks::shared::http::{self, HttpTarget};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "opentsdb", open: |resolved, context| Box::pin(open(resolved, context)) };

@@ -17,8 +17,8 @@ use super::connect::Dialer;
 use super::driver::Driver;
 use super::message::{Publish, Publisher};
 use crate::config::Resolved;
-use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sink::{Batch, Outcome, Sink, TargetFault};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 use crate::sinks::shared::driven::{Driven, Signals};
 use crate::sinks::shared::stream::{Route, Tls};
 
@@ -75,10 +75,6 @@ async fn dialer(
         frame_max: config.frame_max,
         confirms: config.publisher_confirms,
     })
-}
-
-fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 #[async_trait]

@@ -25,7 +25,7 @@ use super::target::Target;
 use crate::config::Resolved;
 use crate::pipeline::lane_number;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 use crate::sinks::shared::stream::Trust;
 
 pub(crate) const OFFERED: Offered =
@@ -92,10 +92,6 @@ fn target(config: &Config, dialer: &Arc<Dialer>) -> Result<Target, TargetFault> 
             Target::Sentinel(Sentinels::new(addresses, name, dialer, login, pool_size))
         }
     })
-}
-
-fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 #[async_trait]

@@ -1,6 +1,5 @@
 //! HTTP towards a target: a client that goes where it may and nowhere else, and what an answer means.
 
-use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use super::retry_after::retry_after;
 use super::tls;
 use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
+use crate::sinks::offered::{chain, unusable};
 
 /// An answer that is read for its words only.
 pub(crate) const WORDS_BYTES_MAX: usize = 64 << 10;
@@ -105,11 +104,6 @@ pub(crate) fn secret(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
     let mut value = HeaderValue::from_str(text)?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// The configuration passed its checks and cannot be used all the same.
-pub(crate) fn unusable(error: &(dyn Error + 'static)) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 fn target(

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::pool::PoolOptions;
 use crate::sink::{Batch, Outcome, RecordFault, TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
 
 /// How long one transaction may take. Then it is called off, and its records are asked for in smaller ones: rows that
 /// are slow one by one are too many together. A table that is locked is told apart by the server, much earlier.
@@ -159,10 +158,6 @@ impl PoolSeconds {
             max_lifetime: unless_off(self.lifetime),
         }
     }
-}
-
-pub(crate) fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 #[cfg(test)]

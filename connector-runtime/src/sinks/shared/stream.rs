@@ -77,7 +77,7 @@ impl Tls {
     }
 }
 
-fn unusable(error: &tls::TlsError) -> TargetFault {
+pub(crate) fn unusable(error: &tls::TlsError) -> TargetFault {
     TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(error))
 }
 

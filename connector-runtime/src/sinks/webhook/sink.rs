@@ -19,8 +19,8 @@ use super::signature::Signer;
 use crate::config::Resolved;
 use crate::pipeline::stats::now_ms;
 use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext};
-use crate::sinks::shared::http::{self, HttpTarget, WORDS_BYTES_MAX, unusable};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
+use crate::sinks::shared::http::{self, HttpTarget, WORDS_BYTES_MAX};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "webhook", open: |resolved, context| Box::pin(open(resolved, context)) };

@@ -21,6 +21,7 @@ use self::subscriber::{Subscriber, properties, topic, user};
 use super::*;
 use crate::pipeline::tests::double::{MemoryQueue, Setup, until};
 use crate::registry::OrderClass;
+use crate::sink::TargetFaultKind;
 use crate::sinks::opened::{TestNode, deliver, record};
 
 const NAME: &str = "bridge";

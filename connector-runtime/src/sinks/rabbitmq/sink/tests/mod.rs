@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pipeline::tests::double::{MemoryQueue, Setup};
+use crate::sink::TargetFaultKind;
 use crate::sinks::opened::{TestNode, deliver, record};
 
 /// Far beyond anything a test waits for.
