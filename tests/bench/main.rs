@@ -9,6 +9,8 @@
 //!
 //! `make bench-sinks` measures the kinds of connectors, one part each, in the same way.
 //!
+//! `sluice-bench --quick --with '{"batch_records": 500}' sinks-webhook` shows what an option is worth.
+//!
 //! A peer that cannot be had is named and left out. Every process ends with its owner.
 
 mod bare;
@@ -25,7 +27,8 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::document::Document;
 use crate::machine::Machine;
@@ -42,6 +45,9 @@ pub struct Effort {
     pub rounds: usize,
     /// Kills of each kind.
     pub kills: usize,
+    /// Options that the connectors of the kinds have besides those that the tables are made with; lives as long as the
+    /// program.
+    pub with: Option<&'static Value>,
 }
 
 struct Wish {
@@ -89,12 +95,23 @@ fn run() -> Result<bool> {
 }
 
 fn wish(arguments: impl Iterator<Item = String>) -> Result<Wish> {
-    let mut wish =
-        Wish { parts: Vec::new(), effort: Effort { rounds: ROUNDS, kills: parts::failover::KILLS }, document: None };
+    let mut wish = Wish {
+        parts: Vec::new(),
+        effort: Effort { rounds: ROUNDS, kills: parts::failover::KILLS, with: None },
+        document: None,
+    };
     let mut arguments = arguments.peekable();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--quick" => wish.effort = Effort { rounds: ROUNDS_QUICK, kills: 2 },
+            "--quick" => (wish.effort.rounds, wish.effort.kills) = (ROUNDS_QUICK, 2),
+            "--with" => {
+                let options: Value = match arguments.next() {
+                    Some(text) => serde_json::from_str(&text).context("--with")?,
+                    None => bail!("--with needs options of a connector, as a JSON object"),
+                };
+                ensure!(options.is_object(), "--with {options}: not a JSON object");
+                wish.effort.with = Some(Box::leak(Box::new(options)));
+            }
             "--write" => match arguments.next() {
                 Some(path) => wish.document = Some(PathBuf::from(path)),
                 None => bail!("--write needs a file"),
@@ -102,6 +119,7 @@ fn wish(arguments: impl Iterator<Item = String>) -> Result<Wish> {
             name => wish.parts.extend(Part::named(name)?),
         }
     }
+    ensure!(wish.document.is_none() || wish.effort.with.is_none(), "--write: the tables are made without --with");
     if wish.parts.is_empty() {
         wish.parts = Part::ALL.to_vec();
     }

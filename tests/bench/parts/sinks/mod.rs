@@ -134,7 +134,7 @@ async fn compared<T: Target>(effort: Effort) -> Result<Table> {
     let mut tools: Vec<Rounds> = T::TOOLS.iter().map(|_| Rounds::default()).collect();
     for round in 0..effort.rounds {
         let ours = format!("alone{round}");
-        queued(&mut target, &ours, &mut alone).await?;
+        queued(&mut target, &ours, effort.with, &mut alone).await?;
         says("alone", &alone);
         for (at, (name, rounds)) in T::TOOLS.iter().zip(&mut tools).enumerate() {
             // What could not be had in the first round is not tried again.
@@ -145,7 +145,7 @@ async fn compared<T: Target>(effort: Effort) -> Result<Table> {
             }
         }
         target.forget(&ours).await?;
-        through(&mut target, &format!("whole{round}"), &mut whole).await?;
+        through(&mut target, &format!("whole{round}"), effort.with, &mut whole).await?;
         says("whole", &whole);
     }
     target.finish();
@@ -156,12 +156,20 @@ fn says(what: &str, rounds: &Rounds) {
     eprintln!("{what}: {} /s", number(rounds.last()));
 }
 
+fn config<T: Target>(target: &T, place: &str, with: Option<&Value>) -> Value {
+    let mut config = target.config(place);
+    if let (Some(config), Some(Value::Object(with))) = (config.as_object_mut(), with) {
+        config.extend(with.clone());
+    }
+    config
+}
+
 /// The sink alone. Its rate is counted from the first records that were sent to the last, so that the pause before it
 /// tries again is not in it.
-async fn queued<T: Target>(target: &mut T, place: &str, rounds: &mut Rounds) -> Result<()> {
+async fn queued<T: Target>(target: &mut T, place: &str, with: Option<&Value>, rounds: &mut Rounds) -> Result<()> {
     let cluster = sluice::single_with(target.settings()).await?;
     target.hold(place).await?;
-    let connector = sluice::connector(CONNECTOR, T::KIND, "sink/#", target.config(place));
+    let connector = sluice::connector(CONNECTOR, T::KIND, "sink/#", config(target, place, with));
     sink::queue(&cluster, &connector, T::RECORDS, T::LOAD).await?;
     let pid = cluster.nodes[0].process()?.pid();
     let before = cpu::seconds(pid)?;
@@ -188,10 +196,10 @@ async fn by_tool<T: Target>(target: &mut T, tool: usize, from: &str, place: &str
     target.forget(place).await
 }
 
-async fn through<T: Target>(target: &mut T, place: &str, rounds: &mut Rounds) -> Result<()> {
+async fn through<T: Target>(target: &mut T, place: &str, with: Option<&Value>, rounds: &mut Rounds) -> Result<()> {
     let cluster = sluice::single_with(target.settings()).await?;
     target.make(place).await?;
-    let connector = sluice::connector(CONNECTOR, T::KIND, "bench/#", target.config(place));
+    let connector = sluice::connector(CONNECTOR, T::KIND, "bench/#", config(target, place, with));
     cluster.api(0).create(&connector).await?.data()?;
     cluster.owner_seen_by(0, CONNECTOR).await?;
     let node = &cluster.nodes[0];
