@@ -72,7 +72,8 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let late = |_| TargetFault::new(TargetFaultKind::Down, format!("the target cannot be opened within {within:?}"));
 
     timeout(within, addresses::check_servers(&config.bootstrap_servers, &deny_networks)).await.map_err(late)??;
-    let target = Target::new(context.connector.0.clone(), Arc::clone(&deny_networks));
+    let servers = config.bootstrap_servers.split(',').count();
+    let target = Target::new(context.connector.0.clone(), servers, Arc::clone(&deny_networks));
     // Whatever was begun ends when this fails, or is given up half-way.
     let unopened = target.aborted.clone().drop_guard();
     let client_id = format!("sluice/{}", context.connector.0);

@@ -1,7 +1,8 @@
 //! What librdkafka tells besides delivery reports: why connections fail, where it connects to, and that there is room.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -22,7 +23,11 @@ use crate::sinks::shared::network::Network;
 pub(super) struct Target {
     connector: String,
     deny_networks: Arc<[Network]>,
+    /// How many of `bootstrap_servers` there are.
+    servers: usize,
     reason: watch::Sender<Option<Reason>>,
+    /// Who of them does not want us, by the names that librdkafka gives them.
+    refusing: Mutex<BTreeSet<String>>,
     room: Notify,
     waiting_for_room: AtomicUsize,
     /// Nothing may leave any more.
@@ -35,16 +40,18 @@ pub(super) struct Target {
 #[derive(Clone)]
 struct Reason {
     fault: TargetFault,
-    /// Waiting does not help: none of its brokers can be used, or one may not be connected to.
+    /// Waiting does not help: all refuse us, none can be reached, or one may not be connected to.
     is_conclusive: bool,
 }
 
 impl Target {
-    pub(super) fn new(connector: String, deny_networks: Arc<[Network]>) -> Arc<Self> {
+    pub(super) fn new(connector: String, servers: usize, deny_networks: Arc<[Network]>) -> Arc<Self> {
         Arc::new(Self {
             connector,
             deny_networks,
+            servers,
             reason: watch::Sender::new(None),
+            refusing: Mutex::default(),
             room: Notify::new(),
             waiting_for_room: AtomicUsize::new(0),
             aborted: CancellationToken::new(),
@@ -96,9 +103,22 @@ impl Target {
         }
     }
 
+    /// One that refuses us does not speak for the others.
+    fn refused_by_all(&self, words: &str) -> bool {
+        // `sasl_ssl://kafka-0:9093/bootstrap: SASL authentication error: …`
+        let name = words.split_once(": ").map_or(words, |(name, _)| name);
+        let server = name.rsplit_once('/').map_or(name, |(server, _)| server);
+        let mut refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        refusing.insert(server.to_owned());
+        refusing.len() >= self.servers
+    }
+
     fn failed(&self, fault: TargetFault, all_brokers: bool) {
-        // One that refuses us does not speak for the others.
-        let is_conclusive = all_brokers || fault.kind == DENIED;
+        let is_conclusive = match fault.kind {
+            TargetFaultKind::Down => all_brokers,
+            DENIED => true,
+            _ => all_brokers || self.refused_by_all(&fault.message),
+        };
         self.reason.send_modify(|reason| match reason {
             // That a connection broke off says less than why it was refused before.
             Some(known) if known.fault.kind != TargetFaultKind::Down && fault.kind == TargetFaultKind::Down => {}

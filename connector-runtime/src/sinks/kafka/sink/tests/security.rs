@@ -242,7 +242,7 @@ async fn a_connection_into_a_denied_network_ends_the_sink() {
     let resolved = crate::config::resolve(entry, &valid.effective, &fences);
     let config: Config = resolved.expect("resolves").typed().expect("fits");
     let deny: Arc<[Network]> = Arc::new(["127.0.0.0/8".parse().expect("is a network")]);
-    let target = Target::new(NAME.to_owned(), deny);
+    let target = Target::new(NAME.to_owned(), 1, deny);
     let settings = settings::settings(&config, "sluice/test", true).expect("is usable");
     let (producer, ended) = (Producer::start(&settings, Arc::clone(&target)).expect("starts"), Arc::clone(&target));
     tokio::time::timeout(LIMIT, ended.aborted.cancelled()).await.expect("is aborted");
