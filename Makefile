@@ -20,7 +20,7 @@ KIND ?=
 ROWS := $(SLUICE_CACHE)/conformance
 DEMO_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup demo test conformance verify fix bench bench-sinks
+.PHONY: help setup demo test conformance outages verify fix bench bench-sinks
 
 help:
 	@echo 'make setup          install what the build and the tests need (Debian: apt; elsewhere: says what is missing)'
@@ -28,6 +28,8 @@ help:
 	@echo 'make test [KIND=…]  every check and every test, with real servers; or those of one kind of connector'
 	@echo 'make conformance [KIND=…]'
 	@echo '                    put every kind of connector through the whole suite and write docs/conformance.md'
+	@echo 'make outages [KIND=…]'
+	@echo '                    break every target and its node, and write docs/outages.md'
 	@echo 'make verify         format, lints, documentation, dependencies, tidiness; writes nothing'
 	@echo 'make fix            format and apply lint suggestions'
 	@echo 'make bench [PART=…] measure beside other products (30 minutes) and write docs/performance.md;'
@@ -59,6 +61,13 @@ endif
 conformance: setup
 	$(CARGO) build --locked --workspace --all-targets
 	SLUICE_CONFORMANCE=full SLUICE_CONFORMANCE_PAGE=$(CURDIR)/docs/conformance.md SLUICE_CONFORMANCE_ROWS=$(ROWS) \
+	  $(CARGO) test --locked --workspace --test conformance -- --nocapture --test-threads 2 $(if $(KIND),--exact $(KIND))
+
+# Of the same suite the cases in which something fails, with all their counts.
+outages: setup
+	$(CARGO) build --locked --workspace --all-targets
+	SLUICE_CONFORMANCE=full SLUICE_CONFORMANCE_CASES=restart,fail_over,pause,faults,node_killed \
+	  SLUICE_OUTAGES_PAGE=$(CURDIR)/docs/outages.md SLUICE_CONFORMANCE_ROWS=$(SLUICE_CACHE)/outages \
 	  $(CARGO) test --locked --workspace --test conformance -- --nocapture --test-threads 2 $(if $(KIND),--exact $(KIND))
 
 verify:

@@ -163,13 +163,13 @@ impl Rabbitmq {
         config
     }
 
-    /// With [`EXCHANGE`] and [`QUEUE`], and all rights for [`USER`].
+    /// With [`EXCHANGE`] and [`QUEUE`], and all rights for [`USER`] at last: who waits for it finds everything there.
     pub async fn add_virtual_host(&self, name: &str) -> Result<()> {
         self.put(&["vhosts", name], &Value::Null).await?;
-        self.permit(name, USER, ".*").await?;
         self.add_exchange(name, EXCHANGE, "fanout").await?;
         self.add_queue(name, QUEUE, &json!({})).await?;
-        self.bind(name, EXCHANGE, QUEUE, "").await
+        self.bind(name, EXCHANGE, QUEUE, "").await?;
+        self.permit(name, USER, ".*").await
     }
 
     pub async fn add_user(&self, name: &str, password: &str) -> Result<()> {

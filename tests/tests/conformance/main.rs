@@ -10,13 +10,14 @@
 //! ```
 //!
 //! `cargo test -p tests --test conformance redis` runs one kind, `SLUICE_CONFORMANCE_CASES=poison,tls` some cases,
-//! `SLUICE_CONFORMANCE=full` the counts of `make conformance`.
+//! `SLUICE_CONFORMANCE=full` the counts of `make conformance` and `make outages`.
 
 mod adapter;
 mod bare;
 mod cases;
 mod counts;
 mod kinds;
+mod outage;
 mod publishing;
 mod report;
 mod settled;

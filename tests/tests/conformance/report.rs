@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::counts::Counts;
+use crate::outage::Outage;
 
-/// The page to write.
+/// The pages to write.
 const PAGE: &str = "SLUICE_CONFORMANCE_PAGE";
+const OUTAGES: &str = "SLUICE_OUTAGES_PAGE";
 /// Where each kind leaves its rows, so that kinds which ran one by one stand on one page.
 const ROWS: &str = "SLUICE_CONFORMANCE_ROWS";
 
@@ -37,6 +39,8 @@ pub struct Measured {
     pub lost: u64,
     pub repeated: u64,
     pub note: String,
+    /// What each fault of the case cost.
+    pub outages: Vec<Outage>,
 }
 
 pub struct Report {
@@ -71,7 +75,7 @@ impl Report {
     pub fn write(&self, took: Duration) -> Result<()> {
         let slowest = self.rows.iter().max_by_key(|row| row.took).map_or("nothing", |row| row.case);
         println!("conformance: {} took {:.1} s, most of it {slowest}", self.kind, took.as_secs_f64());
-        let (Some(page), Some(rows)) = (std::env::var_os(PAGE), std::env::var_os(ROWS)) else { return Ok(()) };
+        let Some(rows) = std::env::var_os(ROWS) else { return Ok(()) };
         let _one_at_a_time = WRITING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let rows = PathBuf::from(rows);
         std::fs::create_dir_all(&rows)?;
@@ -85,7 +89,12 @@ impl Report {
             all.push(serde_json::from_str::<Value>(&text).with_context(|| path.display().to_string())?);
         }
         all.sort_by_key(|kind| kind["kind"].to_string());
-        std::fs::write(page, document(&all)).context("write the page")
+        for (page, text) in [(PAGE, document(&all)), (OUTAGES, outages(&all))] {
+            if let Some(page) = std::env::var_os(page) {
+                std::fs::write(&page, text).with_context(|| format!("write {}", page.display()))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -119,8 +128,14 @@ impl Row {
         json!({ "case": self.case, "outcome": outcome, "seconds": seconds,
                 "records": number(|measured| measured.records), "ended": number(|measured| measured.ended),
                 "lost": number(|measured| measured.lost), "repeated": number(|measured| measured.repeated),
-                "note": measured.map(|measured| measured.note.clone()) })
+                "note": measured.map(|measured| measured.note.clone()),
+                "outages": measured.map(|measured| measured.outages.iter().map(of_outage).collect::<Vec<Value>>()) })
     }
+}
+
+fn of_outage(outage: &Outage) -> Value {
+    json!({ "fault": outage.fault, "records": outage.records, "lost": outage.lost, "repeated": outage.repeated,
+            "gap": format!("{:.1}", outage.gap.as_secs_f64()) })
 }
 
 const ABOUT: &str = "\
@@ -147,6 +162,31 @@ fn document(kinds: &[Value]) -> String {
                 .map(|name| plain(&row[name]))
                 .into();
             text.push_str(&format!("| {} |\n", cells.join(" | ")));
+        }
+    }
+    text
+}
+
+const ABOUT_OUTAGES: &str = "\
+# Outages
+
+What each fault cost each kind of connector that waits (`on_target_down: wait`) with the target's confirmations on.
+`make outages` writes this page: `sluice` processes, real targets, messages published all the while.
+
+*Lost*: confirmed by the target and not there afterwards; where it is not 0, the target confirms before it stores, and
+docs/conformance.md has what its own client loses. *Repeated*: stands at the target once more. *Longest gap*: the longest
+time in which the connector delivered nothing, while the fault lasted or after it; its counters are told once a second,
+so a gap of 1 s is none.
+";
+
+fn outages(kinds: &[Value]) -> String {
+    let mut text = ABOUT_OUTAGES.to_owned();
+    text.push_str("\n| kind | fault | records | lost | repeated | longest gap, s |\n|---|---|---:|---:|---:|---:|\n");
+    for kind in kinds {
+        let rows = kind["rows"].as_array().into_iter().flatten();
+        for outage in rows.flat_map(|row| row["outages"].as_array().into_iter().flatten()) {
+            let cells = ["fault", "records", "lost", "repeated", "gap"].map(|name| plain(&outage[name]));
+            text.push_str(&format!("| {} | {} |\n", plain(&kind["kind"]), cells.join(" | ")));
         }
     }
     text

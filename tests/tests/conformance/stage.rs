@@ -18,6 +18,7 @@ use tests::{ports, records, wait};
 use crate::adapter::{Adapter, Destination, Facts, Repeats, Seen, Start, Way};
 use crate::bare::Bare;
 use crate::counts::Counts;
+use crate::outage::Gaps;
 use crate::publishing::{self, Sent};
 use crate::settled::Settled;
 use crate::shapes::{CELSIUS, Message};
@@ -219,6 +220,11 @@ impl<A: Adapter> Stage<A> {
 
     pub async fn ledger(&self, connector: &str) -> Result<Ledger> {
         self.cluster.api(self.asked).ledger(connector).await
+    }
+
+    /// Looks for times in which the connector delivers nothing, from now on.
+    pub fn gaps(&self, connected: &Connected) -> Gaps {
+        Gaps::of(self.cluster.api(self.asked), &connected.name)
     }
 
     /// So many records of a connector have been sent.

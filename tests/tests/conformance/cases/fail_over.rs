@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{restart, round_trip};
 use crate::adapter::{Adapter, Destination, Safety, Way};
+use crate::outage::Outage;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::stage::{Ending, Stage};
@@ -33,12 +34,14 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     stage.sent_at_least(&waits.name, count / 4).await?;
     stage.sent_at_least(&by_default.name, count / 4).await?;
     ensure!(publisher.acknowledged() < count, "too late to fail over: everything was published");
+    let gaps = stage.gaps(waits);
     let over = stage.adapter.fail_over().await;
     let confirmed = bare.stop().await?;
     over?;
     let sent = Sent::of_published(&restart::finish(publisher, stage).await?)?;
 
     let safe = stage.settle(waits, &sent).await?;
+    let gap = gaps.longest();
     ensure!(safe.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", safe.ledger);
     safe.nothing_is_missing()?;
     round_trip::in_order_whatever_failed(stage, &safe, &sent)?;
@@ -53,5 +56,6 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         stage.loss_of(&destinations[2], confirmed).await?
     );
     let (records, repeated) = (sent.len() as u64, safe.repeated());
-    Ok(Verdict::Passed(Measured { records, repeated, note, ..Measured::default() }))
+    let outages = vec![Outage { fault: "fails over".into(), records, lost: 0, repeated, gap }];
+    Ok(Verdict::Passed(Measured { records, repeated, note, outages, ..Measured::default() }))
 }

@@ -8,6 +8,7 @@ use tests::toxiproxy::{FAULTS, Fault, Toxiproxy};
 
 use super::{restart, round_trip};
 use crate::adapter::{Adapter, Way};
+use crate::outage::Outage;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::stage::{self, Connected, Ending, Stage};
@@ -33,41 +34,39 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         let strategy = Ending::Waits.strategy(&destination.name);
         let connected = stage.connect_to(&destination, &format!("c/fault{number}/#"), config, strategy).await?;
         let began = Instant::now();
-        let (records, repeated) = one(stage, &proxy, fault, &connected).await.with_context(|| fault.name())?;
+        let outage = one(stage, &proxy, fault, &connected).await.with_context(|| fault.name())?;
         println!("measured: {} under {}: {:.1} s", A::KIND, fault.name(), began.elapsed().as_secs_f64());
-        measured.records += records;
-        measured.repeated += repeated;
-        notes.push(format!("{}: {repeated}", fault.name()));
+        measured.records += outage.records;
+        measured.repeated += outage.repeated;
+        notes.push(format!("{}: {}", outage.fault, outage.repeated));
+        measured.outages.push(outage);
     }
     proxy.finish();
     measured.note = format!("repeated under {}", notes.join(", "));
     Ok(Verdict::Passed(measured))
 }
 
-async fn one<A: Adapter>(
-    stage: &Stage<A>,
-    proxy: &Toxiproxy,
-    fault: Fault,
-    connected: &Connected,
-) -> Result<(u64, u64)> {
+async fn one<A: Adapter>(stage: &Stage<A>, proxy: &Toxiproxy, fault: Fault, connected: &Connected) -> Result<Outage> {
     let count = stage.counts.killed;
     let topic = format!("c/{}", connected.name);
     let publisher = stage.publisher(&connected.name, &topic, count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&connected.name, count / SHARE_BEFORE).await?;
     ensure!(publisher.acknowledged() < count, "the fault comes too late: everything was published");
+    let gaps = stage.gaps(connected);
     proxy.inflict(fault).await?;
     let held = held_up(stage, fault, connected).await;
     proxy.heal(fault).await?;
     held?;
     let sent = Sent::of_published(&restart::finish(publisher, stage).await?)?;
     let settled = stage.settle(connected, &sent).await?;
+    let gap = gaps.longest();
     ensure!(settled.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", settled.ledger);
     settled.nothing_is_missing()?;
     round_trip::in_order_whatever_failed(stage, &settled, &sent)?;
     let repeated = settled.repeated();
     let most = stage.repeats_of_retries_at_most(connected).await?;
     ensure!(repeated <= most, "{repeated} came again, at most {most} can have");
-    Ok((sent.len() as u64, repeated))
+    Ok(Outage { fault: fault.name().to_owned(), records: sent.len() as u64, lost: 0, repeated, gap })
 }
 
 /// For as long as the counts say, and where nobody listens, until the connector has noticed: how long it waits for an

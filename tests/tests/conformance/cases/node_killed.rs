@@ -6,6 +6,7 @@ use tests::publisher::Publisher;
 
 use super::{restart, round_trip};
 use crate::adapter::Adapter;
+use crate::outage::Outage;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::stage::{Ending, Stage};
@@ -37,6 +38,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     })
     .await?;
     ensure!(acknowledged() < others.len() as u64 * share, "killed too late: everything was published");
+    let gaps = stage.gaps(&connected);
     stage.cluster.nodes[owner].kill()?;
     tests::wait::until(stage.counts.limit, "another node goes on", async || {
         let now = stage.cluster.owner_seen_by(stage.asked, &connected.name).await?;
@@ -53,6 +55,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let sent = Sent::of_published(&published)?;
     ensure!(sent.sent_again == 0, "{} were published again", sent.sent_again);
     let settled = stage.settle(&connected, &sent).await?;
+    let gap = gaps.longest();
     ensure!(settled.ledger.dead_lettered == 0, "{:?}", settled.ledger);
     settled.nothing_is_missing()?;
     round_trip::in_order_whatever_failed(stage, &settled, &sent)?;
@@ -60,5 +63,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let most = stage.repeats_of_new_owner_at_most(stage.cluster.nodes.len() as u64);
     ensure!(repeated <= most, "{repeated} came again, at most {most} were in flight");
     let note = format!("at most {most} may come again");
-    Ok(Verdict::Passed(Measured { records: sent.len() as u64, repeated, note, ..Measured::default() }))
+    let records = sent.len() as u64;
+    let outages = vec![Outage { fault: "its node killed".into(), records, lost: 0, repeated, gap }];
+    Ok(Verdict::Passed(Measured { records, repeated, note, outages, ..Measured::default() }))
 }

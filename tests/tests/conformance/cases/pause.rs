@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::{restart, round_trip};
 use crate::adapter::Adapter;
+use crate::outage::Outage;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::stage::{self, Ending, Stage};
@@ -22,6 +23,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let count = stage.counts.killed;
     let publisher = stage.publisher("paused", "c/paused", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&waits.name, count / 4).await?;
+    let gaps = stage.gaps(&waits);
     stage.adapter.pause()?;
     let pause = stage.counts.pause;
     let before = stage.ledger(&waits.name).await?;
@@ -33,6 +35,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     stage.adapter.resume()?;
     let sent = Sent::of_published(&restart::finish(publisher, stage).await?)?;
     let settled = stage.settle(&waits, &sent).await?;
+    let gap = gaps.longest();
     ensure!(settled.ledger.dead_lettered == 0, "{:?}", settled.ledger);
     settled.nothing_is_missing()?;
     round_trip::in_order_whatever_failed(stage, &settled, &sent)?;
@@ -41,5 +44,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let most = stage.repeats_at_most(attempts);
     ensure!(repeated <= most, "{repeated} came again, at most {most} were in flight");
     let note = format!("stood still for {} s", pause.as_secs());
-    Ok(Verdict::Passed(Measured { records: sent.len() as u64, repeated, note, ..Measured::default() }))
+    let records = sent.len() as u64;
+    let outages = vec![Outage { fault: note.clone(), records, lost: 0, repeated, gap }];
+    Ok(Verdict::Passed(Measured { records, repeated, note, outages, ..Measured::default() }))
 }

@@ -7,6 +7,7 @@ use tests::publisher::Publisher;
 
 use super::round_trip;
 use crate::adapter::{Adapter, Destination, Safety, Way};
+use crate::outage::Outage;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
 use crate::settled::Settled;
@@ -30,6 +31,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let count = stage.counts.killed;
     let publisher = stage.publisher("killed", "c/killed", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&waits.name, count / 4).await?;
+    let gaps = stage.gaps(&waits);
     stage.kill_server().await?;
     let confirmed = match bare {
         Some(bare) => Some(bare.stop().await?),
@@ -44,6 +46,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
 
     let waiting = stage.settle_after_loss(&waits, &sent).await?;
     ensure!(waiting.ledger.dead_lettered == 0, "who waits ends nothing: {:?}", waiting.ledger);
+    let gap = gaps.longest();
     let lost = loss(stage, &waiting, &sent, acknowledged_before)?;
     round_trip::in_order_whatever_failed(stage, &waiting, &sent)?;
     let repeated = waiting.repeated();
@@ -68,6 +71,13 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         lost,
         repeated,
         note,
+        outages: vec![Outage {
+            fault: "killed, started again".into(),
+            records: sent.len() as u64,
+            lost,
+            repeated,
+            gap,
+        }],
     }))
 }
 
