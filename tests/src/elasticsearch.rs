@@ -323,7 +323,7 @@ fn spawn(folder: &Path) -> Result<Process> {
     let home = cache::folder()?.join(format!("servers/elasticsearch-{VERSION}/home"));
     ensure!(
         home.is_dir(),
-        "Elasticsearch {VERSION} is not at {}: run `scripts/setup elasticsearch`, which fetches it with Maven (mvn)",
+        "Elasticsearch {VERSION} is not at {}: run `scripts/setup`, which fetches it with Maven (mvn)",
         home.display()
     );
     let home = cache::readable(&home, folder)?;

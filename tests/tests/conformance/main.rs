@@ -36,13 +36,6 @@ use stage::Stage;
 kinds::for_each!(test_of_each);
 
 /// Not offered yet, so it has no line among the others.
-#[cfg(feature = "elasticsearch")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn elasticsearch() -> Result<()> {
-    conforms::<kinds::elasticsearch::Elasticsearch>().await
-}
-
-/// Not offered yet either.
 #[cfg(feature = "mongodb")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongodb() -> Result<()> {
