@@ -15,6 +15,9 @@ const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 const BYTES: &str = "application/octet-stream";
 
+/// Names, digits and quotes of an envelope: enough for most, so that its memory is asked for once.
+const AROUND_PAYLOAD_BYTES: usize = 192;
+
 #[derive(Clone, Debug)]
 pub(super) struct BodyFormat {
     mode: Mode,
@@ -56,7 +59,7 @@ impl BodyFormat {
     pub(super) fn item(&self, record: &Record) -> Result<Vec<u8>, RecordFault> {
         match &self.item {
             Item::Envelope => {
-                let mut text = Vec::new();
+                let mut text = Vec::with_capacity(record.message.size_bytes() + AROUND_PAYLOAD_BYTES);
                 write_envelope(record, &mut text);
                 Ok(text)
             }
