@@ -104,7 +104,9 @@ impl Adapter for Kafka {
             shows_order: true,
             batch_records: BATCH_RECORDS,
             batches_in_flight: BATCHES_IN_FLIGHT,
-            repeats: Repeats::AfterChangeOfOwner,
+            // One producer repeats nothing, but for messages whose time (see `config`) was over before their confirmation
+            // came: they are sent anew.
+            repeats: Repeats::InFlight,
             loses_when_killed: None,
             poison: TOO_LARGE,
             breakages: &[WRONG_PASSWORD, NO_TOPIC, NO_RIGHT],
