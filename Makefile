@@ -20,7 +20,7 @@ KIND ?=
 ROWS := $(SLUICE_CACHE)/conformance
 DEMO_FLAGS := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup demo test conformance outages verify fix bench bench-sinks
+.PHONY: help setup demo test conformance outages check-sinks verify fix bench bench-sinks
 
 help:
 	@echo 'make setup          install what the build and the tests need (Debian: apt; elsewhere: says what is missing)'
@@ -31,6 +31,7 @@ help:
 	@echo 'make outages [KIND=…]'
 	@echo '                    break every target and its node, and write docs/outages.md'
 	@echo 'make verify         format, lints, documentation, dependencies, tidiness; writes nothing'
+	@echo 'make check-sinks    compile the program with each kind of sink alone'
 	@echo 'make fix            format and apply lint suggestions'
 	@echo 'make bench [PART=…] measure beside other products (30 minutes) and write docs/performance.md;'
 	@echo '                    parts: ingest end-to-end sink metadata failover idle'
@@ -69,6 +70,12 @@ outages: setup
 	SLUICE_CONFORMANCE=full SLUICE_CONFORMANCE_CASES=restart,fail_over,pause,faults,node_killed \
 	  SLUICE_OUTAGES_PAGE=$(CURDIR)/docs/outages.md SLUICE_CONFORMANCE_ROWS=$(SLUICE_CACHE)/outages \
 	  $(CARGO) test --locked --workspace --test conformance -- --nocapture --test-threads 2 $(if $(KIND),--exact $(KIND))
+
+# A program with each kind of sink alone, and with none: the first time about ten minutes.
+SINKS := $(shell sed -n 's|^[a-z0-9]* = \["connector-runtime/\([a-z0-9]*\)"\]$$|\1|p' broker-node/Cargo.toml | grep -v default)
+check-sinks:
+	for sink in '' $(SINKS); do echo "== $${sink:-none}"; \
+	  $(CARGO) check --locked -p broker-node --no-default-features --features "$$sink"; done
 
 verify:
 	$(CARGO) fmt --all --check
