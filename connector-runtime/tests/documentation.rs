@@ -2,6 +2,7 @@
 
 // The pages say which sinks are there; they are written for the default features.
 #![cfg(all(
+    feature = "clickhouse",
     feature = "elasticsearch",
     feature = "file",
     feature = "greptime",

@@ -31,8 +31,13 @@ pub fn free() -> Result<u16> {
 
 /// Whether somebody sent bytes to a server on this port of 127.0.0.1 which it has not read yet: it is paused, or busy.
 pub fn holds_unread(port: u16) -> bool {
-    let Ok(connections) = std::fs::read_to_string("/proc/net/tcp") else { return false };
-    connections.lines().any(|line| {
+    unread(port) > 0
+}
+
+/// Over how many connections somebody did.
+pub fn unread(port: u16) -> usize {
+    let Ok(connections) = std::fs::read_to_string("/proc/net/tcp") else { return 0 };
+    let is_one = |line: &&str| {
         // number: local address:port, remote address:port, state, bytes to send:bytes to read, …
         let fields: Vec<&str> = line.split_whitespace().collect();
         let of_port = fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
@@ -40,7 +45,8 @@ pub fn holds_unread(port: u16) -> bool {
         let unread =
             fields.get(4).and_then(|queues| queues.split_once(':')).is_some_and(|(_, unread)| unread != "00000000");
         of_port && fields.get(3) == Some(&ESTABLISHED) && unread
-    })
+    };
+    connections.lines().filter(is_one).count()
 }
 
 /// Established connections to a server on loopback, at its own end, as the kernel counts them.

@@ -4,15 +4,17 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait;
 
 /// `nobody` and `nogroup`: servers that refuse to run as root get these.
 const NOBODY: u32 = 65_534;
+/// Of all threads, which may be in the middle of a sync.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 pub struct Process {
     name: String,
@@ -59,9 +61,16 @@ impl Process {
         self.child.wait().with_context(|| format!("wait for {}", self.name))
     }
 
+    /// After SIGSTOP it stands still: a thread may go on for a moment, and read what comes.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.pid())?).ok_or_else(|| anyhow!("{} has no pid", self.name))?;
-        kill_process(pid, signal).with_context(|| format!("signal {}", self.name))
+        kill_process(pid, signal).with_context(|| format!("signal {}", self.name))?;
+        let began = Instant::now();
+        while signal == Signal::STOP && !is_stopped(self.pid())? {
+            ensure!(began.elapsed() < STOP_LIMIT, "{} does not stop", self.name);
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// Waits until the process has ended by itself.
@@ -138,6 +147,20 @@ pub fn tail(path: &Path, lines: usize) -> String {
     let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// All of its threads, which stop one after the other.
+fn is_stopped(pid: u32) -> Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // It may end meanwhile.
+        let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else { return Ok(false) };
+        // Behind the name, which may hold anything.
+        let state = stat.rsplit(") ").next().context("no state")?;
+        if !state.starts_with(['T', 't']) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn append_to(path: &Path) -> Result<File> {

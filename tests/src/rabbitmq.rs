@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
@@ -282,14 +282,7 @@ impl Rabbitmq {
 
     /// It keeps its connections and answers nothing.
     pub fn pause(&self) -> Result<()> {
-        self.process.signal(Signal::STOP)?;
-        // Its threads stop one after the other.
-        let began = Instant::now();
-        while !is_stopped(self.process.pid())? {
-            ensure!(began.elapsed() < START_LIMIT, "RabbitMQ does not stop");
-            std::thread::yield_now();
-        }
-        Ok(())
+        self.process.signal(Signal::STOP)
     }
 
     pub fn resume(&self) -> Result<()> {
@@ -313,18 +306,6 @@ impl Rabbitmq {
         });
         ready.await.map(drop).with_context(|| self.log())
     }
-}
-
-fn is_stopped(pid: u32) -> Result<bool> {
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
-        // Behind the name, which may hold anything.
-        let state = stat.rsplit(") ").next().context("no state")?;
-        if !state.starts_with(['T', 't']) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn message(found: &Value) -> Result<Message> {

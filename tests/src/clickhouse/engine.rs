@@ -29,7 +29,7 @@ impl Engine {
     /// `None`, and says so, where `scripts/setup` could not fetch it.
     pub async fn start() -> Result<Option<Self>> {
         let Ok(python) = python() else {
-            eprintln!("not run: the engine of a current ClickHouse is not here; `scripts/setup clickhouse` fetches it");
+            eprintln!("not run: the engine of a current ClickHouse is not here; `scripts/setup` fetches it");
             return Ok(None);
         };
         let scratch = Scratch::new("clickhouse-engine")?;

@@ -42,13 +42,6 @@ async fn mongodb() -> Result<()> {
     conforms::<kinds::mongodb::Mongodb>().await
 }
 
-/// Nor is this one.
-#[cfg(feature = "clickhouse")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clickhouse() -> Result<()> {
-    conforms::<kinds::clickhouse::Clickhouse>().await
-}
-
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

@@ -22,7 +22,8 @@ config_fields! {
         pub username: String = text(0, 255).default_text("");
         /// Password.
         pub password: Secret = secret().default_text("");
-        /// Most connections, and so most requests at the same time.
+        /// Most requests at the same time, each on a connection of its own, and most connections that are kept for later
+        /// ones.
         pub pool_size: u64 = integer(1, 64).default_integer(8);
         /// How long one request may take, and how long it may wait for a connection.
         pub timeout_secs: u64 = integer(1, 300).default_integer(15);

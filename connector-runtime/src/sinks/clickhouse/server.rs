@@ -33,7 +33,8 @@ impl Server {
         let url = http::endpoint(http::without_login(&config.url)?, &[], &[WAIT])?;
         let timeout = Duration::from_secs(config.timeout_secs);
         let (tls, deny_networks) = (config.tls.clone(), context.deny_networks.clone());
-        let target = http::open(url, timeout, tls, deny_networks, headers(config)?).await?;
+        let connections_max = usize::try_from(config.pool_size).unwrap_or(1);
+        let target = http::open_keeping(connections_max, url, timeout, tls, deny_networks, headers(config)?).await?;
         Ok(Self { target, timeout, aborted: CancellationToken::new() })
     }
 

@@ -44,8 +44,20 @@ pub(crate) async fn open(
     deny_networks: Arc<[Network]>,
     headers: HeaderMap,
 ) -> Result<HttpTarget, TargetFault> {
+    open_keeping(usize::MAX, url, timeout, tls_options, deny_networks, headers).await
+}
+
+/// The same, with a bound on the connections that are kept for later requests.
+pub(crate) async fn open_keeping(
+    connections_max: usize,
+    url: String,
+    timeout: Duration,
+    tls_options: TlsOptions,
+    deny_networks: Arc<[Network]>,
+    headers: HeaderMap,
+) -> Result<HttpTarget, TargetFault> {
     // Certificates are read from files.
-    tokio::task::spawn_blocking(move || target(&url, timeout, &tls_options, deny_networks, headers))
+    tokio::task::spawn_blocking(move || target(connections_max, &url, timeout, &tls_options, deny_networks, headers))
         .await
         .map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
 }
@@ -107,6 +119,7 @@ pub(crate) fn secret(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
 }
 
 fn target(
+    connections_max: usize,
     url: &str,
     timeout: Duration,
     tls_options: &TlsOptions,
@@ -152,6 +165,7 @@ fn target(
         .redirect(redirect::Policy::none())
         .timeout(timeout)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(connections_max)
         .user_agent(USER_AGENT)
         .default_headers(headers)
         .build()

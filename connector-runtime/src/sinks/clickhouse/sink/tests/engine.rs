@@ -245,7 +245,7 @@ async fn its_own_words_are_understood() {
         (json!({"password": "wrong"}), TargetFaultKind::Auth, "Authentication failed"),
         (json!({"table": "busy"}), THROTTLED, "Too many parts"),
         (
-            json!({"url": format!("{}/?max_memory_usage=10000", engine.interface().url())}),
+            json!({"url": format!("{}/?max_memory_usage=10000&max_untracked_memory=1", engine.interface().url())}),
             THROTTLED,
             "memory limit exceeded",
         ),

@@ -1,5 +1,7 @@
 //! What is the target's fault, and what it waits for.
 
+use rand::Rng;
+
 use super::*;
 use crate::pipeline::tests::double::until;
 
@@ -78,12 +80,14 @@ async fn too_many_parts_are_waited_for() {
 #[tokio::test]
 async fn a_memory_limit_slows_a_small_insert_down_and_cuts_a_large_one() {
     let server = server().await;
+    // Each column costs two megabytes, whatever is in it.
+    make(&server, "large", "id String, payload String").await;
     // Eight megabytes are too much for what this user may have for a query, and two are not.
     let queue = MemoryQueue::with((0..800).map(|number| message(number, format!("{number:010000}"))));
-    let task = start(&queue, server.config(TABLE, &json!({"username": SMALL})));
+    let task = start(&queue, server.config("large", &json!({"username": SMALL})));
     queue.all_committed().await;
     assert_eq!((queue.ends().len(), task.report().counters.send_success_total), (0, 800));
-    all_are_there_once(&server, TABLE, 800).await;
+    all_are_there_once(&server, "large", 800).await;
     assert!(!queue.splits().is_empty(), "each half was sealed before it was sent");
     let profile = "<max_memory_usage>1000</max_memory_usage>".to_owned();
     let low = server_with(ClickHouseOptions { profile, ..ClickHouseOptions::default() }).await;
@@ -142,9 +146,9 @@ async fn a_proxy_that_bounds_bodies_gets_smaller_ones() {
     let front = Front::start(FrontOptions { lines, ..FrontOptions::default() }).await.expect("nginx starts");
     // No compression makes the last one small.
     let noise = |number: u64| -> Vec<u8> {
-        (0..if number == 99 { 8_000_u64 } else { 100 })
-            .map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number) >> 24) as u8)
-            .collect()
+        let mut bytes = vec![0; if number == 99 { 8_000 } else { 100 }];
+        rand::rng().fill(&mut bytes[..]);
+        bytes
     };
     let queue = MemoryQueue::with((0..100).map(|number| message(number, noise(number))));
     let task = start(&queue, server.config(TABLE, &json!({"url": front.url()})));
