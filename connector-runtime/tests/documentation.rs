@@ -8,6 +8,7 @@
     feature = "greptime",
     feature = "influxdb",
     feature = "kafka",
+    feature = "mongodb",
     feature = "mqtt",
     feature = "mysql",
     feature = "opentsdb",

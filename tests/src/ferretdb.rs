@@ -1,4 +1,5 @@
-//! FerretDB as MongoDB, for what mongo-java-server has not: users, who log in by SCRAM.
+//! FerretDB as MongoDB, for what mongo-java-server has not: users, who log in by SCRAM. `servers/ferretdb.patch` makes the
+//! end of a login what it is since MongoDB 4.4.
 
 use std::path::Path;
 use std::process::Command;
@@ -30,8 +31,8 @@ pub struct FerretDb {
 impl FerretDb {
     /// With [`USER`]. `None`, and says so, where `scripts/setup` could not build it.
     pub async fn start() -> Result<Option<Self>> {
-        let Some(program) = cache::program(&format!("ferretdb-{VERSION}"))? else {
-            eprintln!("not run: FerretDB {VERSION} is not here; `scripts/setup mongodb` builds it with Go");
+        let Some(program) = cache::program(&format!("ferretdb-{VERSION}-patched"))? else {
+            eprintln!("not run: FerretDB {VERSION} is not here; `scripts/setup` builds it with Go");
             return Ok(None);
         };
         let scratch = Scratch::new("ferretdb")?;

@@ -26,7 +26,6 @@ pub mod certificates;
 pub mod clickhouse;
 pub mod cluster;
 pub mod elasticsearch;
-#[cfg(feature = "mongodb")]
 pub mod ferretdb;
 pub mod flood;
 pub mod front;
@@ -35,7 +34,6 @@ pub mod jars;
 pub mod kafka;
 pub mod kept;
 pub mod mariadb;
-#[cfg(feature = "mongodb")]
 pub mod mongodb;
 pub mod mosquitto;
 pub mod mqtt_session;

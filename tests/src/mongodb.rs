@@ -212,7 +212,7 @@ fn jars() -> Result<PathBuf> {
     let folder = cache::folder()?.join(format!("servers/mongo-java-server-{VERSION}"));
     ensure!(
         folder.join("complete").is_file(),
-        "mongo-java-server {VERSION} is not in {}: run `scripts/setup mongodb`, which fetches it with Maven (mvn)",
+        "mongo-java-server {VERSION} is not in {}: run `scripts/setup`, which fetches it with Maven (mvn)",
         folder.display()
     );
     Ok(folder)

@@ -35,13 +35,6 @@ use stage::Stage;
 
 kinds::for_each!(test_of_each);
 
-/// Not offered yet, so it has no line among the others.
-#[cfg(feature = "mongodb")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mongodb() -> Result<()> {
-    conforms::<kinds::mongodb::Mongodb>().await
-}
-
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

@@ -83,8 +83,9 @@ fn envelope(record: &Record) -> Document {
         document.insert("correlation_data", binary(data));
     }
     if !message.user_properties.is_empty() {
-        let pair = |(name, value): &(String, String)| Bson::Array(vec![name.into(), value.into()]);
-        document.insert("user_properties", message.user_properties.iter().map(pair).collect::<Vec<Bson>>());
+        // An index finds a name and its value, which it does not in an array of arrays; some servers refuse those.
+        let named = |(name, value): &(String, String)| Bson::from(doc! { "name": name, "value": value });
+        document.insert("user_properties", message.user_properties.iter().map(named).collect::<Vec<Bson>>());
     }
     document
 }
@@ -207,7 +208,8 @@ mod tests {
         let expect = doc! {
             "_id": "1-7-1", "topic": "plant/one", "client_id": "device-1", "qos": 1, "retain": false,
             "timestamp": DateTime::from_millis(1_700_000_000_001), "payload": "x", "content_type": "text/plain",
-            "response_topic": "answers", "correlation_data": binary(&[1]), "user_properties": [["k", "1"], ["k", "2"]],
+            "response_topic": "answers", "correlation_data": binary(&[1]),
+            "user_properties": [{ "name": "k", "value": "1" }, { "name": "k", "value": "2" }],
         };
         assert_eq!(Document::try_from(document.as_ref()).expect("is BSON"), expect);
     }

@@ -110,10 +110,10 @@ impl Servers {
                 known.set(&event.server_address.to_string(), silent);
             }
             // A request has found out that it is not what it was.
-            SdamEvent::ServerDescriptionChanged(event) => {
-                if event.new_description.server_type() == ServerType::Unknown {
-                    known.doubt(&event.address.to_string());
-                }
+            SdamEvent::ServerDescriptionChanged(event)
+                if event.new_description.server_type() == ServerType::Unknown =>
+            {
+                known.doubt(&event.address.to_string());
             }
             _ => {}
         }

@@ -112,7 +112,7 @@ mod tests {
         assert_eq!((wanted, answer), (Err("wrong password".to_owned()), vec![5, 2, 1, 1]));
         let (wanted, answer) = check(b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x69\x89").await;
         assert_eq!((wanted, answer), (Err("no password is offered".to_owned()), vec![5, 0xff]));
-        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x04\x01\x00\x50", b"", &asked(b"\x02")[..15]] {
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x04\x01\x00\x50", b"", &asked(b"\x01")[..12]] {
             assert!(check(bytes).await.0.is_err(), "{bytes:?}");
         }
         let (wanted, _) = check(&asked(b"\x02\x7f\x00\x00\x01\x69\x89")).await;

@@ -240,10 +240,11 @@ fn config(port: u16, destination: &Destination) -> Value {
 
 fn seen(document: Value) -> Result<Seen> {
     let text = |name: &str| document[name].as_str().map(str::to_owned).with_context(|| format!("{name} of {document}"));
-    let properties: Vec<(String, String)> = match &document["user_properties"] {
-        Value::Null => Vec::new(),
-        pairs => serde_json::from_value(pairs.clone())?,
-    };
+    let properties = document["user_properties"].as_array().into_iter().flatten().map(|property| {
+        let text = |name: &str| property[name].as_str().map(str::to_owned).with_context(|| property.to_string());
+        Ok((text("name")?, text("value")?))
+    });
+    let properties = properties.collect::<Result<Vec<(String, String)>>>()?;
     ensure!(document["timestamp"]["$date"].is_object(), "the time is no date: {document}");
     Ok(Seen {
         id: Some(text("_id")?),

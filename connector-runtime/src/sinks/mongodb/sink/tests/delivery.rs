@@ -57,7 +57,7 @@ async fn documents_have_the_types_of_bson() {
             "on": true, "no": null,
         },
         "content_type": "application/json", "correlation_data": binary("AQ=="),
-        "user_properties": [["k", "1"], ["k", "2"]],
+        "user_properties": [{ "name": "k", "value": "1" }, { "name": "k", "value": "2" }],
     });
     assert_eq!(found[0], first);
     let payloads: Vec<&Value> = found[1..].iter().map(|document| &document["payload"]).collect();

@@ -1,5 +1,7 @@
 //! What is refused, and who is blamed for it.
 
+use ::tests::ferretdb::FerretDb;
+
 use super::*;
 
 /// A thousand readings; the poisoned ones have something that another document has already.
@@ -113,13 +115,15 @@ async fn a_document_that_is_too_large_is_not_sent() {
     server.finish();
 }
 
+/// At FerretDB: the other server says so of the first document only.
 #[tokio::test]
 async fn an_error_of_the_whole_request_is_the_targets() {
-    let server = server().await;
-    let sink = open(&server, &json!({ "collection": "system.js" })).await;
+    let Some(server) = FerretDb::start().await.expect("FerretDB starts") else { return };
+    let config = server.config(&json!({ "collection": "no$name" }));
+    let sink = node().open("documents", "mongodb", config).await.expect("opens");
     let outcomes = deliver(&*sink, &numbered(0..2)).await;
     assert_eq!(outcomes[0], outcomes[1]);
-    assert_eq!(fault(&outcomes[0]).kind, TargetFaultKind::Down);
-    assert!(fault(&outcomes[0]).message.contains("system namespace"), "{outcomes:?}");
+    assert_eq!(fault(&outcomes[0]).kind, TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"));
+    assert!(fault(&outcomes[0]).message.contains("no$name"), "{outcomes:?}");
     server.finish();
 }
