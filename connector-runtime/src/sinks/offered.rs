@@ -196,6 +196,11 @@ pub(crate) fn unusable(error: &dyn std::error::Error) -> TargetFault {
     TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
+/// The same of what it says of TLS.
+pub(crate) fn tls_unusable(error: &dyn std::error::Error) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(error))
+}
+
 /// An error and its sources on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

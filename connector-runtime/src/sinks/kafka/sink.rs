@@ -31,9 +31,8 @@ use super::settings;
 use super::target::Target;
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, unusable};
+use crate::sinks::offered::{Offered, SinkContext, tls_unusable, unusable};
 use crate::sinks::shared::network::Network;
-use crate::sinks::shared::stream;
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "kafka", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -106,7 +105,7 @@ async fn started(
     let watches_connections = target.denies_networks();
     let starting = tokio::task::spawn_blocking(move || {
         let settings =
-            settings::settings(&config, &client_id, watches_connections).map_err(|error| stream::unusable(&error))?;
+            settings::settings(&config, &client_id, watches_connections).map_err(|error| tls_unusable(&error))?;
         let producer = Producer::start(&settings, target)?;
         Ok::<_, TargetFault>((Arc::new(producer), settings))
     });

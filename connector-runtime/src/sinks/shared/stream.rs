@@ -15,7 +15,7 @@ use super::outgoing::Outgoing;
 use super::{dial, tls};
 use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
+use crate::sinks::offered::tls_unusable;
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -43,14 +43,14 @@ impl Trust {
     /// Reads files, away from the runtime.
     pub(crate) async fn read(options: TlsOptions) -> Result<Self, TargetFault> {
         let reading = tokio::task::spawn_blocking(move || {
-            let client = Arc::new(tls::client_config(&options).map_err(|error| unusable(&error))?);
+            let client = Arc::new(tls::client_config(&options).map_err(|error| tls_unusable(&error))?);
             Ok(Self { client, options })
         });
         reading.await.map_err(|error| TargetFault::new(TargetFaultKind::Down, error.to_string()))?
     }
 
     pub(crate) fn towards(&self, host: &str) -> Result<Tls, TargetFault> {
-        let name = tls::server_name(&self.options, host).map_err(|error| unusable(&error))?;
+        let name = tls::server_name(&self.options, host).map_err(|error| tls_unusable(&error))?;
         Ok(Tls { connector: TlsConnector::from(Arc::clone(&self.client)), name })
     }
 }
@@ -75,10 +75,6 @@ impl Tls {
     pub(crate) async fn over<S: Stream>(&self, stream: S) -> Result<TlsStream<S>, TargetFault> {
         self.connector.connect(self.name.clone(), stream).await.map_err(|error| broken(&error))
     }
-}
-
-pub(crate) fn unusable(error: &tls::TlsError) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(error))
 }
 
 impl Route {
