@@ -18,6 +18,8 @@ mod points;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod webhook;
 
 use connector_runtime::registry::{KINDS, KindEntry};
@@ -66,7 +68,8 @@ const ADAPTED: &[&str] = for_each!(names_of_all);
 /// A sink without an adapter, and an adapter without a sink, do not compile. Sinks that are not offered yet have none, or
 /// a test of their own in main.rs.
 const _: () = assert!(
-    cfg!(any(feature = "clickhouse", feature = "elasticsearch", feature = "mongodb")) || same(KINDS, ADAPTED),
+    cfg!(any(feature = "clickhouse", feature = "elasticsearch", feature = "mongodb", feature = "s3"))
+        || same(KINDS, ADAPTED),
     "a kind whose sink is offered needs a line in kinds/mod.rs, and no other"
 );
 
