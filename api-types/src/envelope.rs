@@ -85,7 +85,7 @@ fn put_name(text: &mut Vec<u8>, before: u8, name: &str) {
 
 /// Whether the bytes can stand in a line of JSON as they are. Judged by the parser that makes values of them elsewhere,
 /// so that both agree on what is JSON; a line break is white space there, and must not come into a line.
-fn is_json_of_one_line(payload: &[u8]) -> bool {
+pub fn is_json_of_one_line(payload: &[u8]) -> bool {
     !payload.iter().any(|byte| matches!(byte, b'\n' | b'\r')) && serde_json::from_slice::<Skipped>(payload).is_ok()
 }
 

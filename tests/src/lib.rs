@@ -13,6 +13,7 @@
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!                                                           │                         ──▶ OpenTsdb, VictoriaMetrics ─▶ points
 //!                                                           │                         ──▶ Elasticsearch ─▶ documents
+//!                                                           │                         ──▶ S3, Minio ─▶ objects
 //!   Prometheus ────────────────────────────/metrics──────▶│                         ──▶ mosquitto_sub
 //! ```
 //!
@@ -34,6 +35,8 @@ pub mod jars;
 pub mod kafka;
 pub mod kept;
 pub mod mariadb;
+#[cfg(feature = "s3")]
+pub mod minio;
 pub mod mongodb;
 pub mod mosquitto;
 pub mod mqtt_session;
@@ -50,6 +53,8 @@ pub mod rabbitmq;
 pub mod reader;
 pub mod records;
 pub mod redis;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod scratch;
 pub mod small_disk;
 pub mod toxiproxy;

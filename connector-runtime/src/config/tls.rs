@@ -32,6 +32,22 @@ config_fields! {
     }
 }
 
+impl TlsOptions {
+    /// Nothing was configured.
+    pub fn of_this_machine() -> Self {
+        Self {
+            ca_cert_path: None,
+            ca_cert: None,
+            client_cert_path: None,
+            client_cert: None,
+            client_key_path: None,
+            client_key: None,
+            tls_server_name: None,
+            tls_verify: true,
+        }
+    }
+}
+
 pub const RULES: &[Rule] = &[
     Rule::OnlyOneOf(&["ca_cert_path", "ca_cert"]),
     Rule::OnlyOneOf(&["client_cert_path", "client_cert"]),

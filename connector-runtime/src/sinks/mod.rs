@@ -62,7 +62,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
         .offered(cfg!(feature = "opentsdb")),
     entry("webhook",       "Webhook (HTTP)", "HTTP push",            OrderClass::Queue, &webhook::config::SCHEMA)
         .offered(cfg!(feature = "webhook")),
-    entry("s3",            "AWS S3",         "Object storage",       OrderClass::None,  &s3::config::SCHEMA),
+    entry("s3",            "AWS S3",         "Object storage",       OrderClass::None,  &s3::config::SCHEMA)
+        .offered(cfg!(feature = "s3")),
     entry("file",          "Local file",     "File storage",         OrderClass::Queue, &file::config::SCHEMA)
         .offered(cfg!(feature = "file")),
 ];

@@ -53,6 +53,8 @@ const OFFERED: &[Offered] = &[
     super::rabbitmq::sink::OFFERED,
     #[cfg(feature = "redis")]
     super::redis::sink::OFFERED,
+    #[cfg(feature = "s3")]
+    super::s3::sink::OFFERED,
     #[cfg(feature = "webhook")]
     super::webhook::sink::OFFERED,
 ];
@@ -106,7 +108,16 @@ impl CompiledSinks {
         Self { context }
     }
 
-    #[cfg(all(test, any(feature = "clickhouse", feature = "elasticsearch", feature = "mysql", feature = "postgres")))]
+    #[cfg(all(
+        test,
+        any(
+            feature = "clickhouse",
+            feature = "elasticsearch",
+            feature = "mysql",
+            feature = "postgres",
+            feature = "s3"
+        )
+    ))]
     pub(crate) fn context(&self) -> &SinkContext {
         &self.context
     }

@@ -269,9 +269,10 @@ pub struct TlsOffer {
 }
 
 impl Seen {
-    /// The publisher's name of the message: from the payload (`{"message":"bulk-17"}`), else the third level of the topic.
+    /// The publisher's name of the message: from the payload (`{"message":"bulk-17"}`, also where it is no UTF-8 behind
+    /// that), else the third level of the topic.
     pub fn name(&self) -> Option<String> {
-        let payload: Option<Value> = serde_json::from_slice(&self.payload).ok();
+        let payload: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(&self.payload)).ok();
         let from_payload = payload.and_then(|payload| payload["message"].as_str().map(str::to_owned));
         from_payload.or_else(|| self.topic.as_ref()?.split('/').nth(2).map(str::to_owned))
     }

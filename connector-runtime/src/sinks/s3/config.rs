@@ -12,9 +12,13 @@ use crate::config::payload::{PAYLOAD_FORMATS, PayloadFormat};
 use crate::config::rules::{Checked, Report, Rule};
 use crate::config::tls::{self, TlsOptions};
 use crate::config::{Schema, fits};
+use crate::secrets::has_reference;
 
-/// A key of S3 has at most 1,024 bytes; the parts of it that the sink makes need the rest.
 const PREFIX_CHARS_MAX: usize = 512;
+/// A key of S3 has at most 1,024 bytes; the parts of it that the sink makes need the rest.
+const PREFIX_BYTES_MAX: usize = 768;
+/// S3 takes no smaller part, but for the last one of an object.
+const PART_BYTES_MIN: u64 = 5 << 20;
 
 config_fields! {
     /// Where and how an s3 connector writes.
@@ -44,6 +48,11 @@ config_fields! {
         /// What a record becomes: the envelope as JSON, or the payload alone (a payload that is not JSON becomes a JSON
         /// text).
         pub payload_format: PayloadFormat = choice(PAYLOAD_FORMATS).default_text("envelope").added();
+        /// An object with more bytes than this is uploaded in parts of this size.
+        pub part_bytes: u64 = integer(PART_BYTES_MIN, 64 << 20).default_integer(8 << 20).added();
+        /// Most objects that are on their way at the same time, whichever queue their batches are from. Each takes two
+        /// parts of memory at most, beside its records.
+        pub max_open_objects: u64 = integer(1, 64).default_integer(4).added();
         /// How long one request may take.
         pub timeout_secs: u64 = integer(1, 300).default_integer(30).added();
         flatten tls: TlsOptions;
@@ -72,7 +81,58 @@ const BATCH: &[Field] =
 const RULES: &[Rule] = &[
     Rule::Together(&["access_key_id", "secret_access_key"]),
     Rule::Check { says: "`session_token` needs `access_key_id` and `secret_access_key`", check: token_needs_keys },
+    Rule::Check {
+        says: "`bucket` and `region` have only letters, digits and `.`, `-`, `_`, and do not begin with `.`",
+        check: names_are_plain,
+    },
+    Rule::Check {
+        says: "between the slashes of `root` and `object_key_prefix` stands something that is neither `.` nor `..` and has \
+               no white space around it; both together have at most 768 bytes",
+        check: key_can_be_made,
+    },
 ];
+
+/// What keeps a text from being a bucket's or a region's name: both become parts of addresses.
+pub fn name_problem(name: &str) -> Option<&'static str> {
+    let plain = name.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_'));
+    let fits = plain && !name.is_empty() && !name.starts_with('.');
+    (!fits).then_some("must have only letters, digits, dots, dashes and underscores, and not begin with a dot")
+}
+
+/// What keeps a text from being the beginning of a key. An HTTP client follows `..` before a store sees it.
+pub fn prefix_problem(prefix: &str) -> Option<&'static str> {
+    let prefix = prefix.trim_matches('/');
+    let is_odd = |part: &str| matches!(part, "" | "." | "..") || part.trim() != part;
+    let odd = !prefix.is_empty() && prefix.split('/').any(is_odd);
+    odd.then_some("must have something between its slashes that is neither . nor .. and has no white space around it")
+}
+
+fn names_are_plain(checked: &Checked<'_>, report: &mut Report) {
+    for field in ["bucket", "region"] {
+        let name = checked.text(field);
+        // What is missing has been reported, and what a reference stands for is known on the node that runs the task.
+        if !name.is_empty()
+            && !has_reference(name)
+            && let Some(problem) = name_problem(name)
+        {
+            report.problem(field, problem);
+        }
+    }
+}
+
+fn key_can_be_made(checked: &Checked<'_>, report: &mut Report) {
+    let fields = ["root", "object_key_prefix"];
+    for field in fields {
+        if let Some(problem) = prefix_problem(checked.text(field)) {
+            report.problem(field, problem);
+        }
+    }
+    let bytes: usize = fields.iter().map(|field| checked.text(field).len()).sum();
+    if bytes > PREFIX_BYTES_MAX {
+        let says = format!("has, with root, {bytes} bytes, of which a key has room for {PREFIX_BYTES_MAX}");
+        report.problem("object_key_prefix", says);
+    }
+}
 
 fn token_needs_keys(checked: &Checked<'_>, report: &mut Report) {
     if checked.was_sent("session_token") && !checked.was_sent("access_key_id") && !checked.was_sent("secret_access_key")
@@ -90,3 +150,49 @@ pub const SCHEMA: Schema = Schema {
     one_by_one: None,
     fits_type: fits::<Config>,
 };
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::config::validate;
+    use crate::registry::kind;
+    use crate::secrets::SecretFences;
+
+    fn check(more: &Value, expect: &[&str]) {
+        let mut config = json!({"bucket": "my-bucket", "region": "us-east-1"});
+        let (Some(sent), Some(more)) = (config.as_object_mut(), more.as_object()) else { panic!("objects") };
+        sent.extend(more.clone());
+        let problems = validate(kind("s3").expect("known"), sent, &SecretFences::default()).err().unwrap_or_default();
+        let fields: Vec<&str> = problems.iter().map(|problem| problem.field.trim_start_matches("config.")).collect();
+        assert_eq!(fields, expect, "{more:?}: {problems:?}");
+    }
+
+    #[test]
+    fn keys_come_in_pairs() {
+        check(&json!({}), &[]);
+        check(&json!({"access_key_id": "a"}), &["secret_access_key"]);
+        check(&json!({"secret_access_key": "s"}), &["access_key_id"]);
+        check(&json!({"session_token": "t"}), &["access_key_id"]);
+        check(&json!({"access_key_id": "a", "secret_access_key": "s", "session_token": "t"}), &[]);
+    }
+
+    #[test]
+    fn no_name_and_no_prefix_changes_an_address() {
+        check(&json!({"bucket": "a/b"}), &["bucket"]);
+        check(&json!({"bucket": "a?b", "region": "x.org/#"}), &["bucket", "region"]);
+        check(&json!({"bucket": ".."}), &["bucket"]);
+        check(&json!({"bucket": "my.bucket_1", "region": "auto"}), &[]);
+        check(&json!({"root": "..", "object_key_prefix": "a//b"}), &["root", "object_key_prefix"]);
+        check(&json!({"root": "/a/./b/"}), &["root"]);
+        check(&json!({"root": "/a b/ü/", "object_key_prefix": ""}), &[]);
+        check(&json!({"file_extension": "tar.gz"}), &["file_extension"]);
+    }
+
+    #[test]
+    fn a_key_has_room_for_what_the_sink_puts_behind() {
+        check(&json!({"root": "r".repeat(512), "object_key_prefix": "p".repeat(256)}), &[]);
+        check(&json!({"root": "r".repeat(512), "object_key_prefix": "p".repeat(257)}), &["object_key_prefix"]);
+        check(&json!({"root": "ü".repeat(400)}), &["object_key_prefix"]);
+    }
+}

@@ -84,7 +84,13 @@ pub(crate) fn endpoint(server: &str, path: &[&str], query: &[(&str, &str)]) -> R
 
 /// A server's URL, refused with a user or password in it: they have fields of their own, and the client would send the
 /// URL's in place of those.
-#[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
+#[cfg(any(
+    feature = "clickhouse",
+    feature = "elasticsearch",
+    feature = "greptime",
+    feature = "influxdb",
+    feature = "s3"
+))]
 pub(crate) fn without_login(server: &str) -> Result<&str, TargetFault> {
     let url = Url::parse(server).map_err(|error| unusable(&error))?;
     if url.username().is_empty() && url.password().is_none() {
@@ -188,7 +194,10 @@ fn without_verification(options: &TlsOptions) -> TlsOptions {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    #[cfg_attr(not(any(feature = "clickhouse", feature = "elasticsearch", feature = "opentsdb")), allow(dead_code))]
+    #[cfg_attr(
+        not(any(feature = "clickhouse", feature = "elasticsearch", feature = "opentsdb", feature = "s3")),
+        allow(dead_code)
+    )]
     pub(crate) end: BodyEnd,
     body: Vec<u8>,
 }
@@ -209,7 +218,7 @@ impl Answer {
         Self { status, headers, body: body.to_vec(), end }
     }
 
-    #[cfg(feature = "elasticsearch")]
+    #[cfg(any(feature = "elasticsearch", feature = "s3"))]
     pub(crate) fn body(&self) -> &[u8] {
         &self.body
     }

@@ -10,6 +10,8 @@ pub(crate) mod global_id;
 #[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
 pub(crate) mod gzip;
 pub(crate) mod http;
+#[cfg(any(feature = "s3", feature = "webhook"))]
+pub(crate) mod json;
 #[cfg(any(feature = "greptime", feature = "influxdb"))]
 pub(crate) mod line_protocol;
 pub mod network;

@@ -3,11 +3,11 @@
 use api_types::Record;
 use api_types::envelope::write_envelope;
 use reqwest::header::HeaderValue;
-use serde_json::Value;
 
 use super::config::{Config, Mode};
 use crate::config::payload::PayloadFormat;
 use crate::sink::RecordFault;
+use crate::sinks::shared::json::payload_as_json;
 use crate::template::TemplateError;
 use crate::template::body::BodyTemplate;
 
@@ -86,16 +86,4 @@ impl BodyFormat {
             }
         }
     }
-}
-
-/// JSON as it is, on one line; other text as a JSON text.
-fn payload_as_json(payload: &[u8]) -> Result<Vec<u8>, RecordFault> {
-    let value = match serde_json::from_slice::<Value>(payload) {
-        Ok(value) => value,
-        Err(_) => match std::str::from_utf8(payload) {
-            Ok(text) => Value::from(text),
-            Err(_) => return Err(RecordFault::offline("not_text", "the payload is neither JSON nor UTF-8 text")),
-        },
-    };
-    Ok(value.to_string().into_bytes())
 }

@@ -1,0 +1,251 @@
+//! A batch as the bytes of an object, compressed as they are written and taken out in parts, so that no other copy of it is
+//! in memory. The same records make the same bytes.
+
+use std::io::{self, Write};
+
+use api_types::Record;
+use api_types::envelope::write_envelope;
+use flate2::write::GzEncoder;
+use zstd::stream::write::Encoder as ZstdEncoder;
+
+use super::config::{Compression, Config, Format};
+use crate::config::payload::PayloadFormat;
+use crate::sink::RecordFault;
+use crate::sinks::shared::json::payload_as_json;
+
+/// What is compressed at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Objects are kept for long and read often: zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
+
+/// How a connector's objects are written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writing {
+    format: Format,
+    compression: Compression,
+    payload: PayloadFormat,
+    part_bytes: usize,
+}
+
+impl Writing {
+    pub(super) fn new(config: &Config) -> Self {
+        let part_bytes = usize::try_from(config.part_bytes).unwrap_or(usize::MAX);
+        let Config { format, compression, payload_format, .. } = *config;
+        Self { format, compression, payload: payload_format, part_bytes }
+    }
+
+    pub(super) fn content_type(&self) -> &'static str {
+        match (self.compression, self.format) {
+            (Compression::None, Format::Json) => "application/json",
+            (Compression::None, Format::Ndjson) => "application/x-ndjson",
+            (Compression::Gzip, _) => "application/gzip",
+            (Compression::Zstd, _) => "application/zstd",
+        }
+    }
+
+    pub(super) fn body(&self) -> io::Result<Body> {
+        let room = self.part_bytes.saturating_add(2 * CHUNK_BYTES);
+        let encoder = match self.compression {
+            Compression::None => Encoder::Plain(Vec::with_capacity(room)),
+            Compression::Gzip => {
+                let bytes = Vec::with_capacity(room);
+                Encoder::Gzip(GzEncoder::new(bytes, flate2::Compression::default()))
+            }
+            Compression::Zstd => Encoder::Zstd(ZstdEncoder::new(Vec::with_capacity(room), ZSTD_LEVEL)?),
+        };
+        Ok(Body { writing: *self, encoder, chunk: Vec::with_capacity(2 * CHUNK_BYTES), records: 0 })
+    }
+}
+
+/// One object being made.
+pub(super) struct Body {
+    writing: Writing,
+    encoder: Encoder,
+    /// Not yet compressed.
+    chunk: Vec<u8>,
+    records: usize,
+}
+
+enum Encoder {
+    Plain(Vec<u8>),
+    Gzip(GzEncoder<Vec<u8>>),
+    Zstd(ZstdEncoder<'static, Vec<u8>>),
+}
+
+impl Body {
+    /// Fails with a fault of that record, which is left out.
+    pub(super) fn add(&mut self, record: &Record) -> Result<(), RecordFault> {
+        let raw = match self.writing.payload {
+            PayloadFormat::Envelope => None,
+            PayloadFormat::Raw => Some(payload_as_json(&record.message.payload)?),
+        };
+        if self.writing.format == Format::Json {
+            self.chunk.push(if self.records == 0 { b'[' } else { b',' });
+        }
+        match raw {
+            Some(json) => self.chunk.extend_from_slice(&json),
+            None => write_envelope(record, &mut self.chunk),
+        }
+        if self.writing.format == Format::Ndjson {
+            self.chunk.push(b'\n');
+        }
+        self.records += 1;
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// There is so much that it should be compressed, and others get their turn in between.
+    pub(super) fn is_chunk(&self) -> bool {
+        self.chunk.len() >= CHUNK_BYTES
+    }
+
+    pub(super) fn compress(&mut self) -> io::Result<()> {
+        let writer: &mut dyn Write = match &mut self.encoder {
+            Encoder::Plain(bytes) => bytes,
+            Encoder::Gzip(encoder) => encoder,
+            Encoder::Zstd(encoder) => encoder,
+        };
+        writer.write_all(&self.chunk)?;
+        self.chunk.clear();
+        Ok(())
+    }
+
+    /// A whole part, when there is more than one.
+    pub(super) fn part(&mut self) -> Option<Vec<u8>> {
+        let part_bytes = self.writing.part_bytes;
+        let bytes = match &mut self.encoder {
+            Encoder::Plain(bytes) => bytes,
+            Encoder::Gzip(encoder) => encoder.get_mut(),
+            Encoder::Zstd(encoder) => encoder.get_mut(),
+        };
+        if bytes.len() <= part_bytes {
+            return None;
+        }
+        let mut rest = Vec::with_capacity(part_bytes.saturating_add(2 * CHUNK_BYTES));
+        rest.extend_from_slice(&bytes[part_bytes..]);
+        bytes.truncate(part_bytes);
+        Some(std::mem::replace(bytes, rest))
+    }
+
+    /// Ends the object; what is left of it are parts, the last of which may be small.
+    pub(super) fn finish(mut self) -> io::Result<Vec<Vec<u8>>> {
+        if self.writing.format == Format::Json {
+            self.chunk.push(b']');
+        }
+        self.compress()?;
+        let part_bytes = self.writing.part_bytes;
+        let mut bytes = match self.encoder {
+            Encoder::Plain(bytes) => bytes,
+            Encoder::Gzip(encoder) => encoder.finish()?,
+            Encoder::Zstd(encoder) => encoder.finish()?,
+        };
+        let mut parts = Vec::new();
+        while bytes.len() > part_bytes {
+            let rest = bytes.split_off(part_bytes);
+            parts.push(std::mem::replace(&mut bytes, rest));
+        }
+        parts.push(bytes);
+        Ok(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use api_types::envelope::envelope;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::sinks::opened::record;
+
+    fn writing(format: Format, compression: Compression, payload: PayloadFormat, part_bytes: usize) -> Writing {
+        Writing { format, compression, payload, part_bytes }
+    }
+
+    /// Its parts, compressed as soon as they can be.
+    fn parts(writing: Writing, records: &[Record]) -> Vec<Vec<u8>> {
+        let mut body = writing.body().expect("begins");
+        let mut parts = Vec::new();
+        for record in records {
+            // What is refused is left out.
+            let _ = body.add(record);
+            if body.is_chunk() {
+                body.compress().expect("compresses");
+            }
+            parts.extend(std::iter::from_fn(|| body.part()));
+        }
+        parts.extend(body.finish().expect("ends"));
+        parts
+    }
+
+    fn plain(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        match compression {
+            Compression::None => plain.extend_from_slice(bytes),
+            Compression::Gzip => {
+                flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain).expect("is gzip");
+            }
+            Compression::Zstd => plain = zstd::stream::decode_all(bytes).expect("is zstd"),
+        }
+        plain
+    }
+
+    fn noise(count: u64) -> Vec<Record> {
+        // Hardly to be compressed, and the same in every run.
+        let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) ^ number;
+        let text = |number| (0..64).map(|at| format!("{:016x}", hash(number * 64 + at))).collect::<String>();
+        (0..count).map(|number| record(number, json!({"n": number, "noise": text(number)}).to_string())).collect()
+    }
+
+    #[test]
+    fn every_format_and_compression_holds_all_records_in_their_order() {
+        let records = noise(500);
+        let expect: Vec<Value> = records.iter().map(envelope).collect();
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let bytes = parts(writing(Format::Json, compression, PayloadFormat::Envelope, 1 << 30), &records).concat();
+            let array: Vec<Value> = serde_json::from_slice(&plain(compression, &bytes)).expect("an array");
+            assert_eq!(array, expect, "{compression:?}");
+            let bytes =
+                parts(writing(Format::Ndjson, compression, PayloadFormat::Envelope, 1 << 30), &records).concat();
+            let text = String::from_utf8(plain(compression, &bytes)).expect("text");
+            assert!(text.ends_with("}\n"));
+            let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            assert_eq!(lines, expect, "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn parts_are_of_one_size_and_together_the_same_object() {
+        let records = noise(1_000);
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let whole = writing(Format::Json, compression, PayloadFormat::Envelope, 1 << 30);
+            let cut = Writing { part_bytes: 100_000, ..whole };
+            let whole = parts(whole, &records);
+            assert_eq!(whole.len(), 1);
+            let cut = parts(cut, &records);
+            assert!(cut.len() > 3, "{compression:?}: {}", cut.len());
+            let (last, others) = cut.split_last().expect("parts");
+            assert!(others.iter().all(|part| part.len() == 100_000) && (1..=100_000).contains(&last.len()));
+            assert!(cut.concat() == whole[0], "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_alone_is_json_and_what_is_none_is_left_out() {
+        let payloads = [&b"{\"t\": 21.50}"[..], b"warm", b"\xff\x00", b"", b"[1,\n2]"];
+        let records: Vec<Record> = (0..).zip(payloads).map(|(number, payload)| record(number, payload)).collect();
+        let array = writing(Format::Json, Compression::None, PayloadFormat::Raw, 1 << 30);
+        assert_eq!(parts(array, &records).concat(), br#"[{"t": 21.50},"warm","",[1,2]]"#);
+        let lines = Writing { format: Format::Ndjson, ..array };
+        assert_eq!(parts(lines, &records).concat(), b"{\"t\": 21.50}\n\"warm\"\n\"\"\n[1,2]\n");
+        let mut body = array.body().expect("begins");
+        let fault = body.add(&records[2]).expect_err("no text");
+        assert_eq!((&*fault.class, fault.offline, body.is_empty()), ("not_text", true, true));
+        body.add(&records[0]).expect("is JSON");
+        assert!(!body.is_empty());
+    }
+}

@@ -1,0 +1,160 @@
+//! What the answers of a store mean. None of them is a record's fault: a store does not look into objects.
+
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+use serde::Deserialize;
+
+use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sinks::shared::http::{self, shortened};
+
+/// The document that explains a refusal.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Refusal {
+    code: String,
+    message: String,
+}
+
+/// Also for a status of 200: a store that answers before it knows may say afterwards that it failed.
+pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: &str) -> TargetFault {
+    let refusal = quick_xml::de::from_str::<Refusal>(body).unwrap_or_default();
+    let words = match &*refusal.code {
+        "" => shortened(body),
+        code => shortened(&format!("{code}: {}", refusal.message)),
+    };
+    let by_status = http::status_fault(status, headers, &words);
+    match meaning(&refusal.code) {
+        // It may have said when.
+        Some(TargetFaultKind::Throttled { .. }) if matches!(by_status.kind, TargetFaultKind::Throttled { .. }) => {
+            by_status
+        }
+        Some(kind) => TargetFault::new(kind, by_status.message),
+        None if status.is_success() => TargetFault::new(TargetFaultKind::Down, by_status.message),
+        None if status == StatusCode::INSUFFICIENT_STORAGE => {
+            TargetFault::new(TargetFaultKind::Full, by_status.message)
+        }
+        None => by_status,
+    }
+}
+
+/// A refusal that came with a status of 200.
+pub(super) fn is_refusal(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let root = text.trim_start().strip_prefix("<?xml").and_then(|rest| rest.split_once("?>")).map(|(_, rest)| rest);
+    let name = root.unwrap_or(&text).trim_start().strip_prefix("<Error");
+    name.is_some_and(|rest| rest.starts_with(['>', ' ']))
+}
+
+fn meaning(code: &str) -> Option<TargetFaultKind> {
+    Some(match code {
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "BandwidthLimitExceeded" => TargetFaultKind::Throttled { retry_after: None },
+        // XAdminUserNotFound: versitygw's word for a key that nobody has.
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "InvalidTokenId"
+        | "TokenRefreshRequired"
+        | "NotSignedUp"
+        | "MissingSecurityHeader"
+        | "XAdminUserNotFound" => TargetFaultKind::Auth,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "MethodNotAllowed" => TargetFaultKind::Permission,
+        "NoSuchBucket" => TargetFaultKind::Missing,
+        // Signatures hold for some minutes only.
+        "RequestTimeTooSkewed" => TargetFaultKind::Misconfigured("CLOCK_SKEWED"),
+        "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => {
+            TargetFaultKind::Full
+        }
+        // Something was lost on the way, or somebody removed the parts: the object is written anew.
+        "RequestTimeout"
+        | "IncompleteBody"
+        | "BadDigest"
+        | "InvalidDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "NoSuchUpload"
+        | "InvalidPart"
+        | "InvalidPartOrder"
+        | "EntityTooSmall"
+        | "OperationAborted"
+        | "ConditionalRequestConflict"
+        | "InternalError"
+        | "ServiceUnavailable" => TargetFaultKind::Down,
+        "NotImplemented" => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use reqwest::header::{HeaderValue, RETRY_AFTER};
+
+    use super::*;
+
+    const REFUSES: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS");
+
+    fn document(code: &str) -> String {
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>in its words</Message>\
+             <Resource>/b/k</Resource><RequestId>4442587FB7D0A2F9</RequestId></Error>"
+        )
+    }
+
+    fn check(status: u16, body: &str, expect: TargetFaultKind, words: &str) {
+        let status = StatusCode::from_u16(status).expect("a status");
+        let fault = of(status, &HeaderMap::new(), body);
+        assert_eq!(fault.kind, expect, "{status} {body}");
+        assert!(fault.message.contains(words), "{}", fault.message);
+    }
+
+    #[test]
+    fn a_code_says_more_than_its_status() {
+        let throttled = TargetFaultKind::Throttled { retry_after: None };
+        check(503, &document("SlowDown"), throttled, "503 Service Unavailable: SlowDown: in its words");
+        check(403, &document("InvalidAccessKeyId"), TargetFaultKind::Auth, "InvalidAccessKeyId");
+        check(400, &document("ExpiredToken"), TargetFaultKind::Auth, "ExpiredToken");
+        check(404, &document("XAdminUserNotFound"), TargetFaultKind::Auth, "XAdminUserNotFound");
+        check(403, &document("AccessDenied"), TargetFaultKind::Permission, "AccessDenied: in its words");
+        check(404, &document("NoSuchBucket"), TargetFaultKind::Missing, "NoSuchBucket");
+        check(403, &document("RequestTimeTooSkewed"), TargetFaultKind::Misconfigured("CLOCK_SKEWED"), "Skewed");
+        check(404, &document("NoSuchUpload"), TargetFaultKind::Down, "NoSuchUpload");
+        check(400, &document("BadDigest"), TargetFaultKind::Down, "BadDigest");
+        check(507, &document("XMinioStorageFull"), TargetFaultKind::Full, "XMinioStorageFull");
+        check(400, &document("AuthorizationHeaderMalformed"), REFUSES, "AuthorizationHeaderMalformed");
+        check(501, &document("NotImplemented"), REFUSES, "NotImplemented");
+    }
+
+    #[test]
+    fn without_a_code_the_status_says_all() {
+        check(503, "<html>busy</html>", TargetFaultKind::Down, "<html>busy</html>");
+        check(403, "", TargetFaultKind::Permission, "HTTP 403");
+        check(301, &document("PermanentRedirect"), TargetFaultKind::Misconfigured("TARGET_REDIRECTS"), "Permanent");
+        check(413, "too large", REFUSES, "too large");
+        check(507, "", TargetFaultKind::Full, "507");
+        check(200, &document("InternalError"), TargetFaultKind::Down, "InternalError");
+        check(200, &document("WhoKnows"), TargetFaultKind::Down, "WhoKnows");
+    }
+
+    #[test]
+    fn a_store_says_when_it_can_be_asked_again() {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("7"))]);
+        let fault = of(StatusCode::SERVICE_UNAVAILABLE, &headers, &document("SlowDown"));
+        assert_eq!(fault.retry_after(), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_its_document() {
+        assert!(is_refusal(document("InternalError").as_bytes()));
+        assert!(is_refusal(b"  <Error><Code>x</Code></Error>"));
+        assert!(is_refusal(b"<Error xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Code>x</Code></Error>"));
+        assert!(!is_refusal(b"<?xml version=\"1.0\"?><CompleteMultipartUploadResult/>"));
+        assert!(!is_refusal(b"<Errors/>"));
+        assert!(!is_refusal(b""));
+    }
+}

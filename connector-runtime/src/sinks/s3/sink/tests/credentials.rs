@@ -1,0 +1,165 @@
+//! Keys of the configuration, of a role, and of the place where the node runs. What is found in the environment is found by
+//! a process of its own: no test changes the environment of the others.
+
+use std::process::Stdio;
+
+use ::tests::s3::SECRET;
+
+use super::*;
+
+/// How a process of its own is told what to do.
+const CONFIG: &str = "SLUICE_TEST_S3_CONFIG";
+
+/// Of Debian's package libfaketime: gives a process another clock.
+fn other_clock() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("a folder").filter_map(Result::ok);
+    let library = |folder: std::fs::DirEntry| folder.path().join("faketime/libfaketime.so.1");
+    folders.map(library).find(|path| path.exists()).expect("Debian package libfaketime")
+}
+
+/// Not run by itself: one record, by a configuration in the environment.
+#[tokio::test]
+#[ignore = "run by the tests beside it, in a process of its own"]
+async fn one_record_in_a_process_of_its_own() {
+    let config = std::env::var(CONFIG).expect("is told its configuration");
+    let config = serde_json::from_str(&config).expect("is JSON");
+    let sink = node().open("objects", "s3", config).await.expect("opens");
+    println!("outcome: {:?}", deliver(&*sink, &records(1)).await[0]);
+}
+
+/// What became of it, with these variables and no others of AWS.
+async fn elsewhere(config: &Value, variables: &[(&str, &str)]) -> String {
+    let mut process = tokio::process::Command::new(std::env::current_exe().expect("this program"));
+    let name = "sinks::s3::sink::tests::credentials::one_record_in_a_process_of_its_own";
+    process.args([name, "--exact", "--ignored", "--nocapture"]).env(CONFIG, config.to_string());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        process.env_remove(name);
+    }
+    // No folder with files of AWS, and no machine of theirs.
+    process.env("HOME", "/nowhere").env("AWS_EC2_METADATA_DISABLED", "true").envs(variables.iter().copied());
+    let output = process.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let outcome = text.split_once("outcome: ").and_then(|(_, rest)| rest.lines().next());
+    outcome.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr))).to_owned()
+}
+
+/// Without keys.
+fn keyless(mut config: Value) -> Value {
+    for field in ["access_key_id", "secret_access_key"] {
+        config.as_object_mut().expect("an object").remove(field);
+    }
+    config
+}
+
+#[tokio::test]
+async fn without_keys_they_are_found_as_other_clients_of_aws_find_them() {
+    let server = server().await;
+    let config = keyless(server.config(BUCKET, &json!({})));
+    let none = elsewhere(&config, &[]).await;
+    assert!(none.contains("kind: Auth") && none.contains("no credentials"), "{none}");
+    let keys = [("AWS_ACCESS_KEY_ID", "sluice"), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    assert_eq!(elsewhere(&config, &keys).await, "Delivered");
+    let wrong = [("AWS_ACCESS_KEY_ID", "sluice"), ("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let refused = elsewhere(&config, &wrong).await;
+    assert!(refused.contains("kind: Auth") && refused.contains("SignatureDoesNotMatch"), "{refused}");
+    let with_token = [keys[0], keys[1], ("AWS_SESSION_TOKEN", "not-a-token")];
+    let refused = elsewhere(&config, &with_token).await;
+    assert!(refused.contains("kind: Auth") && refused.contains("InvalidToken"), "{refused}");
+    // Keys of the configuration are not mixed with others.
+    let own = server.config(BUCKET, &json!({}));
+    assert_eq!(elsewhere(&own, &with_token).await, "Delivered");
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_profile_has_keys_too() {
+    let server = server().await;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let file = folder.path().join("credentials");
+    let text = format!("[lake]\naws_access_key_id = sluice\naws_secret_access_key = {SECRET}\n");
+    std::fs::write(&file, text).expect("writes");
+    let profile = [("AWS_SHARED_CREDENTIALS_FILE", file.to_str().expect("text")), ("AWS_PROFILE", "lake")];
+    assert_eq!(elsewhere(&keyless(server.config(BUCKET, &json!({}))), &profile).await, "Delivered");
+    server.finish();
+}
+
+#[tokio::test]
+async fn the_role_of_a_container_is_asked_for() {
+    let Some(minio) = Minio::start().await.expect("MinIO starts") else { return };
+    minio.make_bucket(BUCKET).await.expect("makes a bucket");
+    let role = minio.temporary().await.expect("gives some");
+    let keys = json!({
+        "AccessKeyId": role.access_key_id, "SecretAccessKey": role.secret_access_key, "Token": role.session_token,
+        "Expiration": "2099-01-01T00:00:00Z",
+    });
+    let lines = format!("location /role {{ default_type application/json; return 200 '{keys}'; }}");
+    let agent = Front::start(FrontOptions { lines, ..FrontOptions::default() }).await.expect("nginx starts");
+    let uri = format!("{}/role", agent.url());
+    let config = keyless(minio.config(BUCKET, &json!({})));
+    assert_eq!(elsewhere(&config, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri)]).await, "Delivered");
+    let asked = agent.passed().expect("reads");
+    assert!(!asked.is_empty() && asked.iter().all(|request| request.uri == "/role" && request.status == 200));
+    agent.finish();
+    minio.finish();
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_told_as_such() {
+    let library = other_clock();
+    let server = server().await;
+    let config = server.config(BUCKET, &json!({}));
+    let skewed =
+        [("LD_PRELOAD", library.to_str().expect("text")), ("FAKETIME", "+2h"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let refused = elsewhere(&config, &skewed).await;
+    assert!(refused.contains("CLOCK_SKEWED") && refused.contains("RequestTimeTooSkewed"), "{refused}");
+    assert_eq!(server.objects(BUCKET).expect("reads").len(), 0);
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_read_again() {
+    let server = server().await;
+    let temporary = tempfile::tempdir().expect("temporary folder");
+    let folder = std::fs::canonicalize(temporary.path()).expect("exists");
+    std::fs::write(folder.join("secret"), "old").expect("writes");
+    let node = TestNode::new(std::slice::from_ref(&folder), PathBuf::from("/nowhere"), &[]);
+    let secret = format!("${{file:{}}}", folder.join("secret").display());
+    let sink = node.sink_for("objects", "s3", server.config(BUCKET, &json!({"secret_access_key": secret})));
+    let queue = numbered(3);
+    let task = Setup::default().start_with(&queue, sink.opener, sink.options);
+    double::until("the target wants another", || task.report().health_reason.as_deref() == Some("TARGET_AUTH")).await;
+    std::fs::write(folder.join("secret"), SECRET).expect("writes");
+    queue.all_committed().await;
+    all_are_there_once(&server, 3);
+    server.finish();
+}
+
+#[tokio::test]
+async fn temporary_credentials_work_with_their_token_only() {
+    let Some(minio) = Minio::start().await.expect("MinIO starts") else { return };
+    minio.make_bucket(BUCKET).await.expect("makes a bucket");
+    let temporary = minio.temporary().await.expect("gives some");
+    let keys = json!({"access_key_id": temporary.access_key_id, "secret_access_key": temporary.secret_access_key});
+    let mut with_token = keys.clone();
+    with_token["session_token"] = temporary.session_token.into();
+    let mut with_another = keys.clone();
+    with_another["session_token"] = "another".into();
+    for (more, expect) in
+        [(&with_token, None), (&keys, Some("InvalidTokenId")), (&with_another, Some("InvalidTokenId"))]
+    {
+        let sink = node().open("objects", "s3", minio.config(BUCKET, more)).await.expect("opens");
+        let outcomes = deliver(&*sink, &records(2)).await;
+        match expect {
+            None => assert_eq!(outcomes, vec![Outcome::Delivered; 2]),
+            Some(words) => {
+                assert_eq!(kind(&outcomes[0]), TargetFaultKind::Auth, "{outcomes:?}");
+                assert!(fault(&outcomes[0]).message.contains(words), "{outcomes:?}");
+            }
+        }
+    }
+    let keys = minio.keys(BUCKET).await.expect("lists");
+    assert_eq!(keys.len(), 1);
+    let object = minio.object(BUCKET, &keys[0]).await.expect("reads");
+    assert_eq!(array(object.as_bytes()).len(), 2);
+    minio.finish();
+}
