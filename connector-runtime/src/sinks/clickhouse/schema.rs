@@ -17,7 +17,7 @@ const TOKEN: &str = "insert_deduplication_token";
 
 /// What must hold for an insert to mean what this sink means by it, whatever the user's profile says. Settings that the
 /// server does not have, or has so already, are not sent: a profile may forbid to change them.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 12] = [
     // What is acknowledged must be stored, and servers have lost rows that came so and with a token.
     ("async_insert", "0"),
     // A batch is one block, so that its token stands for all of it, and a row that is refused has its number in it.
@@ -31,6 +31,8 @@ const NEEDED: [(&str, &str); 11] = [
     ("input_format_allow_errors_num", "0"),
     ("input_format_allow_errors_ratio", "0"),
     ("input_format_tsv_skip_first_lines", "0"),
+    // A first row whose values are names of columns would be taken for a header.
+    ("input_format_tsv_detect_header", "0"),
     // Texts would be read as something else.
     ("input_format_tsv_empty_as_default", "0"),
     ("format_tsv_null_representation", "\\N"),
@@ -165,8 +167,10 @@ mod tests {
         // As 26.9 and 18.16 answer.
         let new = "async_insert\t1\nmax_insert_block_size\t1048449\ninput_format_parallel_parsing\t1\n\
                    insert_deduplicate\t1\ndeduplicate_insert\tenable\ninsert_deduplication_token\t\n\
-                   deduplicate_blocks_in_dependent_materialized_views\t1\nformat_tsv_null_representation\t\\\\N\n";
-        let expect = [("async_insert", "0".to_owned()), ("input_format_parallel_parsing", "0".to_owned())];
+                   deduplicate_blocks_in_dependent_materialized_views\t1\nformat_tsv_null_representation\t\\\\N\n\
+                   input_format_tsv_detect_header\t1\n";
+        let expect = ["async_insert", "input_format_parallel_parsing", "input_format_tsv_detect_header"];
+        let expect = expect.map(|name| (name, "0".to_owned()));
         assert_eq!(changed(new), expect);
         assert_eq!(changed("max_insert_block_size\t1048576\ninput_format_allow_errors_num\t0\n"), []);
         assert_eq!(changed(""), []);

@@ -90,6 +90,26 @@ async fn a_batch_is_stored_once_however_often_it_comes() {
     engine.finish();
 }
 
+/// By itself this release takes a first row that names columns for a header, and the others in the header's order.
+#[tokio::test]
+async fn a_first_row_that_looks_like_a_header_is_a_row() {
+    let Some(engine) = Engine::start().await.expect("starts") else { return };
+    let two = json!([{"topic": "plant/one", "payload": "2"}, {"topic": "payload", "payload": "topic"}]);
+    for (table, columns, topic, payload, expect) in [
+        ("two", "topic String, payload String", "payload", "topic", two),
+        ("one", "payload String", "plant/one", "payload", json!([{"payload": "2"}, {"payload": "payload"}])),
+    ] {
+        made(&engine, table, columns, "ORDER BY payload").await;
+        let (mut named, other) = (record(1, payload), record(2, "2"));
+        named.message.topic = topic.to_owned();
+        let outcomes = deliver(&*opened(&engine, table).await, &[named, other]).await;
+        assert_eq!(outcomes, vec![Outcome::Delivered; 2], "{table}");
+        let found = read(&engine, &format!("SELECT * FROM {DATABASE}.{table} ORDER BY payload")).await;
+        assert_eq!(Value::Array(found), expect, "{table}");
+    }
+    engine.finish();
+}
+
 #[tokio::test]
 async fn current_types_take_what_they_can_hold() {
     let Some(engine) = Engine::start().await.expect("starts") else { return };
