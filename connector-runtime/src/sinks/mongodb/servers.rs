@@ -3,7 +3,7 @@
 //! The driver itself waits for a server as long as it is told to, also where the last host has just refused the
 //! connection. Who knows that none of them answers need not wait: only the pipeline does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mongodb::ServerType;
@@ -95,12 +95,10 @@ impl Servers {
     fn take_in(&self, event: SdamEvent) {
         let mut known = self.known();
         match event {
-            SdamEvent::ServerOpening(event) => {
-                known.begun = true;
-                known.by_address.insert(event.address.to_string(), State::Unasked);
-            }
-            SdamEvent::ServerClosed(event) => {
-                known.by_address.remove(&event.address.to_string());
+            // All of them at once. One by one, as other events have it, those that are left are told before those that
+            // take their place, and there would be none in between.
+            SdamEvent::TopologyDescriptionChanged(event) => {
+                known.are(event.new_description.servers().keys().map(ToString::to_string).collect());
             }
             SdamEvent::ServerHeartbeatSucceeded(event) => {
                 known.set(&event.server_address.to_string(), State::Answers(said(&event.reply)));
@@ -127,6 +125,15 @@ impl Servers {
 }
 
 impl Known {
+    /// The servers that the driver looks to from now on.
+    fn are(&mut self, addresses: BTreeSet<String>) {
+        self.begun |= !addresses.is_empty();
+        self.by_address.retain(|address, _| addresses.contains(address));
+        for address in addresses {
+            self.by_address.entry(address).or_insert(State::Unasked);
+        }
+    }
+
     /// Of one that the driver has not turned away from.
     fn set(&mut self, address: &str, state: State) {
         if let Some(known) = self.by_address.get_mut(address) {
@@ -202,6 +209,27 @@ mod tests {
             let by_address = states.iter().enumerate().map(|(at, state)| (at.to_string(), state.clone())).collect();
             assert_eq!(Known { by_address, begun }.hopeless(since), expect, "{states:?}");
         }
+    }
+
+    #[test]
+    fn a_seed_that_makes_way_for_the_members_leaves_hope() {
+        let now = Instant::now();
+        let servers = Servers::default();
+        servers.known().are(BTreeSet::from(["localhost:1".to_owned()]));
+        servers.known().set("localhost:1", answers());
+        // The driver tells of it in this order, and of all servers together in between.
+        let event = |address: &str| serde_json::json!({ "address": address });
+        let closed = serde_json::from_value(event("localhost:1")).expect("is an event");
+        servers.take_in(SdamEvent::ServerClosed(closed));
+        assert_eq!(servers.known().hopeless(now), None);
+        servers.known().are(BTreeSet::from(["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]));
+        assert_eq!(servers.known().hopeless(now), None);
+        servers.known().set("127.0.0.1:1", answers());
+        let opening = serde_json::from_value(event("127.0.0.1:1")).expect("is an event");
+        servers.take_in(SdamEvent::ServerOpening(opening));
+        assert!(servers.known().said().map(|(address, _)| address).eq(["127.0.0.1:1"]), "what it said is known still");
+        servers.known().are(BTreeSet::new());
+        assert_eq!(servers.known().hopeless(now), Some(Hopeless::NoneLeft));
     }
 
     #[test]
