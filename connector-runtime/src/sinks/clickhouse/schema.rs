@@ -128,7 +128,9 @@ impl Schema {
     fn fault(&self, unfit: &Unfit) -> TargetFault {
         let kind = match unfit {
             Unfit::NoneOfOurs => TargetFaultKind::Missing,
-            Unfit::TooNarrow { .. } | Unfit::Unreadable(_) => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
+            Unfit::TooNarrow { .. } | Unfit::HoldsNone { .. } | Unfit::Unreadable(_) => {
+                TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS")
+            }
         };
         TargetFault::new(kind, format!("{}.{}: {unfit}", self.database, self.table))
     }

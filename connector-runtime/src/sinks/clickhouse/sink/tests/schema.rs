@@ -87,10 +87,18 @@ async fn a_table_that_lost_all_our_columns_is_missed() {
     let outcomes = deliver(&*open(&server, &json!({"table": "others"})).await, &records(1)).await;
     assert_eq!(kind(&outcomes[0]), TargetFaultKind::Missing);
     assert!(format!("{outcomes:?}").contains("`sluice`.`others`: the table has none of the columns id, topic"));
-    make(&server, "narrow", "id String, timestamp UInt32").await;
-    let outcomes = deliver(&*open(&server, &json!({"table": "narrow"})).await, &records(1)).await;
-    assert_eq!(kind(&outcomes[0]), REFUSES);
-    assert!(format!("{outcomes:?}").contains("column timestamp has type UInt32"), "{outcomes:?}");
+    // No record is at fault where none would fit.
+    for (table, columns, words) in [
+        ("narrow", "id String, timestamp UInt32", "column timestamp has type UInt32"),
+        ("decimal", "id String, timestamp Decimal(9, 2)", "column timestamp has type Decimal(9, 2)"),
+        ("uuid", "id UUID, payload String", "column id has type UUID, which holds none of its values: use String"),
+        ("day", "qos Date, payload String", "column qos has type Date"),
+    ] {
+        make(&server, table, columns).await;
+        let outcomes = deliver(&*open(&server, &json!({"table": table})).await, &records(2)).await;
+        assert_eq!((kind(&outcomes[0]), &outcomes[0]), (REFUSES, &outcomes[1]), "{table}");
+        assert!(format!("{outcomes:?}").contains(words), "{outcomes:?}");
+    }
     server.finish();
 }
 
