@@ -38,6 +38,8 @@ pub struct MongoDbOptions {
     /// Each insert takes so long.
     pub slow_ms: u64,
     pub standing: Standing,
+    /// What it names as a member of its set beside those of its standing.
+    pub names_also: Option<String>,
     /// What it says that a document may have.
     pub document_bytes_max: Option<u32>,
     /// Where others expect it.
@@ -259,7 +261,7 @@ async fn spawn(
         Standing::Alone => {}
         Standing::Member { set, members, primary } => {
             let at = |port: &u16| format!("127.0.0.1:{port}");
-            let hosts: Vec<String> = members.iter().map(at).collect();
+            let hosts: Vec<String> = members.iter().map(at).chain(options.names_also.clone()).collect();
             command.args([format!("set={set}"), format!("hosts={}", hosts.join(","))]);
             command.args([format!("me={}", at(&port)), format!("primary={}", at(primary))]);
         }

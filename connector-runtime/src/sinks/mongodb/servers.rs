@@ -10,6 +10,7 @@ use mongodb::ServerType;
 use mongodb::bson::{Bson, Document};
 use mongodb::event::EventHandler;
 use mongodb::event::sdam::SdamEvent;
+use mongodb::options::ServerAddress;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -29,6 +30,8 @@ struct Known {
     by_address: BTreeMap<String, State>,
     /// There was a server before.
     begun: bool,
+    /// One that is no host: the driver goes to it by itself, and not by the relay. It stays, whatever comes later.
+    no_host: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +83,11 @@ impl Servers {
         self.until(|known| known.said().next().map(drop)).await;
     }
 
+    /// Ends when a server has named a socket of this machine as another one.
+    pub(super) async fn no_host(&self) -> String {
+        self.until(|known| known.no_host.clone()).await
+    }
+
     async fn until<T>(&self, look: impl Fn(&Known) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -98,7 +106,7 @@ impl Servers {
             // All of them at once. One by one, as other events have it, those that are left are told before those that
             // take their place, and there would be none in between.
             SdamEvent::TopologyDescriptionChanged(event) => {
-                known.are(event.new_description.servers().keys().map(ToString::to_string).collect());
+                known.are(event.new_description.servers().into_keys());
             }
             SdamEvent::ServerHeartbeatSucceeded(event) => {
                 known.set(&event.server_address.to_string(), State::Answers(said(&event.reply)));
@@ -126,11 +134,18 @@ impl Servers {
 
 impl Known {
     /// The servers that the driver looks to from now on.
-    fn are(&mut self, addresses: BTreeSet<String>) {
-        self.begun |= !addresses.is_empty();
-        self.by_address.retain(|address, _| addresses.contains(address));
+    fn are<'a>(&mut self, addresses: impl IntoIterator<Item = &'a ServerAddress>) {
+        let mut names = BTreeSet::new();
         for address in addresses {
-            self.by_address.entry(address).or_insert(State::Unasked);
+            match address {
+                ServerAddress::Tcp { .. } => drop(names.insert(address.to_string())),
+                other => self.no_host = Some(other.to_string()),
+            }
+        }
+        self.begun |= !names.is_empty();
+        self.by_address.retain(|address, _| names.contains(address));
+        for name in names {
+            self.by_address.entry(name).or_insert(State::Unasked);
         }
     }
 
@@ -179,6 +194,7 @@ fn said(hello: &Document) -> Said {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use mongodb::bson::doc;
 
     use super::*;
@@ -207,7 +223,8 @@ mod tests {
             (true, vec![answers(), silent(since)], None),
         ] {
             let by_address = states.iter().enumerate().map(|(at, state)| (at.to_string(), state.clone())).collect();
-            assert_eq!(Known { by_address, begun }.hopeless(since), expect, "{states:?}");
+            let known = Known { by_address, begun, no_host: None };
+            assert_eq!(known.hopeless(since), expect, "{states:?}");
         }
     }
 
@@ -215,21 +232,37 @@ mod tests {
     fn a_seed_that_makes_way_for_the_members_leaves_hope() {
         let now = Instant::now();
         let servers = Servers::default();
-        servers.known().are(BTreeSet::from(["localhost:1".to_owned()]));
+        let are = |addresses: &[&str]| {
+            let addresses: Vec<ServerAddress> =
+                addresses.iter().map(|address| address.parse().expect("is an address")).collect();
+            servers.known().are(&addresses);
+        };
+        are(&["localhost:1"]);
         servers.known().set("localhost:1", answers());
         // The driver tells of it in this order, and of all servers together in between.
         let event = |address: &str| serde_json::json!({ "address": address });
         let closed = serde_json::from_value(event("localhost:1")).expect("is an event");
         servers.take_in(SdamEvent::ServerClosed(closed));
         assert_eq!(servers.known().hopeless(now), None);
-        servers.known().are(BTreeSet::from(["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()]));
+        are(&["127.0.0.1:1", "127.0.0.1:2"]);
         assert_eq!(servers.known().hopeless(now), None);
         servers.known().set("127.0.0.1:1", answers());
         let opening = serde_json::from_value(event("127.0.0.1:1")).expect("is an event");
         servers.take_in(SdamEvent::ServerOpening(opening));
         assert!(servers.known().said().map(|(address, _)| address).eq(["127.0.0.1:1"]), "what it said is known still");
-        servers.known().are(BTreeSet::new());
+        are(&[]);
         assert_eq!(servers.known().hopeless(now), Some(Hopeless::NoneLeft));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_no_host_is_remembered() {
+        let servers = Servers::default();
+        let [host, socket] = ["db:1", "/run/other.sock"].map(|address| address.parse().expect("is an address"));
+        servers.known().are([&host]);
+        assert_eq!(servers.no_host().now_or_never(), None);
+        servers.known().are([&host, &socket]);
+        servers.known().are([&host]);
+        assert_eq!(servers.no_host().now_or_never().as_deref(), Some("/run/other.sock"));
     }
 
     #[test]
@@ -242,7 +275,8 @@ mod tests {
     #[test]
     fn doubt_does_not_turn_silence_into_a_question() {
         let now = Instant::now();
-        let mut known = Known { by_address: BTreeMap::from([("a".to_owned(), silent(now))]), begun: true };
+        let by_address = BTreeMap::from([("a".to_owned(), silent(now))]);
+        let mut known = Known { by_address, begun: true, no_host: None };
         known.doubt("a");
         assert!(known.hopeless(now).is_some());
         known.set("a", answers());

@@ -31,6 +31,8 @@ pub(crate) const OFFERED: Offered =
 
 /// The servers are not what `deployment_mode` says.
 const DEPLOYMENT: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_DEPLOYMENT");
+/// A server sends the driver where nobody may go.
+const DENIED: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_DENIED");
 /// A quiet goodbye may take this long; after it the connections are cut.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -221,6 +223,8 @@ impl MongodbSink {
     ) -> Result<T, Failure> {
         let answered = tokio::select! {
             biased;
+            // Before anything goes there.
+            address = self.servers.no_host() => return Err(self.denied(&address).await),
             answered = timeout(self.request_within, request) => answered,
             hopeless = self.servers.hopeless(since) => return Err(self.hopeless(hopeless)),
         };
@@ -253,6 +257,13 @@ impl MongodbSink {
             Hopeless::NoneLeft => TargetFault::new(DEPLOYMENT, format!("no host is {}", self.wanted)),
         };
         Failure(Outcome::TargetFault(fault))
+    }
+
+    /// The driver is shut down, which goes there by itself.
+    async fn denied(&self, address: &str) -> Failure {
+        self.close().await;
+        let message = format!("a server names {address} as another one, which is no host");
+        Failure(Outcome::TargetFault(TargetFault::new(DENIED, message)))
     }
 
     fn no_server(&self, words: String) -> TargetFault {
