@@ -41,6 +41,7 @@ struct MongodbSink {
     servers: Arc<Servers>,
     relay: Relay,
     aborted: CancellationToken,
+    closed: CancellationToken,
     target: Target,
     format: Format,
     ordered: bool,
@@ -71,6 +72,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         servers,
         relay,
         aborted,
+        closed: CancellationToken::new(),
         format,
         ordered: config.ordered_insert,
         has_login: config.username.is_some(),
@@ -91,12 +93,15 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 #[async_trait]
 impl Sink for MongodbSink {
     async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        let interrupted = |message| {
+            let fault = TargetFault::new(TargetFaultKind::Interrupted, message);
+            batch.all(&Outcome::TargetFault(fault))
+        };
         tokio::select! {
             biased;
-            () = self.aborted.cancelled() => {
-                let fault = TargetFault::new(TargetFaultKind::Interrupted, "the insert was aborted");
-                batch.all(&Outcome::TargetFault(fault))
-            }
+            () = self.aborted.cancelled() => interrupted("the insert was aborted"),
+            // What the driver says then is nobody's fault.
+            () = self.closed.cancelled() => interrupted("the sink was closed"),
             outcomes = self.write(batch) => outcomes,
         }
     }
@@ -106,12 +111,17 @@ impl Sink for MongodbSink {
     }
 
     async fn close(&self) {
-        let _ = timeout(CLOSE_WITHIN, self.client.clone().shutdown().immediate(true)).await;
-        self.relay.end();
+        self.closed.cancel();
+        self.shut_down().await;
     }
 }
 
 impl MongodbSink {
+    async fn shut_down(&self) {
+        let _ = timeout(CLOSE_WITHIN, self.client.clone().shutdown().immediate(true)).await;
+        self.relay.end();
+    }
+
     async fn write(&self, batch: &Batch<'_>) -> Vec<Outcome> {
         let bytes_max = self.servers.document_bytes_max();
         let mut outcomes = batch.all(&Outcome::TargetFault(TargetFault::held()));
@@ -261,7 +271,7 @@ impl MongodbSink {
 
     /// The driver is shut down, which goes there by itself.
     async fn denied(&self, address: &str) -> Failure {
-        self.close().await;
+        self.shut_down().await;
         let message = format!("a server names {address} as another one, which is no host");
         Failure(Outcome::TargetFault(TargetFault::new(DENIED, message)))
     }
