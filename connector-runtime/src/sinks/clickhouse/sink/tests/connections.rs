@@ -69,6 +69,26 @@ async fn a_login_in_the_address_is_refused() {
 }
 
 #[tokio::test]
+async fn a_query_that_says_what_the_sink_says_is_refused() {
+    for (query, name) in [
+        ("user=u&password=secret", "user"),
+        ("max_query_size=1&password=secret", "password"),
+        ("%71uery=SELECT+1", "query"),
+        ("compress=1", "compress"),
+        ("decompress=1", "decompress"),
+        ("session_id=x", "session_id"),
+        ("insert_deduplication_token=x", "insert_deduplication_token"),
+        ("wait_end_of_query=0", "wait_end_of_query"),
+    ] {
+        let config = json!({"url": format!("http://127.0.0.1:1/?{query}"), "database": "d", "table": "t"});
+        let fault = node().open("rows", "clickhouse", config).await.err().expect("is refused");
+        assert_eq!(fault.kind, TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), "{query}");
+        assert!(fault.message.contains(&format!("has {name}, ")), "{query}: {}", fault.message);
+        assert!(!fault.message.contains("secret"), "{}", fault.message);
+    }
+}
+
+#[tokio::test]
 async fn a_denied_network_is_not_reached() {
     let server = server().await;
     let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.0/8", "::1/128"]);
