@@ -15,7 +15,7 @@ use super::outgoing::Outgoing;
 use super::{dial, tls};
 use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::tls_unusable;
+use crate::sinks::offered::{chain, tls_unusable};
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
