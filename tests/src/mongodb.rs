@@ -112,6 +112,11 @@ impl MongoDb {
         self.client().find(DATABASE, collection, &json!({})).await
     }
 
+    /// The same, in the order in which they were inserted.
+    pub async fn inserted(&self, collection: &str) -> Result<Vec<Value>> {
+        self.client().ask(&["inserted", DATABASE, collection, "{}"]).await
+    }
+
     pub async fn count(&self, collection: &str) -> Result<u64> {
         let answer = self.command(&json!({ "count": collection, "query": {} })).await?;
         let count = answer["n"].as_object().and_then(|number| number.values().next()?.as_str()).context("no number")?;
