@@ -2,7 +2,7 @@
 
 use api_types::{Message, Record};
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Bson, DateTime, Decimal128, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Binary, Bson, DateTime, Decimal128, Document, RawDocumentBuf, Timestamp, doc};
 use serde_json::{Map, Number, Value};
 
 use crate::config::payload::PayloadFormat;
@@ -52,9 +52,22 @@ impl Format {
         let Ok(sent) = Document::try_from(sent.as_ref()) else { return false };
         match self.payload {
             PayloadFormat::Envelope => OF_THE_ENVELOPE.iter().all(|name| found.get(name) == sent.get(name)),
-            PayloadFormat::Raw => sent.iter().all(|(name, value)| found.get(name) == Some(value)),
+            PayloadFormat::Raw => sent
+                .iter()
+                .all(|(name, value)| is_now(value) || found.get(name).is_some_and(|found| is_same(value, found))),
         }
     }
+}
+
+/// The server puts its own time in place of an empty timestamp.
+fn is_now(value: &Bson) -> bool {
+    *value == Bson::Timestamp(Timestamp { time: 0, increment: 0 })
+}
+
+/// Byte for byte: a NaN is the same as itself, and 0.0 is not -0.0.
+fn is_same(one: &Bson, other: &Bson) -> bool {
+    let encoded = |value: &Bson| RawDocumentBuf::try_from(&doc! { "": value.clone() }).map(RawDocumentBuf::into_bytes);
+    matches!((encoded(one), encoded(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 pub(super) fn id(record: &Record) -> String {
@@ -253,5 +266,20 @@ mod tests {
         ours.message.payload = r#"{"t":2}"#.into();
         let sent = RAW.document(&ours, ENOUGH).expect("is a document");
         assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 1 }));
+    }
+
+    #[test]
+    fn a_raw_document_is_the_records_own_by_its_bytes_but_for_the_servers_time() {
+        let mut ours = record(1, r#"{"t":{"$numberDouble":"NaN"},"at":{"$timestamp":{"t":0,"i":0}}}"#);
+        let sent = RAW.document(&ours, ENOUGH).expect("is a document");
+        let now = Timestamp { time: 1_700_000_000, increment: 1 };
+        assert!(RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": f64::NAN, "at": now }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 1.0, "at": now }));
+        ours.message.payload = r#"{"t":0.0,"n":{"a":1,"b":2}}"#.into();
+        let sent = RAW.document(&ours, ENOUGH).expect("is a document");
+        assert!(RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 0.0, "n": { "a": 1, "b": 2 } }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": -0.0, "n": { "a": 1, "b": 2 } }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 0.0, "n": { "b": 2, "a": 1 } }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 0.0, "n": { "a": 1_i64, "b": 2 } }));
     }
 }

@@ -70,6 +70,18 @@ async fn a_record_that_comes_again_is_there_once_and_delivered() {
 }
 
 #[tokio::test]
+async fn a_raw_record_whose_number_is_none_comes_again_and_is_delivered() {
+    let server = server().await;
+    let sink = open(&server, &json!({ "payload_format": "raw" })).await;
+    let sent = records([r#"{"t":{"$numberDouble":"NaN"}}"#, r#"{"t":-0.0}"#]);
+    for _ in 0..2 {
+        assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 2]);
+    }
+    assert_eq!(ids(&server).await.len(), 2);
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_document_of_another_cluster_with_the_same_id_is_no_delivery() {
     let server = server().await;
     let theirs = json!({ "insert": COLLECTION, "documents": [{ "_id": "1-7-1", "topic": "plant/two" }] });
