@@ -126,8 +126,9 @@ impl MongodbSink {
         let bytes_max = self.servers.document_bytes_max();
         let mut outcomes = batch.all(&Outcome::TargetFault(TargetFault::held()));
         let mut sent = Vec::with_capacity(batch.records.len());
-        for (place, record) in batch.records.iter().enumerate() {
-            match self.format.document(record, bytes_max) {
+        let documents = self.format.documents(batch.records, bytes_max).await;
+        for (place, (record, document)) in batch.records.iter().zip(documents).enumerate() {
+            match document {
                 Ok(document) => sent.push(Sent { place, id: document::id(record), document }),
                 Err(fault) => outcomes[place] = Outcome::RecordFault(fault),
             }
