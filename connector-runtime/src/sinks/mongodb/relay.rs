@@ -8,7 +8,7 @@
 //! every connection goes to an address that was checked, the certificate is judged as for every other sink, a request
 //! without an answer is given up, and after an abort nothing more leaves the process, whatever the driver still does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,9 +64,12 @@ struct Shared {
     ways: Ways,
     password: String,
     handshakes: Arc<Semaphore>,
-    /// Why the last connection to a server did not come about or was lost, until there is another.
-    faults: Mutex<BTreeMap<(String, u16), TargetFault>>,
+    faults: Mutex<Faults>,
 }
+
+/// Why the last connection to a server did not come about or was lost, until there is another.
+#[derive(Default)]
+struct Faults(BTreeMap<(String, u16), (Instant, TargetFault)>);
 
 impl Relay {
     pub(super) async fn open(ways: Ways) -> io::Result<Self> {
@@ -77,7 +80,7 @@ impl Relay {
             ways,
             password: password.clone(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-            faults: Mutex::new(BTreeMap::new()),
+            faults: Mutex::default(),
         });
         let ended = CancellationToken::new();
         // Ends with the relay: by `end`, by an abort, or when it is dropped.
@@ -85,10 +88,9 @@ impl Relay {
         Ok(Self { port, password, shared, ended: ended.clone(), _ends: ended.drop_guard() })
     }
 
-    /// What is known about the servers that cannot be used: what a person must mend before what time may.
-    pub(super) fn fault(&self) -> Option<TargetFault> {
-        let faults = self.shared.faults();
-        faults.values().max_by_key(|fault| fault.kind.needs_a_person()).cloned()
+    /// Why none of these servers could be used since.
+    pub(super) fn fault(&self, servers: &BTreeSet<String>, since: Instant) -> Option<TargetFault> {
+        self.shared.faults().of(servers, since)
     }
 
     /// Connections that are still open are closed.
@@ -138,7 +140,7 @@ impl Shared {
         };
         match connected {
             Ok(server) => {
-                self.faults().remove(&place);
+                self.faults().0.remove(&place);
                 if socks::reply(&mut client, Reply::Connected).await.is_ok() {
                     self.carry(client, server, place).await;
                 }
@@ -192,15 +194,35 @@ impl Shared {
     }
 
     fn note(&self, place: (String, u16), fault: TargetFault) {
-        let mut faults = self.faults();
-        if faults.len() < FAULTS_MAX || faults.contains_key(&place) {
-            let message = format!("{}:{}: {}", place.0, place.1, fault.message);
-            faults.insert(place, TargetFault { message: message.into(), ..fault });
-        }
+        let message = format!("{}:{}: {}", place.0, place.1, fault.message);
+        self.faults().note(place, Instant::now(), TargetFault { message: message.into(), ..fault });
     }
 
-    fn faults(&self) -> MutexGuard<'_, BTreeMap<(String, u16), TargetFault>> {
+    fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Faults {
+    fn note(&mut self, place: (String, u16), at: Instant, fault: TargetFault) {
+        if self.0.len() >= FAULTS_MAX && !self.0.contains_key(&place) {
+            let oldest = self.0.iter().min_by_key(|(_, (at, _))| *at).map(|(place, _)| place.clone());
+            if let Some(oldest) = oldest {
+                self.0.remove(&oldest);
+            }
+        }
+        self.0.insert(place, (at, fault));
+    }
+
+    /// What a person must mend before what time may. An old fault of one server says nothing about a request that
+    /// another one may have had; one that nobody looks to any more says nothing at all.
+    fn of(&self, servers: &BTreeSet<String>, since: Instant) -> Option<TargetFault> {
+        let is_of_these = |(host, port): &(String, u16)| servers.contains(&format!("{host}:{port}"));
+        let of_these: Vec<&(Instant, TargetFault)> =
+            self.0.iter().filter(|(place, _)| is_of_these(place)).map(|(_, fault)| fault).collect();
+        let of_all = of_these.len() == servers.len();
+        let told = of_these.into_iter().filter(|(at, _)| of_all || *at >= since).map(|(_, fault)| fault);
+        told.max_by_key(|fault| fault.kind.needs_a_person()).cloned()
     }
 }
 
@@ -289,5 +311,44 @@ impl Due {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_fault_of_one_server_says_nothing_about_another() {
+        let before = Instant::now();
+        let since = before + Duration::from_secs(1);
+        let certificate = TargetFault::new(TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"), "untrusted");
+        let down = TargetFault::new(TargetFaultKind::Down, "refused");
+        let place = |host: &str| (host.to_owned(), 1);
+        let servers = |names: &[&str]| names.iter().map(|name| format!("{name}:1")).collect::<BTreeSet<String>>();
+        let mut faults = Faults::default();
+        faults.note(place("a"), before, certificate.clone());
+        assert_eq!(faults.of(&servers(&["a", "b"]), since), None, "b may have had the request");
+        assert_eq!(faults.of(&servers(&["a"]), since), Some(certificate.clone()), "there is no other");
+        faults.note(place("b"), since, down.clone());
+        assert_eq!(faults.of(&servers(&["a", "b"]), since), Some(certificate.clone()), "none can be used");
+        assert_eq!(faults.of(&servers(&["a", "b", "c"]), since), Some(down.clone()), "this one is new");
+        // The set has another member in place of it.
+        assert_eq!(faults.of(&servers(&["b"]), since), Some(down));
+        assert_eq!(faults.of(&servers(&["c"]), since), None);
+    }
+
+    #[test]
+    fn faults_are_bounded_and_the_newest_are_kept() {
+        let began = Instant::now();
+        let mut faults = Faults::default();
+        let fault = TargetFault::new(TargetFaultKind::Down, "refused");
+        for number in 0..=FAULTS_MAX {
+            let at = began + Duration::from_secs(number as u64);
+            faults.note((number.to_string(), 1), at, fault.clone());
+        }
+        assert_eq!(faults.0.len(), FAULTS_MAX);
+        assert_eq!(faults.of(&BTreeSet::from(["0:1".to_owned()]), began), None, "the oldest made room");
+        assert_eq!(faults.of(&BTreeSet::from([format!("{FAULTS_MAX}:1")]), began), Some(fault));
     }
 }

@@ -73,6 +73,11 @@ impl Servers {
         self.known().said().map(|(_, said)| said.document_bytes_max).min().unwrap_or(DOCUMENT_BYTES_MAX)
     }
 
+    /// All that the driver looks to.
+    pub(super) fn addresses(&self) -> BTreeSet<String> {
+        self.known().by_address.keys().cloned().collect()
+    }
+
     /// A server that is no router of a sharded cluster, among those that answer.
     pub(super) fn no_router(&self) -> Option<String> {
         self.known().said().find(|(_, said)| !said.is_router).map(|(address, _)| address.to_owned())

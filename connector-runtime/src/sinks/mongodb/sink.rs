@@ -237,11 +237,11 @@ impl MongodbSink {
             // Before anything goes there.
             address = self.servers.no_host() => return Err(self.denied(&address).await),
             answered = timeout(self.request_within, request) => answered,
-            hopeless = self.servers.hopeless(since) => return Err(self.hopeless(hopeless)),
+            hopeless = self.servers.hopeless(since) => return Err(self.hopeless(hopeless, since)),
         };
         match answered {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.failure(&error)),
+            Ok(Err(error)) => Err(self.failure(&error, since)),
             Err(_) => {
                 let message = format!("no answer within {} s", self.request_within.as_secs());
                 Err(Failure(Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message))))
@@ -249,22 +249,22 @@ impl MongodbSink {
         }
     }
 
-    fn failure(&self, error: &Error) -> Failure {
+    fn failure(&self, error: &Error, since: Instant) -> Failure {
         let fault = match whole(error, self.has_login) {
             Whole::SomeDocument(fault) => return Failure(Outcome::Unclear(fault)),
             Whole::Target(fault) => fault,
-            Whole::NoServer(words) => self.no_server(words),
+            Whole::NoServer(words) => self.no_server(words, since),
             Whole::Lost(words) => {
-                let message = self.relay.fault().map_or(words.into(), |fault| fault.message);
+                let message = self.relay_fault(since).map_or(words.into(), |fault| fault.message);
                 TargetFault::new(TargetFaultKind::Down, message)
             }
         };
         Failure(Outcome::TargetFault(fault))
     }
 
-    fn hopeless(&self, hopeless: Hopeless) -> Failure {
+    fn hopeless(&self, hopeless: Hopeless, since: Instant) -> Failure {
         let fault = match hopeless {
-            Hopeless::Nobody(words) => self.no_server(words),
+            Hopeless::Nobody(words) => self.no_server(words, since),
             Hopeless::NoneLeft => TargetFault::new(DEPLOYMENT, format!("no host is {}", self.wanted)),
         };
         Failure(Outcome::TargetFault(fault))
@@ -277,8 +277,12 @@ impl MongodbSink {
         Failure(Outcome::TargetFault(TargetFault::new(DENIED, message)))
     }
 
-    fn no_server(&self, words: String) -> TargetFault {
-        self.relay.fault().unwrap_or_else(|| TargetFault::new(TargetFaultKind::Down, words))
+    fn relay_fault(&self, since: Instant) -> Option<TargetFault> {
+        self.relay.fault(&self.servers.addresses(), since)
+    }
+
+    fn no_server(&self, words: String, since: Instant) -> TargetFault {
+        self.relay_fault(since).unwrap_or_else(|| TargetFault::new(TargetFaultKind::Down, words))
     }
 }
 
