@@ -31,7 +31,8 @@ impl Refusal {
     pub(super) fn target_fault(&self, has_login: bool) -> Option<TargetFault> {
         match self.code {
             // Bad values (also of time series), types, depth, broken BSON, field names, `_id`, DBRef, shard keys,
-            // validation, parallel arrays, size, geometry, language of a text index, index keys.
+            // validation, parallel arrays, size, geometry, what a capped collection holds, language of a text index,
+            // index keys.
             2
             | 14
             | 15
@@ -41,6 +42,9 @@ impl Refusal {
             | 121
             | 171
             | 10_334
+            | 13_026
+            | 13_027
+            | 16_328
             | 16_755
             | 16_804
             | 17_261
@@ -154,7 +158,9 @@ mod tests {
 
     #[test]
     fn a_code_says_whose_fault_a_refused_document_is() {
-        for code in [2, 52, 57, 121, 10_334, 11_000, 11_001, 12_582, 16_755, 17_280] {
+        for code in
+            [2, 52, 57, 121, 10_334, 11_000, 11_001, 12_582, 13_026, 13_027, 16_328, 16_755, 16_804, 17_262, 17_280]
+        {
             assert_eq!(refusal(code).target_fault(true), None, "{code}");
             assert_eq!(&*refusal(code).record_fault().class, format!("mongodb_{code}"));
             assert!(refusal(code).record_fault().message.chars().count() <= MESSAGE_CHARS_MAX + 1);
