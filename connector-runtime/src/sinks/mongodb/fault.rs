@@ -52,7 +52,7 @@ impl Refusal {
             | 17_280
             | 17_419 => None,
             _ if self.is_duplicate() => None,
-            code => Some(TargetFault::new(kind(code, has_login), words(&self.message))),
+            code => Some(TargetFault::new(kind(code, &self.message, has_login), words(&self.message))),
         }
     }
 }
@@ -79,7 +79,7 @@ pub(super) fn whole(error: &Error, has_login: bool) -> Whole {
                 let throttled = TargetFaultKind::Throttled { retry_after: None };
                 Whole::Target(TargetFault::new(throttled, words(&command.message)))
             }
-            code => Whole::Target(TargetFault::new(kind(code, has_login), words(&command.message))),
+            code => Whole::Target(TargetFault::new(kind(code, &command.message, has_login), words(&command.message))),
         };
     }
     let text = words(&chain(error));
@@ -124,8 +124,10 @@ fn class(code: i32) -> String {
     format!("mongodb_{code}")
 }
 
-fn kind(code: i32, has_login: bool) -> TargetFaultKind {
+fn kind(code: i32, message: &str, has_login: bool) -> TargetFaultKind {
     match code {
+        // Atlas has one code for all that it forbids.
+        8_000 if message.contains("over your space quota") => TargetFaultKind::Full,
         // User unknown, authentication failed, mechanism not available, to be done again.
         11 | 18 | 334 | 391 => TargetFaultKind::Auth,
         // Nobody said who we are.
@@ -187,5 +189,8 @@ mod tests {
             let fault = refusal(code).target_fault(has_login).expect("is the target's");
             assert_eq!(fault.kind, expect, "{code}");
         }
+        let full = "you are over your space quota, using 512 MB of 512 MB".to_owned();
+        let full = Refusal { code: 8_000, message: full }.target_fault(true).expect("is the target's");
+        assert_eq!(full.kind, TargetFaultKind::Full);
     }
 }
