@@ -90,9 +90,8 @@ pub(super) fn whole(error: &Error, has_login: bool) -> Whole {
         ErrorKind::IncompatibleServer { .. } | ErrorKind::SessionsNotSupported => {
             Whole::Target(TargetFault::new(TargetFaultKind::Misconfigured("TARGET_TOO_OLD"), text))
         }
-        ErrorKind::InvalidArgument { .. } => {
-            Whole::Target(TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), text))
-        }
+        // The driver says so of a document that is larger than the server takes, and does not say which.
+        ErrorKind::InvalidArgument { .. } => Whole::SomeDocument(RecordFault::refused("mongodb_driver", text)),
         ErrorKind::ServerSelection { .. } => Whole::NoServer(text),
         _ => Whole::Lost(text),
     }
@@ -152,10 +151,19 @@ pub(super) fn words(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mongodb::options::ConnectionString;
+
     use super::*;
 
     fn refusal(code: i32) -> Refusal {
         Refusal { code, message: "x".repeat(1_000) }
+    }
+
+    #[test]
+    fn what_the_driver_does_not_take_is_some_documents() {
+        let error = "mongodb://".parse::<ConnectionString>().expect_err("has no host");
+        assert!(matches!(error.kind.as_ref(), ErrorKind::InvalidArgument { .. }), "{error:?}");
+        assert!(matches!(whole(&error, true), Whole::SomeDocument(fault) if &*fault.class == "mongodb_driver"));
     }
 
     #[test]

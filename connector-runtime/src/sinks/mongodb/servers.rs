@@ -32,6 +32,8 @@ struct Known {
     begun: bool,
     /// One that is no host: the driver goes to it by itself, and not by the relay. It stays, whatever comes later.
     no_host: Option<String>,
+    /// Of the largest document that every server took when there was one that said so.
+    document_bytes_max: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -70,7 +72,7 @@ impl Servers {
 
     /// Bytes of the largest document that every server takes.
     pub(super) fn document_bytes_max(&self) -> usize {
-        self.known().said().map(|(_, said)| said.document_bytes_max).min().unwrap_or(DOCUMENT_BYTES_MAX)
+        self.known().document_bytes_max.unwrap_or(DOCUMENT_BYTES_MAX)
     }
 
     /// All that the driver looks to.
@@ -159,6 +161,8 @@ impl Known {
         if let Some(known) = self.by_address.get_mut(address) {
             *known = state;
         }
+        let bytes_max = self.said().map(|(_, said)| said.document_bytes_max).min();
+        self.document_bytes_max = bytes_max.or(self.document_bytes_max);
     }
 
     fn doubt(&mut self, address: &str) {
@@ -228,7 +232,7 @@ mod tests {
             (true, vec![answers(), silent(since)], None),
         ] {
             let by_address = states.iter().enumerate().map(|(at, state)| (at.to_string(), state.clone())).collect();
-            let known = Known { by_address, begun, no_host: None };
+            let known = Known { by_address, begun, ..Known::default() };
             assert_eq!(known.hopeless(since), expect, "{states:?}");
         }
     }
@@ -278,10 +282,26 @@ mod tests {
     }
 
     #[test]
+    fn what_every_server_takes_is_known_also_while_none_answers() {
+        let servers = Servers::default();
+        assert_eq!(servers.document_bytes_max(), DOCUMENT_BYTES_MAX);
+        let [one, other]: [ServerAddress; 2] = ["a:1", "b:1"].map(|address| address.parse().expect("is an address"));
+        servers.known().are([&one, &other]);
+        for (address, bytes) in [("a:1", 2_000), ("b:1", 1_000)] {
+            servers.known().set(address, State::Answers(said(&doc! { "maxBsonObjectSize": bytes })));
+        }
+        assert_eq!(servers.document_bytes_max(), 1_000);
+        for address in ["a:1", "b:1"] {
+            servers.known().set(address, silent(Instant::now()));
+        }
+        assert_eq!(servers.document_bytes_max(), 1_000);
+    }
+
+    #[test]
     fn doubt_does_not_turn_silence_into_a_question() {
         let now = Instant::now();
         let by_address = BTreeMap::from([("a".to_owned(), silent(now))]);
-        let mut known = Known { by_address, begun: true, no_host: None };
+        let mut known = Known { by_address, begun: true, ..Known::default() };
         known.doubt("a");
         assert!(known.hopeless(now).is_some());
         known.set("a", answers());
