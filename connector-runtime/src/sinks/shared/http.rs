@@ -289,8 +289,7 @@ async fn read(mut response: Response, bytes_max: usize) -> Answer {
 
 /// What the statuses that say something about the target mean. The sink looks at those about records before.
 pub(crate) fn status_fault(status: StatusCode, headers: &HeaderMap, words: &str) -> TargetFault {
-    let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let asked = asked.and_then(|value| retry_after(value, Utc::now()));
+    let asked = asked_to_wait(headers);
     let kind = match status.as_u16() {
         429 => TargetFaultKind::Throttled { retry_after: asked },
         408 | 425 | 500..=599 => match asked {
@@ -304,6 +303,12 @@ pub(crate) fn status_fault(status: StatusCode, headers: &HeaderMap, words: &str)
         _ => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
     };
     TargetFault::new(kind, status_message(status, words))
+}
+
+/// How long the target wants to be left alone.
+pub(crate) fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
+    let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    asked.and_then(|value| retry_after(value, Utc::now()))
 }
 
 pub(crate) fn status_message(status: StatusCode, words: &str) -> String {
