@@ -160,7 +160,8 @@ impl Shared {
             port,
             tls: tls.transpose()?,
             deny_networks: Arc::clone(&self.ways.deny_networks),
-            is_patient: false,
+            // Who takes nothing is missed by `Due`.
+            is_patient: true,
             aborted: self.ways.aborted.clone(),
         };
         let limit = self.ways.connect_within;
@@ -257,6 +258,7 @@ async fn send(server: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Resul
 
 async fn downwards(mut server: impl AsyncRead + Unpin, mut driver: WriteHalf<'_>, due: &Due) -> End {
     let mut buffer = vec![0; DOWN_BYTES];
+    let mut answers = Answers::default();
     loop {
         let length = match server.read(&mut buffer).await {
             Ok(0) => {
@@ -265,10 +267,47 @@ async fn downwards(mut server: impl AsyncRead + Unpin, mut driver: WriteHalf<'_>
             Ok(length) => length,
             Err(error) => return End::Server(error),
         };
-        due.end();
+        if answers.end_with(&buffer[..length]) {
+            due.end();
+        } else {
+            due.begin();
+        }
         if driver.write_all(&buffer[..length]).await.is_err() {
             return End::Driver;
         }
+    }
+}
+
+/// Where the messages of a server end: each begins with its length.
+#[derive(Default)]
+struct Answers {
+    length: Vec<u8>,
+    left: usize,
+}
+
+impl Answers {
+    const LENGTH_BYTES: usize = 4;
+
+    /// Whether these bytes end with the end of a message.
+    fn end_with(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let taken;
+            (taken, bytes) = bytes.split_at(bytes.len().min(match self.left {
+                0 => Self::LENGTH_BYTES - self.length.len(),
+                left => left,
+            }));
+            if self.left > 0 {
+                self.left -= taken.len();
+                continue;
+            }
+            self.length.extend_from_slice(taken);
+            if let Ok(length) = <[u8; Self::LENGTH_BYTES]>::try_from(&*self.length) {
+                let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+                self.left = length.saturating_sub(Self::LENGTH_BYTES);
+                self.length.clear();
+            }
+        }
+        self.left == 0 && self.length.is_empty()
     }
 }
 
@@ -336,6 +375,40 @@ mod tests {
         // The set has another member in place of it.
         assert_eq!(faults.of(&servers(&["b"]), since), Some(down));
         assert_eq!(faults.of(&servers(&["c"]), since), None);
+    }
+
+    #[test]
+    fn an_answer_is_one_when_all_of_it_is_there() {
+        let mut answers = Answers::default();
+        for (bytes, expect) in [
+            (&b"\x06\0\0\0ab"[..], true),
+            (b"\x06\0", false),
+            (b"\0\0", false),
+            (b"a", false),
+            (b"b", true),
+            (b"\x05\0\0\0a\x08\0\0\0abc", false),
+            (b"d\x04\0\0\0", true),
+        ] {
+            assert_eq!(answers.end_with(bytes), expect, "{bytes:?}");
+        }
+    }
+
+    /// Bytes come and no end: that is no answer yet.
+    #[tokio::test(start_paused = true)]
+    async fn half_of_an_answer_is_not_waited_for_for_ever() {
+        let due = Due::new(Duration::from_secs(3));
+        let (mut server, from_server) = tokio::io::duplex(64);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listens");
+        let address = listener.local_addr().expect("is bound");
+        let (driver, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_driver, (mut accepted, _)) = (driver.expect("connects"), accepted.expect("accepts"));
+        let (_, to_driver) = accepted.split();
+        due.begin();
+        server.write_all(b"\x10\0\0\0half").await.expect("writes");
+        tokio::select! {
+            _ = downwards(from_server, to_driver, &due) => panic!("nobody ends the connection"),
+            passed = timeout(Duration::from_secs(60), due.passed()) => passed.expect("passes"),
+        }
     }
 
     #[test]
