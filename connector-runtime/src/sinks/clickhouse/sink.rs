@@ -1,6 +1,5 @@
 //! Batches as inserts: one for each, with a token made from its bounds.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::ClusterId;
