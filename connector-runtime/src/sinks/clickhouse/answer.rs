@@ -58,7 +58,15 @@ pub(super) fn exception(answer: &Answer) -> Option<TargetFault> {
 
 fn judge(status: StatusCode, headers: &HeaderMap, text: &str, complete: bool, body_bytes: usize) -> Verdict {
     let message = http::status_message(status, &http::shortened(words(text)));
-    let fault = |kind| TargetFault::new(kind, message.clone());
+    let fault = |kind| {
+        let kind = match kind {
+            TargetFaultKind::Throttled { retry_after: None } => {
+                TargetFaultKind::Throttled { retry_after: http::asked_to_wait(headers) }
+            }
+            other => other,
+        };
+        TargetFault::new(kind, message.clone())
+    };
     let Some(code) = code(headers, text) else {
         return match status.as_u16() {
             200 if text.is_empty() && complete => Verdict::Stored,
@@ -73,9 +81,8 @@ fn judge(status: StatusCode, headers: &HeaderMap, text: &str, complete: bool, bo
     match meaning(code, text) {
         Meaning::Row => refused(&class, &message, row(text)),
         Meaning::TooMuch(kind) if body_bytes >= MUCH_BYTES => {
-            let fault = RecordFault::refused(class, message.clone());
-            let alone = Some(TargetFault::new(kind, message));
-            Verdict::Refused(Refusal { fault, row: None, alone })
+            let alone = Some(fault(kind));
+            Verdict::Refused(Refusal { fault: RecordFault::refused(class, message), row: None, alone })
         }
         Meaning::TooMuch(kind) | Meaning::Target(kind) => Verdict::Target(fault(kind)),
         Meaning::Columns(kind) => Verdict::OtherColumns(fault(kind)),

@@ -6,12 +6,14 @@
 //! batch ──row──►│──body──► gzip ──► one INSERT, token of the sealed batch ──answer──► outcomes
 //! ```
 //!
-//! What `table`, `row`, `body`, `answer`, `code` and `hints` do is pure; `schema` and `sink` ask the server by `server`.
+//! What `table`, `row`, `body`, `answer`, `code`, `changes` and `hints` do is pure; `schema` and `sink` ask the server by `server`.
 
 #[cfg(feature = "clickhouse")]
 mod answer;
 #[cfg(feature = "clickhouse")]
 mod body;
+#[cfg(feature = "clickhouse")]
+mod changes;
 #[cfg(feature = "clickhouse")]
 mod code;
 pub mod config;

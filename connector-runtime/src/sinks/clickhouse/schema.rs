@@ -17,11 +17,17 @@ const TOKEN: &str = "insert_deduplication_token";
 
 /// What must hold for an insert to mean what this sink means by it, whatever the user's profile says. Settings that the
 /// server does not have, or has so already, are not sent: a profile may forbid to change them.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 17] = [
     // What is acknowledged must be stored, and servers have lost rows that came so and with a token.
     ("async_insert", "0"),
     // A batch is one block, so that its token stands for all of it, and a row that is refused has its number in it.
-    ("max_insert_block_size", "1048576"),
+    (BLOCK, "1048576"),
+    (SMALLEST_BLOCK, "1048576"),
+    ("max_insert_block_size_bytes", "0"),
+    ("input_format_max_block_size_bytes", "0"),
+    ("input_format_max_block_wait_ms", "0"),
+    // The rows of a connection that broke off would be stored as if they were all.
+    ("input_format_connection_handling", "0"),
     ("input_format_parallel_parsing", "0"),
     ("insert_deduplicate", "1"),
     ("deduplicate_insert", "enable"),
@@ -31,12 +37,16 @@ const NEEDED: [(&str, &str); 11] = [
     ("input_format_allow_errors_num", "0"),
     ("input_format_allow_errors_ratio", "0"),
     ("input_format_tsv_skip_first_lines", "0"),
+    // A first row whose values are names of columns would be taken for a header.
+    ("input_format_tsv_detect_header", "0"),
     // Texts would be read as something else.
     ("input_format_tsv_empty_as_default", "0"),
     ("format_tsv_null_representation", "\\N"),
 ];
-/// Of rows in a block. A server whose block takes as many as a batch can have is left alone.
+/// Of rows in a block, which ends there. A server whose block takes as many as a batch can have is left alone.
 const BLOCK: &str = "max_insert_block_size";
+/// A block of so many rows may end, if it has enough bytes.
+const SMALLEST_BLOCK: &str = "min_insert_block_size_rows";
 const BATCH_RECORDS_MAX: u64 = 100_000;
 
 /// What an insert is made of.
@@ -126,7 +136,9 @@ impl Schema {
     fn fault(&self, unfit: &Unfit) -> TargetFault {
         let kind = match unfit {
             Unfit::NoneOfOurs => TargetFaultKind::Missing,
-            Unfit::TooNarrow { .. } | Unfit::Unreadable(_) => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
+            Unfit::TooNarrow { .. } | Unfit::HoldsNone { .. } | Unfit::Unreadable(_) => {
+                TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS")
+            }
         };
         TargetFault::new(kind, format!("{}.{}: {unfit}", self.database, self.table))
     }
@@ -149,7 +161,7 @@ fn to_change(current: &[(String, String)]) -> Vec<Setting> {
 
 fn is_met(name: &str, needed: &str, now: &str) -> bool {
     let is_enough = |rows: u64| rows >= BATCH_RECORDS_MAX;
-    now == needed || (name == BLOCK && now.parse().is_ok_and(is_enough))
+    now == needed || ([BLOCK, SMALLEST_BLOCK].contains(&name) && now.parse().is_ok_and(is_enough))
 }
 
 #[cfg(test)]
@@ -163,10 +175,13 @@ mod tests {
     #[test]
     fn a_setting_is_sent_only_where_it_is_known_and_other() {
         // As 26.9 and 18.16 answer.
-        let new = "async_insert\t1\nmax_insert_block_size\t1048449\ninput_format_parallel_parsing\t1\n\
+        let new = "async_insert\t1\nmax_insert_block_size\t1048449\nmin_insert_block_size_rows\t1048449\n\
+                   max_insert_block_size_bytes\t0\ninput_format_max_block_size_bytes\t0\ninput_format_parallel_parsing\t1\n\
                    insert_deduplicate\t1\ndeduplicate_insert\tenable\ninsert_deduplication_token\t\n\
-                   deduplicate_blocks_in_dependent_materialized_views\t1\nformat_tsv_null_representation\t\\\\N\n";
-        let expect = [("async_insert", "0".to_owned()), ("input_format_parallel_parsing", "0".to_owned())];
+                   deduplicate_blocks_in_dependent_materialized_views\t1\nformat_tsv_null_representation\t\\\\N\n\
+                   input_format_tsv_detect_header\t1\n";
+        let expect = ["async_insert", "input_format_parallel_parsing", "input_format_tsv_detect_header"];
+        let expect = expect.map(|name| (name, "0".to_owned()));
         assert_eq!(changed(new), expect);
         assert_eq!(changed("max_insert_block_size\t1048576\ninput_format_allow_errors_num\t0\n"), []);
         assert_eq!(changed(""), []);
@@ -174,11 +189,18 @@ mod tests {
 
     #[test]
     fn what_would_lose_or_change_rows_is_overruled() {
-        let answer = "max_insert_block_size\t99999\ninput_format_allow_errors_ratio\t0.1\n\
+        let answer = "max_insert_block_size\t99999\nmin_insert_block_size_rows\t0\ninput_format_max_block_wait_ms\t5\n\
+                      max_insert_block_size_bytes\t1000\ninput_format_max_block_size_bytes\t1\n\
+                      input_format_connection_handling\t1\ninput_format_allow_errors_ratio\t0.1\n\
                       format_tsv_null_representation\t\ndeduplicate_insert\tdisable\n";
         let names: Vec<&str> = changed(answer).into_iter().map(|(name, _)| name).collect();
         let expect = [
             "max_insert_block_size",
+            "min_insert_block_size_rows",
+            "max_insert_block_size_bytes",
+            "input_format_max_block_size_bytes",
+            "input_format_max_block_wait_ms",
+            "input_format_connection_handling",
             "deduplicate_insert",
             "input_format_allow_errors_ratio",
             "format_tsv_null_representation",

@@ -19,6 +19,11 @@ const DEFAULT_USER: &str = "default";
 /// The answer is sent when all is done, so that its status is the whole truth where the server can hold it back.
 const WAIT: (&str, &str) = ("wait_end_of_query", "1");
 
+/// What a query of the URL must not have: a login, which servers write into their logs, and what the sink says itself
+/// with every insert.
+const NOT_IN_URL: [&str; 8] =
+    ["user", "password", "query", "compress", "decompress", "session_id", "insert_deduplication_token", WAIT.0];
+
 pub(super) struct Server {
     target: HttpTarget,
     timeout: Duration,
@@ -30,6 +35,7 @@ pub(super) type Setting = (&'static str, String);
 
 impl Server {
     pub(super) async fn open(config: &Config, context: &SinkContext) -> Result<Self, TargetFault> {
+        refuse_query(&config.url)?;
         let url = http::endpoint(http::without_login(&config.url)?, &[], &[WAIT])?;
         let timeout = Duration::from_secs(config.timeout_secs);
         let (tls, deny_networks) = (config.tls.clone(), context.deny_networks.clone());
@@ -83,6 +89,14 @@ impl Server {
             }),
         }
     }
+}
+
+fn refuse_query(url: &str) -> Result<(), TargetFault> {
+    let url = Url::parse(url).map_err(|error| unusable(&error))?;
+    let Some((name, _)) = url.query_pairs().find(|(name, _)| NOT_IN_URL.contains(&&**name)) else { return Ok(()) };
+    let says =
+        format!("the query of the server's address has {name}, which has a field of its own or is not to be said");
+    Err(TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), says))
 }
 
 /// The login goes into a header and never into the URL, which servers write into their logs.

@@ -1,6 +1,5 @@
 //! Batches as inserts: one for each, with a token made from its bounds.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::ClusterId;
@@ -9,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::answer::{self, Refusal, Verdict};
 use super::body::Body;
+use super::changes::Changes;
 use super::config::Config;
 use super::hints::Hints;
 use super::schema::{Known, Schema};
@@ -29,6 +29,7 @@ struct ClickhouseSink {
     format: PayloadFormat,
     cluster: ClusterId,
     hints: Hints,
+    changes: Changes,
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
@@ -41,6 +42,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         format: config.payload_format,
         cluster: context.cluster,
         hints: Hints::default(),
+        changes: Changes::default(),
     }))
 }
 
@@ -88,17 +90,19 @@ impl ClickhouseSink {
             self.hints.asked_alone(batch.records[*place].id, verdict == Verdict::Stored);
         }
         let answers = match verdict {
-            Verdict::Stored => return Ok(outcomes),
+            Verdict::Stored => {
+                self.changes.forget(batch.id);
+                return Ok(outcomes);
+            }
             Verdict::Target(fault) => self.target_fault(fault, places.len()),
             Verdict::OtherColumns(fault) | Verdict::OtherSettings(fault) => {
-                let fault = self.unless_changed(&known, fault).await;
-                self.target_fault(fault, places.len())
+                let change = self.change(batch, &known, &fault.message).await;
+                self.target_fault(change.unwrap_or(fault), places.len())
             }
             // A row that fits the columns as they are now must not end because it did not fit those that were.
-            Verdict::Refused(refusal) => match self.schema.has_changed(&self.server, &known).await {
-                Ok(false) => self.blame(batch, &places, &refusal),
-                Ok(true) => self.target_fault(changed(), places.len()),
-                Err(fault) => self.target_fault(fault, places.len()),
+            Verdict::Refused(refusal) => match self.change(batch, &known, &refusal.fault.message).await {
+                Some(fault) => self.target_fault(fault, places.len()),
+                None => self.blame(batch, &places, &refusal),
             },
         };
         for (place, answer) in places.into_iter().zip(answers) {
@@ -116,11 +120,21 @@ impl ClickhouseSink {
         vec![Outcome::TargetFault(fault); rows]
     }
 
-    async fn unless_changed(&self, known: &Arc<Known>, fault: TargetFault) -> TargetFault {
+    /// Why nobody is to blame for what the server has said: the table is another one by now, or cannot be asked.
+    async fn change(&self, batch: &Batch<'_>, known: &Known, words: &str) -> Option<TargetFault> {
+        const CHANGED: &str = "the table or the server's settings have changed";
         match self.schema.has_changed(&self.server, known).await {
-            Ok(true) => changed(),
-            Ok(false) => fault,
-            Err(fault) => fault,
+            Ok(false) => {
+                self.changes.forget(batch.id);
+                None
+            }
+            // The same records fit it as it is now, or are refused once more.
+            Ok(true) if self.changes.is_first(batch.id) => {
+                let fault = TargetFault::new(TargetFaultKind::Interrupted, CHANGED);
+                Some(TargetFault { reopen: false, ..fault })
+            }
+            Ok(true) => Some(TargetFault::new(TargetFaultKind::Down, format!("{CHANGED}, and once more: {words}"))),
+            Err(fault) => Some(fault),
         }
     }
 
@@ -141,12 +155,6 @@ impl ClickhouseSink {
             Some(_) | None => vec![unclear; places.len()],
         }
     }
-}
-
-/// Nobody's fault: the same records fit the table as it is now, or are refused once more.
-fn changed() -> TargetFault {
-    let fault = TargetFault::new(TargetFaultKind::Interrupted, "the table or the server's settings have changed");
-    TargetFault { reopen: false, ..fault }
 }
 
 fn beside_a_culprit() -> Outcome {

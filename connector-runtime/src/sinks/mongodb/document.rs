@@ -2,7 +2,9 @@
 
 use api_types::{Message, Record};
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Bson, DateTime, Decimal128, Document, RawDocumentBuf, doc};
+use mongodb::bson::{
+    Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, RawDocumentBuf, Timestamp, doc,
+};
 use serde_json::{Map, Number, Value};
 
 use crate::config::payload::PayloadFormat;
@@ -12,6 +14,31 @@ const ID: &str = "_id";
 /// What tells a record from one of another cluster that has the same id.
 const OF_THE_ENVELOPE: [&str; 3] = ["topic", "client_id", "timestamp"];
 
+/// Documents that are made at a time; in between others get their turn.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// What tells a value of extended JSON from an object.
+const TYPES: [&str; 16] = [
+    "$oid",
+    "$symbol",
+    "$regularExpression",
+    "$numberInt",
+    "$numberLong",
+    "$numberDouble",
+    "$numberDecimal",
+    "$binary",
+    "$uuid",
+    "$code",
+    "$timestamp",
+    "$date",
+    "$minKey",
+    "$maxKey",
+    "$dbPointer",
+    "$undefined",
+];
+/// Values in a value of extended JSON: a `$dbPointer`, whose id is an object, has four.
+const PARTS_MAX: usize = 4;
+
 /// How documents look.
 #[derive(Clone, Copy)]
 pub(super) struct Format {
@@ -19,6 +46,24 @@ pub(super) struct Format {
 }
 
 impl Format {
+    /// For each record, its document or why it has none.
+    pub(super) async fn documents(
+        self,
+        records: &[&Record],
+        bytes_max: usize,
+    ) -> Vec<Result<RawDocumentBuf, RecordFault>> {
+        let (mut documents, mut bytes) = (Vec::with_capacity(records.len()), 0);
+        for record in records {
+            documents.push(self.document(record, bytes_max));
+            bytes += record.message.payload.len();
+            if bytes >= CHUNK_BYTES {
+                bytes = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        documents
+    }
+
     /// The bytes to be sent, of which there may be at most so many.
     pub(super) fn document(self, record: &Record, bytes_max: usize) -> Result<RawDocumentBuf, RecordFault> {
         let document = match self.payload {
@@ -52,9 +97,22 @@ impl Format {
         let Ok(sent) = Document::try_from(sent.as_ref()) else { return false };
         match self.payload {
             PayloadFormat::Envelope => OF_THE_ENVELOPE.iter().all(|name| found.get(name) == sent.get(name)),
-            PayloadFormat::Raw => sent.iter().all(|(name, value)| found.get(name) == Some(value)),
+            PayloadFormat::Raw => sent
+                .iter()
+                .all(|(name, value)| is_now(value) || found.get(name).is_some_and(|found| is_same(value, found))),
         }
     }
+}
+
+/// The server puts its own time in place of an empty timestamp.
+fn is_now(value: &Bson) -> bool {
+    *value == Bson::Timestamp(Timestamp { time: 0, increment: 0 })
+}
+
+/// Byte for byte: a NaN is the same as itself, and 0.0 is not -0.0.
+fn is_same(one: &Bson, other: &Bson) -> bool {
+    let encoded = |value: &Bson| RawDocumentBuf::try_from(&doc! { "": value.clone() }).map(RawDocumentBuf::into_bytes);
+    matches!((encoded(one), encoded(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 pub(super) fn id(record: &Record) -> String {
@@ -138,19 +196,51 @@ fn bson_number(number: &Number) -> Bson {
 }
 
 /// `{"$date": …}`, `{"$oid": …}` and the like are MongoDB's extended JSON: a value of that type. What only looks so is
-/// an object.
-fn bson_object(fields: Map<String, Value>) -> Bson {
-    if fields.keys().next().is_some_and(|name| name.starts_with('$'))
+/// an object. However deep a publisher puts one into another, each is looked at once.
+fn bson_object(mut fields: Map<String, Value>) -> Bson {
+    let is_code = fields.len() == 2
+        && fields.get("$code").is_some_and(Value::is_string)
+        && fields.get("$scope").is_some_and(Value::is_object);
+    if is_code
+        && let (Some(Value::String(code)), Some(Value::Object(scope))) =
+            (fields.remove("$code"), fields.remove("$scope"))
+    {
+        return Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code, scope: document(scope) });
+    }
+    if fields.len() == 1
+        && let Some((name, value)) = fields.iter().next()
+        && TYPES.contains(&name.as_str())
+        && has_few_parts(value)
         && let Ok(value) = Bson::try_from(fields.clone())
-        && !matches!(value, Bson::Document(_))
     {
         return value;
     }
-    Bson::Document(fields.into_iter().map(|(name, value)| (name, bson(value))).collect())
+    Bson::Document(document(fields))
+}
+
+fn document(fields: Map<String, Value>) -> Document {
+    fields.into_iter().map(|(name, value)| (name, bson(value))).collect()
+}
+
+fn has_few_parts(value: &Value) -> bool {
+    let (mut open, mut parts) = (vec![value], 0);
+    while let Some(value) = open.pop() {
+        parts += 1;
+        match value {
+            Value::Object(fields) if fields.len() <= PARTS_MAX => open.extend(fields.values()),
+            Value::Array(_) | Value::Object(_) => return false,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+        if parts > PARTS_MAX {
+            return false;
+        }
+    }
+    true
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use mongodb::bson::oid::ObjectId;
 
     use super::*;
@@ -194,6 +284,57 @@ mod tests {
         check(r#"{"n":{"$numberLong":"7"}}"#, doc! { "n": 7_i64 });
         check(r#"{"at":{"$date":"yesterday"}}"#, doc! { "at": { "$date": "yesterday" } });
         check(r#"{"at":{"$date":1,"x":2}}"#, doc! { "at": { "$date": 1, "x": 2 } });
+    }
+
+    #[test]
+    fn code_has_a_scope_of_values() {
+        let scope = doc! { "at": DateTime::from_millis(1_700_000_000_000), "$c": 1 };
+        let code = JavaScriptCodeWithScope { code: "f()".to_owned(), scope };
+        check(r#"{"$code":"f()","$scope":{"at":{"$date":"2023-11-14T22:13:20Z"},"$c":1}}"#, code);
+        check(r#"{"$code":"f()"}"#, Bson::JavaScriptCode("f()".to_owned()));
+        check(r#"{"$code":"f()","$scope":1}"#, doc! { "$code": "f()", "$scope": 1 });
+        let pointer = r#"{"$dbPointer":{"$ref":"a.b","$id":{"$oid":"65f0c0ffee65f0c0ffee65f0"}}}"#;
+        assert!(matches!(bson(serde_json::from_str(pointer).expect("is JSON")), Bson::DbPointer(_)));
+    }
+
+    /// Not each of many objects in one another is tried with all that is in it.
+    #[test]
+    fn objects_that_look_like_values_cost_what_others_cost() {
+        let numbers = vec!["7"; 50_000].join(",");
+        let nested = |begin: &str, end: &str| {
+            // As deep as JSON may be.
+            let deep = 120 / begin.matches('{').count();
+            let text = format!("{}[{numbers}]{}", begin.repeat(deep), end.repeat(deep));
+            serde_json::from_str::<Value>(&text).expect("is JSON")
+        };
+        let took = |value: Value| {
+            let began = std::time::Instant::now();
+            drop(bson(value));
+            began.elapsed()
+        };
+        let least = |begin: &str, end: &str| (0..3).map(|_| took(nested(begin, end))).min().expect("three");
+        let plain = least(r#"{"a":"#, "}");
+        for (begin, end) in [
+            (r#"{"$date":"#, "}"),
+            (r#"{"$unknown":"#, "}"),
+            (r#"{"$binary":{"base64":"#, "}}"),
+            (r#"{"$code":"f()","$scope":{"a":"#, "}}"),
+        ] {
+            let same = least(begin, end);
+            println!("measured: {same:?} for {begin}, {plain:?} for other objects");
+            assert!(same < plain * 10, "{same:?} for {begin}, {plain:?} for other objects");
+        }
+    }
+
+    #[tokio::test]
+    async fn others_get_their_turn_while_documents_are_made() {
+        let few = [record(1, "7")];
+        let many = [1, 2, 3].map(|number| record(number, vec![b'x'; CHUNK_BYTES / 2]));
+        let made = |records: &[Record]| {
+            let records: Vec<&Record> = records.iter().collect();
+            ENVELOPE.documents(&records, ENOUGH).now_or_never().map(|documents| documents.len())
+        };
+        assert_eq!((made(&few), made(&many)), (Some(1), None));
     }
 
     #[test]
@@ -253,5 +394,20 @@ mod tests {
         ours.message.payload = r#"{"t":2}"#.into();
         let sent = RAW.document(&ours, ENOUGH).expect("is a document");
         assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 1 }));
+    }
+
+    #[test]
+    fn a_raw_document_is_the_records_own_by_its_bytes_but_for_the_servers_time() {
+        let mut ours = record(1, r#"{"t":{"$numberDouble":"NaN"},"at":{"$timestamp":{"t":0,"i":0}}}"#);
+        let sent = RAW.document(&ours, ENOUGH).expect("is a document");
+        let now = Timestamp { time: 1_700_000_000, increment: 1 };
+        assert!(RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": f64::NAN, "at": now }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 1.0, "at": now }));
+        ours.message.payload = r#"{"t":0.0,"n":{"a":1,"b":2}}"#.into();
+        let sent = RAW.document(&ours, ENOUGH).expect("is a document");
+        assert!(RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 0.0, "n": { "a": 1, "b": 2 } }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": -0.0, "n": { "a": 1, "b": 2 } }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 0.0, "n": { "b": 2, "a": 1 } }));
+        assert!(!RAW.is_ours(&sent, &doc! { "_id": "1-7-1", "t": 0.0, "n": { "a": 1_i64, "b": 2 } }));
     }
 }

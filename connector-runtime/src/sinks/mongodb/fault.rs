@@ -31,7 +31,8 @@ impl Refusal {
     pub(super) fn target_fault(&self, has_login: bool) -> Option<TargetFault> {
         match self.code {
             // Bad values (also of time series), types, depth, broken BSON, field names, `_id`, DBRef, shard keys,
-            // validation, parallel arrays, size, geometry, language of a text index, index keys.
+            // validation, parallel arrays, size, geometry, what a capped collection holds, language of a text index,
+            // index keys.
             2
             | 14
             | 15
@@ -41,6 +42,9 @@ impl Refusal {
             | 121
             | 171
             | 10_334
+            | 13_026
+            | 13_027
+            | 16_328
             | 16_755
             | 16_804
             | 17_261
@@ -48,7 +52,7 @@ impl Refusal {
             | 17_280
             | 17_419 => None,
             _ if self.is_duplicate() => None,
-            code => Some(TargetFault::new(kind(code, has_login), words(&self.message))),
+            code => Some(TargetFault::new(kind(code, &self.message, has_login), words(&self.message))),
         }
     }
 }
@@ -75,7 +79,7 @@ pub(super) fn whole(error: &Error, has_login: bool) -> Whole {
                 let throttled = TargetFaultKind::Throttled { retry_after: None };
                 Whole::Target(TargetFault::new(throttled, words(&command.message)))
             }
-            code => Whole::Target(TargetFault::new(kind(code, has_login), words(&command.message))),
+            code => Whole::Target(TargetFault::new(kind(code, &command.message, has_login), words(&command.message))),
         };
     }
     let text = words(&chain(error));
@@ -86,9 +90,8 @@ pub(super) fn whole(error: &Error, has_login: bool) -> Whole {
         ErrorKind::IncompatibleServer { .. } | ErrorKind::SessionsNotSupported => {
             Whole::Target(TargetFault::new(TargetFaultKind::Misconfigured("TARGET_TOO_OLD"), text))
         }
-        ErrorKind::InvalidArgument { .. } => {
-            Whole::Target(TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), text))
-        }
+        // The driver says so of a document that is larger than the server takes, and does not say which.
+        ErrorKind::InvalidArgument { .. } => Whole::SomeDocument(RecordFault::refused("mongodb_driver", text)),
         ErrorKind::ServerSelection { .. } => Whole::NoServer(text),
         _ => Whole::Lost(text),
     }
@@ -120,8 +123,10 @@ fn class(code: i32) -> String {
     format!("mongodb_{code}")
 }
 
-fn kind(code: i32, has_login: bool) -> TargetFaultKind {
+fn kind(code: i32, message: &str, has_login: bool) -> TargetFaultKind {
     match code {
+        // Atlas has one code for all that it forbids.
+        8_000 if message.contains("over your space quota") => TargetFaultKind::Full,
         // User unknown, authentication failed, mechanism not available, to be done again.
         11 | 18 | 334 | 391 => TargetFaultKind::Auth,
         // Nobody said who we are.
@@ -146,6 +151,8 @@ pub(super) fn words(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mongodb::options::ConnectionString;
+
     use super::*;
 
     fn refusal(code: i32) -> Refusal {
@@ -153,8 +160,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_driver_does_not_take_is_some_documents() {
+        let error = "mongodb://".parse::<ConnectionString>().expect_err("has no host");
+        assert!(matches!(error.kind.as_ref(), ErrorKind::InvalidArgument { .. }), "{error:?}");
+        assert!(matches!(whole(&error, true), Whole::SomeDocument(fault) if &*fault.class == "mongodb_driver"));
+    }
+
+    #[test]
     fn a_code_says_whose_fault_a_refused_document_is() {
-        for code in [2, 52, 57, 121, 10_334, 11_000, 11_001, 12_582, 16_755, 17_280] {
+        for code in
+            [2, 52, 57, 121, 10_334, 11_000, 11_001, 12_582, 13_026, 13_027, 16_328, 16_755, 16_804, 17_262, 17_280]
+        {
             assert_eq!(refusal(code).target_fault(true), None, "{code}");
             assert_eq!(&*refusal(code).record_fault().class, format!("mongodb_{code}"));
             assert!(refusal(code).record_fault().message.chars().count() <= MESSAGE_CHARS_MAX + 1);
@@ -181,5 +197,8 @@ mod tests {
             let fault = refusal(code).target_fault(has_login).expect("is the target's");
             assert_eq!(fault.kind, expect, "{code}");
         }
+        let full = "you are over your space quota, using 512 MB of 512 MB".to_owned();
+        let full = Refusal { code: 8_000, message: full }.target_fault(true).expect("is the target's");
+        assert_eq!(full.kind, TargetFaultKind::Full);
     }
 }

@@ -8,7 +8,7 @@
 //! every connection goes to an address that was checked, the certificate is judged as for every other sink, a request
 //! without an answer is given up, and after an abort nothing more leaves the process, whatever the driver still does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,9 +64,12 @@ struct Shared {
     ways: Ways,
     password: String,
     handshakes: Arc<Semaphore>,
-    /// Why the last connection to a server did not come about or was lost, until there is another.
-    faults: Mutex<BTreeMap<(String, u16), TargetFault>>,
+    faults: Mutex<Faults>,
 }
+
+/// Why the last connection to a server did not come about or was lost, until there is another.
+#[derive(Default)]
+struct Faults(BTreeMap<(String, u16), (Instant, TargetFault)>);
 
 impl Relay {
     pub(super) async fn open(ways: Ways) -> io::Result<Self> {
@@ -77,7 +80,7 @@ impl Relay {
             ways,
             password: password.clone(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-            faults: Mutex::new(BTreeMap::new()),
+            faults: Mutex::default(),
         });
         let ended = CancellationToken::new();
         // Ends with the relay: by `end`, by an abort, or when it is dropped.
@@ -85,10 +88,9 @@ impl Relay {
         Ok(Self { port, password, shared, ended: ended.clone(), _ends: ended.drop_guard() })
     }
 
-    /// What is known about the servers that cannot be used: what a person must mend before what time may.
-    pub(super) fn fault(&self) -> Option<TargetFault> {
-        let faults = self.shared.faults();
-        faults.values().max_by_key(|fault| fault.kind.needs_a_person()).cloned()
+    /// Why none of these servers could be used since.
+    pub(super) fn fault(&self, servers: &BTreeSet<String>, since: Instant) -> Option<TargetFault> {
+        self.shared.faults().of(servers, since)
     }
 
     /// Connections that are still open are closed.
@@ -138,7 +140,7 @@ impl Shared {
         };
         match connected {
             Ok(server) => {
-                self.faults().remove(&place);
+                self.faults().0.remove(&place);
                 if socks::reply(&mut client, Reply::Connected).await.is_ok() {
                     self.carry(client, server, place).await;
                 }
@@ -158,7 +160,8 @@ impl Shared {
             port,
             tls: tls.transpose()?,
             deny_networks: Arc::clone(&self.ways.deny_networks),
-            is_patient: false,
+            // Who takes nothing is missed by `Due`.
+            is_patient: true,
             aborted: self.ways.aborted.clone(),
         };
         let limit = self.ways.connect_within;
@@ -192,15 +195,35 @@ impl Shared {
     }
 
     fn note(&self, place: (String, u16), fault: TargetFault) {
-        let mut faults = self.faults();
-        if faults.len() < FAULTS_MAX || faults.contains_key(&place) {
-            let message = format!("{}:{}: {}", place.0, place.1, fault.message);
-            faults.insert(place, TargetFault { message: message.into(), ..fault });
-        }
+        let message = format!("{}:{}: {}", place.0, place.1, fault.message);
+        self.faults().note(place, Instant::now(), TargetFault { message: message.into(), ..fault });
     }
 
-    fn faults(&self) -> MutexGuard<'_, BTreeMap<(String, u16), TargetFault>> {
+    fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Faults {
+    fn note(&mut self, place: (String, u16), at: Instant, fault: TargetFault) {
+        if self.0.len() >= FAULTS_MAX && !self.0.contains_key(&place) {
+            let oldest = self.0.iter().min_by_key(|(_, (at, _))| *at).map(|(place, _)| place.clone());
+            if let Some(oldest) = oldest {
+                self.0.remove(&oldest);
+            }
+        }
+        self.0.insert(place, (at, fault));
+    }
+
+    /// What a person must mend before what time may. An old fault of one server says nothing about a request that
+    /// another one may have had; one that nobody looks to any more says nothing at all.
+    fn of(&self, servers: &BTreeSet<String>, since: Instant) -> Option<TargetFault> {
+        let is_of_these = |(host, port): &(String, u16)| servers.contains(&format!("{host}:{port}"));
+        let of_these: Vec<&(Instant, TargetFault)> =
+            self.0.iter().filter(|(place, _)| is_of_these(place)).map(|(_, fault)| fault).collect();
+        let of_all = of_these.len() == servers.len();
+        let told = of_these.into_iter().filter(|(at, _)| of_all || *at >= since).map(|(_, fault)| fault);
+        told.max_by_key(|fault| fault.kind.needs_a_person()).cloned()
     }
 }
 
@@ -235,6 +258,7 @@ async fn send(server: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Resul
 
 async fn downwards(mut server: impl AsyncRead + Unpin, mut driver: WriteHalf<'_>, due: &Due) -> End {
     let mut buffer = vec![0; DOWN_BYTES];
+    let mut answers = Answers::default();
     loop {
         let length = match server.read(&mut buffer).await {
             Ok(0) => {
@@ -243,10 +267,47 @@ async fn downwards(mut server: impl AsyncRead + Unpin, mut driver: WriteHalf<'_>
             Ok(length) => length,
             Err(error) => return End::Server(error),
         };
-        due.end();
+        if answers.end_with(&buffer[..length]) {
+            due.end();
+        } else {
+            due.begin();
+        }
         if driver.write_all(&buffer[..length]).await.is_err() {
             return End::Driver;
         }
+    }
+}
+
+/// Where the messages of a server end: each begins with its length.
+#[derive(Default)]
+struct Answers {
+    length: Vec<u8>,
+    left: usize,
+}
+
+impl Answers {
+    const LENGTH_BYTES: usize = 4;
+
+    /// Whether these bytes end with the end of a message.
+    fn end_with(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let taken;
+            (taken, bytes) = bytes.split_at(bytes.len().min(match self.left {
+                0 => Self::LENGTH_BYTES - self.length.len(),
+                left => left,
+            }));
+            if self.left > 0 {
+                self.left -= taken.len();
+                continue;
+            }
+            self.length.extend_from_slice(taken);
+            if let Ok(length) = <[u8; Self::LENGTH_BYTES]>::try_from(&*self.length) {
+                let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+                self.left = length.saturating_sub(Self::LENGTH_BYTES);
+                self.length.clear();
+            }
+        }
+        self.left == 0 && self.length.is_empty()
     }
 }
 
@@ -289,5 +350,78 @@ impl Due {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_fault_of_one_server_says_nothing_about_another() {
+        let before = Instant::now();
+        let since = before + Duration::from_secs(1);
+        let certificate = TargetFault::new(TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"), "untrusted");
+        let down = TargetFault::new(TargetFaultKind::Down, "refused");
+        let place = |host: &str| (host.to_owned(), 1);
+        let servers = |names: &[&str]| names.iter().map(|name| format!("{name}:1")).collect::<BTreeSet<String>>();
+        let mut faults = Faults::default();
+        faults.note(place("a"), before, certificate.clone());
+        assert_eq!(faults.of(&servers(&["a", "b"]), since), None, "b may have had the request");
+        assert_eq!(faults.of(&servers(&["a"]), since), Some(certificate.clone()), "there is no other");
+        faults.note(place("b"), since, down.clone());
+        assert_eq!(faults.of(&servers(&["a", "b"]), since), Some(certificate.clone()), "none can be used");
+        assert_eq!(faults.of(&servers(&["a", "b", "c"]), since), Some(down.clone()), "this one is new");
+        // The set has another member in place of it.
+        assert_eq!(faults.of(&servers(&["b"]), since), Some(down));
+        assert_eq!(faults.of(&servers(&["c"]), since), None);
+    }
+
+    #[test]
+    fn an_answer_is_one_when_all_of_it_is_there() {
+        let mut answers = Answers::default();
+        for (bytes, expect) in [
+            (&b"\x06\0\0\0ab"[..], true),
+            (b"\x06\0", false),
+            (b"\0\0", false),
+            (b"a", false),
+            (b"b", true),
+            (b"\x05\0\0\0a\x08\0\0\0abc", false),
+            (b"d\x04\0\0\0", true),
+        ] {
+            assert_eq!(answers.end_with(bytes), expect, "{bytes:?}");
+        }
+    }
+
+    /// Bytes come and no end: that is no answer yet.
+    #[tokio::test(start_paused = true)]
+    async fn half_of_an_answer_is_not_waited_for_for_ever() {
+        let due = Due::new(Duration::from_secs(3));
+        let (mut server, from_server) = tokio::io::duplex(64);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listens");
+        let address = listener.local_addr().expect("is bound");
+        let (driver, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_driver, (mut accepted, _)) = (driver.expect("connects"), accepted.expect("accepts"));
+        let (_, to_driver) = accepted.split();
+        due.begin();
+        server.write_all(b"\x10\0\0\0half").await.expect("writes");
+        tokio::select! {
+            _ = downwards(from_server, to_driver, &due) => panic!("nobody ends the connection"),
+            passed = timeout(Duration::from_secs(60), due.passed()) => passed.expect("passes"),
+        }
+    }
+
+    #[test]
+    fn faults_are_bounded_and_the_newest_are_kept() {
+        let began = Instant::now();
+        let mut faults = Faults::default();
+        let fault = TargetFault::new(TargetFaultKind::Down, "refused");
+        for number in 0..=FAULTS_MAX {
+            let at = began + Duration::from_secs(number as u64);
+            faults.note((number.to_string(), 1), at, fault.clone());
+        }
+        assert_eq!(faults.0.len(), FAULTS_MAX);
+        assert_eq!(faults.of(&BTreeSet::from(["0:1".to_owned()]), began), None, "the oldest made room");
+        assert_eq!(faults.of(&BTreeSet::from([format!("{FAULTS_MAX}:1")]), began), Some(fault));
     }
 }

@@ -3,13 +3,14 @@
 //! The driver itself waits for a server as long as it is told to, also where the last host has just refused the
 //! connection. Who knows that none of them answers need not wait: only the pipeline does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mongodb::ServerType;
 use mongodb::bson::{Bson, Document};
 use mongodb::event::EventHandler;
 use mongodb::event::sdam::SdamEvent;
+use mongodb::options::ServerAddress;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -29,6 +30,10 @@ struct Known {
     by_address: BTreeMap<String, State>,
     /// There was a server before.
     begun: bool,
+    /// One that is no host: the driver goes to it by itself, and not by the relay. It stays, whatever comes later.
+    no_host: Option<String>,
+    /// Of the largest document that every server took when there was one that said so.
+    document_bytes_max: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,7 +72,12 @@ impl Servers {
 
     /// Bytes of the largest document that every server takes.
     pub(super) fn document_bytes_max(&self) -> usize {
-        self.known().said().map(|(_, said)| said.document_bytes_max).min().unwrap_or(DOCUMENT_BYTES_MAX)
+        self.known().document_bytes_max.unwrap_or(DOCUMENT_BYTES_MAX)
+    }
+
+    /// All that the driver looks to.
+    pub(super) fn addresses(&self) -> BTreeSet<String> {
+        self.known().by_address.keys().cloned().collect()
     }
 
     /// A server that is no router of a sharded cluster, among those that answer.
@@ -78,6 +88,11 @@ impl Servers {
     /// One of them has answered. The driver may know of it before it is told here.
     pub(super) async fn heard(&self) {
         self.until(|known| known.said().next().map(drop)).await;
+    }
+
+    /// Ends when a server has named a socket of this machine as another one.
+    pub(super) async fn no_host(&self) -> String {
+        self.until(|known| known.no_host.clone()).await
     }
 
     async fn until<T>(&self, look: impl Fn(&Known) -> Option<T>) -> T {
@@ -95,12 +110,10 @@ impl Servers {
     fn take_in(&self, event: SdamEvent) {
         let mut known = self.known();
         match event {
-            SdamEvent::ServerOpening(event) => {
-                known.begun = true;
-                known.by_address.insert(event.address.to_string(), State::Unasked);
-            }
-            SdamEvent::ServerClosed(event) => {
-                known.by_address.remove(&event.address.to_string());
+            // All of them at once. One by one, as other events have it, those that are left are told before those that
+            // take their place, and there would be none in between.
+            SdamEvent::TopologyDescriptionChanged(event) => {
+                known.are(event.new_description.servers().into_keys());
             }
             SdamEvent::ServerHeartbeatSucceeded(event) => {
                 known.set(&event.server_address.to_string(), State::Answers(said(&event.reply)));
@@ -127,11 +140,29 @@ impl Servers {
 }
 
 impl Known {
+    /// The servers that the driver looks to from now on.
+    fn are<'a>(&mut self, addresses: impl IntoIterator<Item = &'a ServerAddress>) {
+        let mut names = BTreeSet::new();
+        for address in addresses {
+            match address {
+                ServerAddress::Tcp { .. } => drop(names.insert(address.to_string())),
+                other => self.no_host = Some(other.to_string()),
+            }
+        }
+        self.begun |= !names.is_empty();
+        self.by_address.retain(|address, _| names.contains(address));
+        for name in names {
+            self.by_address.entry(name).or_insert(State::Unasked);
+        }
+    }
+
     /// Of one that the driver has not turned away from.
     fn set(&mut self, address: &str, state: State) {
         if let Some(known) = self.by_address.get_mut(address) {
             *known = state;
         }
+        let bytes_max = self.said().map(|(_, said)| said.document_bytes_max).min();
+        self.document_bytes_max = bytes_max.or(self.document_bytes_max);
     }
 
     fn doubt(&mut self, address: &str) {
@@ -172,6 +203,7 @@ fn said(hello: &Document) -> Said {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use mongodb::bson::doc;
 
     use super::*;
@@ -200,8 +232,46 @@ mod tests {
             (true, vec![answers(), silent(since)], None),
         ] {
             let by_address = states.iter().enumerate().map(|(at, state)| (at.to_string(), state.clone())).collect();
-            assert_eq!(Known { by_address, begun }.hopeless(since), expect, "{states:?}");
+            let known = Known { by_address, begun, ..Known::default() };
+            assert_eq!(known.hopeless(since), expect, "{states:?}");
         }
+    }
+
+    #[test]
+    fn a_seed_that_makes_way_for_the_members_leaves_hope() {
+        let now = Instant::now();
+        let servers = Servers::default();
+        let are = |addresses: &[&str]| {
+            let addresses: Vec<ServerAddress> =
+                addresses.iter().map(|address| address.parse().expect("is an address")).collect();
+            servers.known().are(&addresses);
+        };
+        are(&["localhost:1"]);
+        servers.known().set("localhost:1", answers());
+        // The driver tells of it in this order, and of all servers together in between.
+        let event = |address: &str| serde_json::json!({ "address": address });
+        let closed = serde_json::from_value(event("localhost:1")).expect("is an event");
+        servers.take_in(SdamEvent::ServerClosed(closed));
+        assert_eq!(servers.known().hopeless(now), None);
+        are(&["127.0.0.1:1", "127.0.0.1:2"]);
+        assert_eq!(servers.known().hopeless(now), None);
+        servers.known().set("127.0.0.1:1", answers());
+        let opening = serde_json::from_value(event("127.0.0.1:1")).expect("is an event");
+        servers.take_in(SdamEvent::ServerOpening(opening));
+        assert!(servers.known().said().map(|(address, _)| address).eq(["127.0.0.1:1"]), "what it said is known still");
+        are(&[]);
+        assert_eq!(servers.known().hopeless(now), Some(Hopeless::NoneLeft));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_no_host_is_remembered() {
+        let servers = Servers::default();
+        let [host, socket] = ["db:1", "/run/other.sock"].map(|address| address.parse().expect("is an address"));
+        servers.known().are([&host]);
+        assert_eq!(servers.no_host().now_or_never(), None);
+        servers.known().are([&host, &socket]);
+        servers.known().are([&host]);
+        assert_eq!(servers.no_host().now_or_never().as_deref(), Some("/run/other.sock"));
     }
 
     #[test]
@@ -212,9 +282,26 @@ mod tests {
     }
 
     #[test]
+    fn what_every_server_takes_is_known_also_while_none_answers() {
+        let servers = Servers::default();
+        assert_eq!(servers.document_bytes_max(), DOCUMENT_BYTES_MAX);
+        let [one, other]: [ServerAddress; 2] = ["a:1", "b:1"].map(|address| address.parse().expect("is an address"));
+        servers.known().are([&one, &other]);
+        for (address, bytes) in [("a:1", 2_000), ("b:1", 1_000)] {
+            servers.known().set(address, State::Answers(said(&doc! { "maxBsonObjectSize": bytes })));
+        }
+        assert_eq!(servers.document_bytes_max(), 1_000);
+        for address in ["a:1", "b:1"] {
+            servers.known().set(address, silent(Instant::now()));
+        }
+        assert_eq!(servers.document_bytes_max(), 1_000);
+    }
+
+    #[test]
     fn doubt_does_not_turn_silence_into_a_question() {
         let now = Instant::now();
-        let mut known = Known { by_address: BTreeMap::from([("a".to_owned(), silent(now))]), begun: true };
+        let by_address = BTreeMap::from([("a".to_owned(), silent(now))]);
+        let mut known = Known { by_address, begun: true, ..Known::default() };
         known.doubt("a");
         assert!(known.hopeless(now).is_some());
         known.set("a", answers());

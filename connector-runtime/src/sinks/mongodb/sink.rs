@@ -31,6 +31,8 @@ pub(crate) const OFFERED: Offered =
 
 /// The servers are not what `deployment_mode` says.
 const DEPLOYMENT: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_DEPLOYMENT");
+/// A server sends the driver where nobody may go.
+const DENIED: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_DENIED");
 /// A quiet goodbye may take this long; after it the connections are cut.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -39,6 +41,7 @@ struct MongodbSink {
     servers: Arc<Servers>,
     relay: Relay,
     aborted: CancellationToken,
+    closed: CancellationToken,
     target: Target,
     format: Format,
     ordered: bool,
@@ -69,6 +72,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         servers,
         relay,
         aborted,
+        closed: CancellationToken::new(),
         format,
         ordered: config.ordered_insert,
         has_login: config.username.is_some(),
@@ -89,12 +93,15 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 #[async_trait]
 impl Sink for MongodbSink {
     async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
+        let interrupted = |message| {
+            let fault = TargetFault::new(TargetFaultKind::Interrupted, message);
+            batch.all(&Outcome::TargetFault(fault))
+        };
         tokio::select! {
             biased;
-            () = self.aborted.cancelled() => {
-                let fault = TargetFault::new(TargetFaultKind::Interrupted, "the insert was aborted");
-                batch.all(&Outcome::TargetFault(fault))
-            }
+            () = self.aborted.cancelled() => interrupted("the insert was aborted"),
+            // What the driver says then is nobody's fault.
+            () = self.closed.cancelled() => interrupted("the sink was closed"),
             outcomes = self.write(batch) => outcomes,
         }
     }
@@ -104,18 +111,24 @@ impl Sink for MongodbSink {
     }
 
     async fn close(&self) {
-        let _ = timeout(CLOSE_WITHIN, self.client.clone().shutdown().immediate(true)).await;
-        self.relay.end();
+        self.closed.cancel();
+        self.shut_down().await;
     }
 }
 
 impl MongodbSink {
+    async fn shut_down(&self) {
+        let _ = timeout(CLOSE_WITHIN, self.client.clone().shutdown().immediate(true)).await;
+        self.relay.end();
+    }
+
     async fn write(&self, batch: &Batch<'_>) -> Vec<Outcome> {
         let bytes_max = self.servers.document_bytes_max();
         let mut outcomes = batch.all(&Outcome::TargetFault(TargetFault::held()));
         let mut sent = Vec::with_capacity(batch.records.len());
-        for (place, record) in batch.records.iter().enumerate() {
-            match self.format.document(record, bytes_max) {
+        let documents = self.format.documents(batch.records, bytes_max).await;
+        for (place, (record, document)) in batch.records.iter().zip(documents).enumerate() {
+            match document {
                 Ok(document) => sent.push(Sent { place, id: document::id(record), document }),
                 Err(fault) => outcomes[place] = Outcome::RecordFault(fault),
             }
@@ -221,12 +234,14 @@ impl MongodbSink {
     ) -> Result<T, Failure> {
         let answered = tokio::select! {
             biased;
+            // Before anything goes there.
+            address = self.servers.no_host() => return Err(self.denied(&address).await),
             answered = timeout(self.request_within, request) => answered,
-            hopeless = self.servers.hopeless(since) => return Err(self.hopeless(hopeless)),
+            hopeless = self.servers.hopeless(since) => return Err(self.hopeless(hopeless, since)),
         };
         match answered {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.failure(&error)),
+            Ok(Err(error)) => Err(self.failure(&error, since)),
             Err(_) => {
                 let message = format!("no answer within {} s", self.request_within.as_secs());
                 Err(Failure(Outcome::TargetFault(TargetFault::new(TargetFaultKind::Down, message))))
@@ -234,29 +249,40 @@ impl MongodbSink {
         }
     }
 
-    fn failure(&self, error: &Error) -> Failure {
+    fn failure(&self, error: &Error, since: Instant) -> Failure {
         let fault = match whole(error, self.has_login) {
             Whole::SomeDocument(fault) => return Failure(Outcome::Unclear(fault)),
             Whole::Target(fault) => fault,
-            Whole::NoServer(words) => self.no_server(words),
+            Whole::NoServer(words) => self.no_server(words, since),
             Whole::Lost(words) => {
-                let message = self.relay.fault().map_or(words.into(), |fault| fault.message);
+                let message = self.relay_fault(since).map_or(words.into(), |fault| fault.message);
                 TargetFault::new(TargetFaultKind::Down, message)
             }
         };
         Failure(Outcome::TargetFault(fault))
     }
 
-    fn hopeless(&self, hopeless: Hopeless) -> Failure {
+    fn hopeless(&self, hopeless: Hopeless, since: Instant) -> Failure {
         let fault = match hopeless {
-            Hopeless::Nobody(words) => self.no_server(words),
+            Hopeless::Nobody(words) => self.no_server(words, since),
             Hopeless::NoneLeft => TargetFault::new(DEPLOYMENT, format!("no host is {}", self.wanted)),
         };
         Failure(Outcome::TargetFault(fault))
     }
 
-    fn no_server(&self, words: String) -> TargetFault {
-        self.relay.fault().unwrap_or_else(|| TargetFault::new(TargetFaultKind::Down, words))
+    /// The driver is shut down, which goes there by itself.
+    async fn denied(&self, address: &str) -> Failure {
+        self.shut_down().await;
+        let message = format!("a server names {address} as another one, which is no host");
+        Failure(Outcome::TargetFault(TargetFault::new(DENIED, message)))
+    }
+
+    fn relay_fault(&self, since: Instant) -> Option<TargetFault> {
+        self.relay.fault(&self.servers.addresses(), since)
+    }
+
+    fn no_server(&self, words: String, since: Instant) -> TargetFault {
+        self.relay_fault(since).unwrap_or_else(|| TargetFault::new(TargetFaultKind::Down, words))
     }
 }
 

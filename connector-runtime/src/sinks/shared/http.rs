@@ -44,12 +44,25 @@ pub(crate) async fn open(
     deny_networks: Arc<[Network]>,
     headers: HeaderMap,
 ) -> Result<HttpTarget, TargetFault> {
-    open_keeping(usize::MAX, url, timeout, tls_options, deny_networks, headers).await
+    open_with(None, url, timeout, tls_options, deny_networks, headers).await
 }
 
-/// The same, with a bound on the connections that are kept for later requests.
+/// The same over HTTP/1.1, where each request that is under way has a connection of its own, with a bound on the
+/// connections that are kept for later requests.
+#[cfg(feature = "clickhouse")]
 pub(crate) async fn open_keeping(
     connections_max: usize,
+    url: String,
+    timeout: Duration,
+    tls_options: TlsOptions,
+    deny_networks: Arc<[Network]>,
+    headers: HeaderMap,
+) -> Result<HttpTarget, TargetFault> {
+    open_with(Some(connections_max), url, timeout, tls_options, deny_networks, headers).await
+}
+
+async fn open_with(
+    connections_max: Option<usize>,
     url: String,
     timeout: Duration,
     tls_options: TlsOptions,
@@ -125,7 +138,7 @@ pub(crate) fn secret(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
 }
 
 fn target(
-    connections_max: usize,
+    connections_max: Option<usize>,
     url: &str,
     timeout: Duration,
     tls_options: &TlsOptions,
@@ -151,6 +164,10 @@ fn target(
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
     let mut builder = Client::builder();
+    if connections_max.is_some() {
+        tls.alpn_protocols.clear();
+        builder = builder.http1_only();
+    }
     let mut alias = None;
     if let Some(name) = tls_options.tls_server_name.as_deref().filter(|name| is_tls && *name != host) {
         // The name that is verified is the URL's: put it there, resolve it to the real host, keep the real `Host`.
@@ -171,7 +188,7 @@ fn target(
         .redirect(redirect::Policy::none())
         .timeout(timeout)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .pool_max_idle_per_host(connections_max)
+        .pool_max_idle_per_host(connections_max.unwrap_or(usize::MAX))
         .user_agent(USER_AGENT)
         .default_headers(headers)
         .build()
@@ -298,8 +315,7 @@ async fn read(mut response: Response, bytes_max: usize) -> Answer {
 
 /// What the statuses that say something about the target mean. The sink looks at those about records before.
 pub(crate) fn status_fault(status: StatusCode, headers: &HeaderMap, words: &str) -> TargetFault {
-    let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let asked = asked.and_then(|value| retry_after(value, Utc::now()));
+    let asked = asked_to_wait(headers);
     let kind = match status.as_u16() {
         429 => TargetFaultKind::Throttled { retry_after: asked },
         408 | 425 | 500..=599 => match asked {
@@ -313,6 +329,12 @@ pub(crate) fn status_fault(status: StatusCode, headers: &HeaderMap, words: &str)
         _ => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
     };
     TargetFault::new(kind, status_message(status, words))
+}
+
+/// How long the target wants to be left alone.
+pub(crate) fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
+    let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    asked.and_then(|value| retry_after(value, Utc::now()))
 }
 
 pub(crate) fn status_message(status: StatusCode, words: &str) -> String {

@@ -125,6 +125,21 @@ fn the_memory_limit_of_a_query_cuts_large_inserts_only() {
 }
 
 #[test]
+fn who_asks_to_wait_is_left_alone_so_long() {
+    let mut headers = HeaderMap::new();
+    headers.insert("retry-after", HeaderValue::from_static("7"));
+    let wait = TargetFaultKind::Throttled { retry_after: Some(std::time::Duration::from_secs(7)) };
+    for (text, expect) in [
+        ("Code: 202. DB::Exception: Too many simultaneous queries. Maximum: 100", wait),
+        ("Code: 60. DB::Exception: Table mq.t doesn't exist", TargetFaultKind::Missing),
+        ("no exception", wait),
+    ] {
+        let verdict = judge(StatusCode::SERVICE_UNAVAILABLE, &headers, text, true, 100);
+        assert_eq!(target(&verdict), expect, "{text}");
+    }
+}
+
+#[test]
 fn the_header_is_believed_before_the_text() {
     let mut headers = HeaderMap::new();
     headers.insert(EXCEPTION_CODE, HeaderValue::from_static("516"));

@@ -40,6 +40,26 @@ async fn tls_verifies_chain_and_name_and_shows_a_certificate() {
     folder.passed();
 }
 
+/// Over HTTP/2 all requests would share a connection, whatever `pool_size` says.
+#[tokio::test]
+async fn a_front_that_offers_http_2_is_spoken_to_in_http_1() {
+    let server = server().await;
+    let port = ::tests::ports::free().expect("is free");
+    let lines = format!(
+        r#"listen 127.0.0.1:{port} ssl http2;
+           location / {{ if ($server_protocol = "HTTP/2.0") {{ return 505; }} proxy_pass {}; }}"#,
+        server.url()
+    );
+    let names = Some("IP:127.0.0.1".to_owned());
+    let front =
+        Front::start(FrontOptions { lines, tls_names: names, ..FrontOptions::default() }).await.expect("starts");
+    let ca = &front.certificates().expect("speaks TLS").ca;
+    let sink = open(&server, &json!({"url": format!("https://127.0.0.1:{port}"), "ca_cert_path": ca})).await;
+    assert_eq!(deliver(&*sink, &records(2)).await, vec![Outcome::Delivered; 2]);
+    front.finish();
+    server.finish();
+}
+
 #[tokio::test]
 async fn a_rotated_password_is_read_again() {
     let server = server().await;
@@ -65,6 +85,26 @@ async fn a_login_in_the_address_is_refused() {
         let fault = node().open("rows", "clickhouse", config).await.err().expect("is refused");
         assert_eq!(fault.kind, TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), "{url}");
         assert!(fault.message.contains("user or password"), "{url}: {}", fault.message);
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_says_what_the_sink_says_is_refused() {
+    for (query, name) in [
+        ("user=u&password=secret", "user"),
+        ("max_query_size=1&password=secret", "password"),
+        ("%71uery=SELECT+1", "query"),
+        ("compress=1", "compress"),
+        ("decompress=1", "decompress"),
+        ("session_id=x", "session_id"),
+        ("insert_deduplication_token=x", "insert_deduplication_token"),
+        ("wait_end_of_query=0", "wait_end_of_query"),
+    ] {
+        let config = json!({"url": format!("http://127.0.0.1:1/?{query}"), "database": "d", "table": "t"});
+        let fault = node().open("rows", "clickhouse", config).await.err().expect("is refused");
+        assert_eq!(fault.kind, TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), "{query}");
+        assert!(fault.message.contains(&format!("has {name}, ")), "{query}: {}", fault.message);
+        assert!(!fault.message.contains("secret"), "{}", fault.message);
     }
 }
 

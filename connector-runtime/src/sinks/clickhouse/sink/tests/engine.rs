@@ -90,6 +90,49 @@ async fn a_batch_is_stored_once_however_often_it_comes() {
     engine.finish();
 }
 
+/// Of several blocks with one token, this release stores those that come again once more.
+#[tokio::test]
+async fn a_batch_is_one_block_whatever_the_settings_say() {
+    let Some(engine) = Engine::start().await.expect("starts") else { return };
+    let rest = "ORDER BY id SETTINGS non_replicated_deduplication_window = 100";
+    let sent: Vec<Record> = (0..2_000).map(|number| record(number, format!("{number:0100}"))).collect();
+    for (table, settings) in [
+        ("rows", "max_insert_block_size=100&use_strict_insert_block_limits=1"),
+        ("bytes", "max_insert_block_size_bytes=1000&use_strict_insert_block_limits=1"),
+        ("parsed", "input_format_max_block_size_bytes=1000&min_insert_block_size_rows=0&min_insert_block_size_bytes=0"),
+    ] {
+        made(&engine, table, "id String, payload String", rest).await;
+        let url = format!("{}/?{settings}", engine.interface().url());
+        let config = engine.config(table, &json!({"url": url}));
+        let sink = node().open("rows", "clickhouse", config).await.expect("opens");
+        for _ in 0..2 {
+            assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 2_000], "{table}");
+        }
+        assert_eq!(engine.interface().count(&format!("{DATABASE}.{table}")).await.expect("counts"), 2_000, "{table}");
+    }
+    engine.finish();
+}
+
+/// By itself this release takes a first row that names columns for a header, and the others in the header's order.
+#[tokio::test]
+async fn a_first_row_that_looks_like_a_header_is_a_row() {
+    let Some(engine) = Engine::start().await.expect("starts") else { return };
+    let two = json!([{"topic": "plant/one", "payload": "2"}, {"topic": "payload", "payload": "topic"}]);
+    for (table, columns, topic, payload, expect) in [
+        ("two", "topic String, payload String", "payload", "topic", two),
+        ("one", "payload String", "plant/one", "payload", json!([{"payload": "2"}, {"payload": "payload"}])),
+    ] {
+        made(&engine, table, columns, "ORDER BY payload").await;
+        let (mut named, other) = (record(1, payload), record(2, "2"));
+        named.message.topic = topic.to_owned();
+        let outcomes = deliver(&*opened(&engine, table).await, &[named, other]).await;
+        assert_eq!(outcomes, vec![Outcome::Delivered; 2], "{table}");
+        let found = read(&engine, &format!("SELECT * FROM {DATABASE}.{table} ORDER BY payload")).await;
+        assert_eq!(Value::Array(found), expect, "{table}");
+    }
+    engine.finish();
+}
+
 #[tokio::test]
 async fn current_types_take_what_they_can_hold() {
     let Some(engine) = Engine::start().await.expect("starts") else { return };

@@ -1,5 +1,7 @@
 //! What is the target's fault, and what it waits for.
 
+use ::tests::wait;
+use anyhow::ensure;
 use rand::Rng;
 
 use super::*;
@@ -68,9 +70,13 @@ async fn too_many_parts_are_waited_for() {
     assert!(task.report().last_error.is_some_and(|error| error.contains("Too many parts (3)")));
     assert_eq!(count(&server, "busy").await, 3);
     run(&server, "SYSTEM START MERGES").await;
-    while task.report().counters.send_success_total < 6 {
+    let merged = wait::until(Duration::from_secs(120), "there is room for all parts", async || {
         run(&server, &format!("OPTIMIZE TABLE {DATABASE}.busy")).await;
-    }
+        let sent = task.report().counters.send_success_total;
+        ensure!(sent == 6, "{sent} of 6");
+        Ok(())
+    });
+    merged.await.expect("goes on");
     queue.all_committed().await;
     assert_eq!(queue.ends().len(), 0);
     all_are_there_once(&server, "busy", 6).await;

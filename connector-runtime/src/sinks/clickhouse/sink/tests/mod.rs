@@ -11,6 +11,7 @@ mod recovery;
 mod schema;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ::tests::clickhouse::{ClickHouse, ClickHouseOptions, DATABASE, PASSWORD, READER, SMALL};
 use ::tests::front::{Front, FrontOptions};

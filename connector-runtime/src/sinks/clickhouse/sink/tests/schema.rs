@@ -87,10 +87,49 @@ async fn a_table_that_lost_all_our_columns_is_missed() {
     let outcomes = deliver(&*open(&server, &json!({"table": "others"})).await, &records(1)).await;
     assert_eq!(kind(&outcomes[0]), TargetFaultKind::Missing);
     assert!(format!("{outcomes:?}").contains("`sluice`.`others`: the table has none of the columns id, topic"));
-    make(&server, "narrow", "id String, timestamp UInt32").await;
-    let outcomes = deliver(&*open(&server, &json!({"table": "narrow"})).await, &records(1)).await;
-    assert_eq!(kind(&outcomes[0]), REFUSES);
-    assert!(format!("{outcomes:?}").contains("column timestamp has type UInt32"), "{outcomes:?}");
+    // No record is at fault where none would fit.
+    for (table, columns, words) in [
+        ("narrow", "id String, timestamp UInt32", "column timestamp has type UInt32"),
+        ("decimal", "id String, timestamp Decimal(9, 2)", "column timestamp has type Decimal(9, 2)"),
+        ("uuid", "id UUID, payload String", "column id has type UUID, which holds none of its values: use String"),
+        ("day", "qos Date, payload String", "column qos has type Date"),
+    ] {
+        make(&server, table, columns).await;
+        let outcomes = deliver(&*open(&server, &json!({"table": table})).await, &records(2)).await;
+        assert_eq!((kind(&outcomes[0]), &outcomes[0]), (REFUSES, &outcomes[1]), "{table}");
+        assert!(format!("{outcomes:?}").contains(words), "{outcomes:?}");
+    }
+    server.finish();
+}
+
+/// As where two servers behind one address are not alike: what was told last is never what the insert meets.
+#[tokio::test]
+async fn a_table_that_changes_again_and_again_is_told() {
+    let server = server().await;
+    make(&server, "one", "id String, payload Float64").await;
+    make(&server, "other", "payload Float64").await;
+    // Of the requests of one connection: description, settings, insert, and so on.
+    let lines = format!(
+        r#"location / {{ if ($connection_requests ~ ^(4|10|16)$) {{ rewrite ^ /other last; }} proxy_pass {0}; }}
+           location = /other {{
+             internal;
+             set $args "query=DESCRIBE+TABLE+{DATABASE}.other+FORMAT+TabSeparated";
+             proxy_method GET;
+             proxy_pass_request_body off;
+             proxy_set_header Content-Length "";
+             proxy_pass {0}/;
+           }}"#,
+        server.url()
+    );
+    let front = Front::start(FrontOptions { lines, ..FrontOptions::default() }).await.expect("nginx starts");
+    let sink = open(&server, &json!({"table": "one", "url": front.url()})).await;
+    let sent = [record(1, "hot")];
+    let first = deliver(&*sink, &sent).await;
+    assert_eq!(kind(&first[0]), TargetFaultKind::Interrupted, "{first:?}");
+    let second = deliver(&*sink, &sent).await;
+    assert_eq!(kind(&second[0]), TargetFaultKind::Down, "{second:?}");
+    assert!(format!("{second:?}").contains("Cannot parse input"), "the server's own words: {second:?}");
+    front.finish();
     server.finish();
 }
 

@@ -24,16 +24,18 @@ async fn the_primary_of_a_replica_set_is_found_by_any_member() {
         format!("127.0.0.1:{}", secondary.port()),
         format!("localhost:{nobody},127.0.0.1:{},127.0.0.1:{}", secondary.port(), primary.port()),
         "127.0.0.1".to_owned(),
+        // Not the name by which the members know it: it makes way for theirs.
+        "localhost".to_owned(),
     ]
     .iter()
     .enumerate()
     {
-        // The last of them has the common port.
+        // The last two of them have the common port.
         let sink = open(&secondary, &in_set(hosts)).await;
         assert_eq!(deliver(&*sink, &numbered([number as u64])).await, [Outcome::Delivered], "{hosts}");
         sink.close().await;
     }
-    assert_eq!(primary.count(COLLECTION).await.expect("counts"), 4);
+    assert_eq!(primary.count(COLLECTION).await.expect("counts"), 5);
     assert_eq!(secondary.count(COLLECTION).await.expect("counts"), 0);
     [primary, secondary].into_iter().for_each(MongoDb::finish);
 }
@@ -62,6 +64,25 @@ async fn another_primary_is_followed_after_an_election() {
     assert_eq!(found.len(), 2_000);
     assert!(second.count(COLLECTION).await.expect("counts") > 0);
     [first, second].into_iter().for_each(MongoDb::finish);
+}
+
+/// The driver opens such a socket itself, past the relay and `connectors.deny_networks`.
+#[tokio::test]
+async fn a_server_that_names_a_socket_of_this_machine_is_not_followed() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let socket = folder.path().join("other.sock");
+    let port = ports::free().expect("is free");
+    let standing = Standing::Member { set: "rs 0".to_owned(), members: vec![port], primary: port };
+    let names_also = Some(socket.display().to_string());
+    let server = server_with(MongoDbOptions { port: Some(port), standing, names_also, ..Default::default() }).await;
+    let fault = refused(server.config(&in_set("127.0.0.1"))).await;
+    assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_DENIED"), "{fault:?}");
+    assert!(fault.message.contains("other.sock as another one"), "{}", fault.message);
+    connections_become(port, 0).await;
+    // A single server is asked for no others.
+    let sink = open(&server, &json!({ "deployment_mode": "single" })).await;
+    assert_eq!(deliver(&*sink, &numbered(0..1)).await, [Outcome::Delivered]);
+    server.finish();
 }
 
 #[tokio::test]

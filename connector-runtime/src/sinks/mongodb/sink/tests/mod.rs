@@ -102,7 +102,7 @@ fn run(queue: &Arc<MemoryQueue>, config: Value) -> RunningTask {
     use api_types::failure::{FailureStrategy, OnTargetDown};
     let sink = node().sink_for("documents", "mongodb", config);
     let policy = policy(FailureStrategy::Discard, OnTargetDown::Wait);
-    Setup { policy, ..Setup::default() }.start_with(queue, sink.opener, sink.options)
+    Setup { policy, order: sink.order, ..Setup::default() }.start_with(queue, sink.opener, sink.options)
 }
 
 fn message(number: u64, payload: &Value) -> Message {

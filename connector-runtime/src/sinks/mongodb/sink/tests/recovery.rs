@@ -107,6 +107,27 @@ async fn after_an_abort_nothing_more_leaves() {
 }
 
 #[tokio::test]
+async fn what_is_under_way_when_the_sink_is_closed_is_nobodys_fault() {
+    let server = server().await;
+    for more in [json!({}), json!({ "max_pool_size": 1 })] {
+        let sink = open(&server, &more).await;
+        let (first, second) = (numbered(0..3), numbered(3..6));
+        server.signal(Signal::STOP).expect("stops");
+        let (first, second, ()) = tokio::join!(deliver(&*sink, &first), deliver(&*sink, &second), async {
+            waits_at(&server).await;
+            sink.close().await;
+        });
+        for outcome in [first, second].iter().flatten() {
+            assert_eq!(fault(outcome).kind, TargetFaultKind::Interrupted, "{more} {outcome:?}");
+        }
+        let later = deliver(&*sink, &numbered(6..7)).await;
+        assert_eq!(fault(&later[0]).kind, TargetFaultKind::Interrupted, "a closed sink stays closed");
+        server.signal(Signal::CONT).expect("continues");
+    }
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_deliver_that_is_dropped_hands_nothing_to_the_next_one() {
     let server = server_with(MongoDbOptions { slow_ms: 300, ..MongoDbOptions::default() }).await;
     let sink = open(&server, &json!({ "max_pool_size": 1 })).await;
