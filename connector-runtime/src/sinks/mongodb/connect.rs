@@ -8,10 +8,12 @@ use mongodb::Client;
 use mongodb::options::{ClientOptions, Credential, ServerAddress, ServerMonitoringMode, Socks5Proxy};
 
 use super::config::{Config, DeploymentMode};
-use super::relay::{self, Relay, Ways};
+use super::relay::{self, Relay};
 use super::servers::Servers;
 use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::{SinkContext, chain};
+use crate::sinks::shared::dial;
+use crate::sinks::shared::relay::Ways;
 use crate::sinks::shared::stream::Trust;
 use tokio_util::sync::CancellationToken;
 
@@ -98,16 +100,11 @@ fn app_name(connector: &str) -> String {
     name
 }
 
-/// `host`, `host:port`, several with commas; an IPv6 address in brackets where a port follows.
+/// Several with commas.
 fn addresses(hosts: &str, port: u16) -> Vec<ServerAddress> {
     let address = |text: &str| {
-        let text = text.trim();
-        let (host, port_of_host) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()),
-            Some(_) | None => (text, None),
-        };
-        let host = host.trim_matches(['[', ']']).to_owned();
-        ServerAddress::Tcp { host, port: Some(port_of_host.unwrap_or(port)) }
+        let (host, port) = dial::host_and_port(text, port);
+        ServerAddress::Tcp { host: host.to_owned(), port: Some(port) }
     };
     hosts.split(',').map(address).collect()
 }
@@ -122,8 +119,6 @@ mod tests {
             ("db", &[("db", 27_017)][..]),
             ("db:1", &[("db", 1)]),
             ("a, b:2,c.example.org", &[("a", 27_017), ("b", 2), ("c.example.org", 27_017)]),
-            ("::1", &[("::1", 27_017)]),
-            ("[::1]", &[("::1", 27_017)]),
             ("[fd00::2]:3,10.0.0.1", &[("fd00::2", 3), ("10.0.0.1", 27_017)]),
         ] {
             let found = addresses(text, 27_017).into_iter().map(|address| match address {
