@@ -31,16 +31,21 @@ pub fn free() -> Result<u16> {
 
 /// Whether somebody sent bytes to a server on this port of 127.0.0.1 which it has not read yet: it is paused, or busy.
 pub fn holds_unread(port: u16) -> bool {
-    let Ok(connections) = std::fs::read_to_string("/proc/net/tcp") else { return false };
-    connections.lines().any(|line| {
+    unread_bytes(port) > 0
+}
+
+/// How many.
+pub fn unread_bytes(port: u16) -> u64 {
+    let Ok(connections) = std::fs::read_to_string("/proc/net/tcp") else { return 0 };
+    let unread = |line: &str| {
         // number: local address:port, remote address:port, state, bytes to send:bytes to read, …
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let of_port = fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
         const ESTABLISHED: &str = "01";
-        let unread =
-            fields.get(4).and_then(|queues| queues.split_once(':')).is_some_and(|(_, unread)| unread != "00000000");
-        of_port && fields.get(3) == Some(&ESTABLISHED) && unread
-    })
+        let is_of_port = fields.get(1)?.ends_with(&format!(":{port:04X}")) && fields.get(3) == Some(&ESTABLISHED);
+        let (_, unread) = fields.get(4)?.split_once(':')?;
+        is_of_port.then(|| u64::from_str_radix(unread, 16).ok())?
+    };
+    connections.lines().filter_map(unread).sum()
 }
 
 /// Established connections to a server on loopback, at its own end, as the kernel counts them.

@@ -46,7 +46,13 @@ impl TestNode {
         Self { sinks: CompiledSinks::with_context(context), fences }
     }
 
-    #[cfg(any(feature = "clickhouse", feature = "elasticsearch", feature = "mysql", feature = "postgres"))]
+    #[cfg(any(
+        feature = "cassandra",
+        feature = "clickhouse",
+        feature = "elasticsearch",
+        feature = "mysql",
+        feature = "postgres"
+    ))]
     pub(crate) fn of_cluster(mut self, cluster: ClusterId) -> Self {
         self.sinks = CompiledSinks::with_context(SinkContext { cluster, ..self.sinks.context().clone() });
         self
