@@ -68,6 +68,8 @@ pub struct CassandraOptions {
     pub client_certificate: bool,
     /// How long a node waits for the replicas of a write.
     pub write_timeout: &'static str,
+    /// What has waited longer for its only thread is refused as too much.
+    pub overload_after: Option<&'static str>,
     /// Of 127.0.0.0/8.
     pub address: &'static str,
     /// Ports for clients and for other nodes, where somebody else expects them.
@@ -86,6 +88,7 @@ impl Default for CassandraOptions {
             tls_only: false,
             client_certificate: false,
             write_timeout: "20s",
+            overload_after: None,
             address: "127.0.0.1",
             ports: None,
             joins: None,
@@ -308,7 +311,7 @@ fn configure(
         "read_request_timeout: 20s".to_owned(),
         format!("write_request_timeout: {}", options.write_timeout),
         "request_timeout: 30s".to_owned(),
-        "native_transport_timeout: 60s".to_owned(),
+        format!("native_transport_timeout: {}", options.overload_after.unwrap_or("60s")),
         // Nothing here looks at the machine's disk.
         "auto_snapshot: false".to_owned(),
     ];
@@ -316,6 +319,7 @@ fn configure(
     lines.extend(folders.map(|name| format!("{name}_directory: {at}/data/{name}")));
     lines.push(format!("data_file_directories: [ {at}/data/data ]"));
     lines.push(format!("cdc_raw_directory: {at}/data/cdc"));
+    lines.extend(options.overload_after.map(|_| "native_transport_max_threads: 1".to_owned()));
     lines.extend(options.token.map(|token| format!("initial_token: {token}")));
     if let Some(certificates) = certificates {
         lines.push(encryption(folder, options, certificates)?);

@@ -55,6 +55,13 @@ async fn clickhouse() -> Result<()> {
     conforms::<kinds::clickhouse::Clickhouse>().await
 }
 
+/// Nor this one.
+#[cfg(feature = "cassandra")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cassandra() -> Result<()> {
+    conforms::<kinds::cassandra::Cassandra>().await
+}
+
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

@@ -150,21 +150,25 @@ impl CassandraSink {
 
     /// One answer for each record, in their order.
     async fn insert_all(&self, session: &Session, plan: &Plan, records: &[&Record]) -> Vec<Answer> {
-        let mut answers: Vec<Answer> = Vec::new();
-        answers.resize_with(records.len(), || Answer::Target(TargetFault::held()));
+        let mut answers: Vec<Option<Answer>> = Vec::new();
+        answers.resize_with(records.len(), || None);
         let mut rest = records.iter().copied().enumerate();
         let mut under_way = FuturesUnordered::new();
         // Once the target has failed one, it is not asked for those that would follow.
-        let mut failed = false;
+        let mut failed: Option<TargetFault> = None;
         loop {
-            while !failed && under_way.len() < self.window_size {
+            while failed.is_none() && under_way.len() < self.window_size {
                 let Some((place, record)) = rest.next() else { break };
                 under_way.push(async move { (place, self.insert(session, plan, record).await) });
             }
-            let Some((place, answer)) = under_way.next().await else { return answers };
-            failed |= matches!(answer, Answer::Target(_));
-            answers[place] = answer;
+            let Some((place, answer)) = under_way.next().await else { break };
+            if let (None, Answer::Target(fault)) = (&failed, &answer) {
+                failed = Some(fault.clone());
+            }
+            answers[place] = Some(answer);
         }
+        let unasked = || Answer::Target(failed.clone().unwrap_or_else(TargetFault::held));
+        answers.into_iter().map(|answer| answer.unwrap_or_else(unasked)).collect()
     }
 
     async fn insert(&self, session: &Session, plan: &Plan, record: &Record) -> Answer {

@@ -1,5 +1,7 @@
 //! One adapter for each kind whose sink exists.
 
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 #[cfg(feature = "clickhouse")]
 pub mod clickhouse;
 #[cfg(feature = "elasticsearch")]
@@ -66,7 +68,8 @@ const ADAPTED: &[&str] = for_each!(names_of_all);
 /// A sink without an adapter, and an adapter without a sink, do not compile. Sinks that are not offered yet have none, or
 /// a test of their own in main.rs.
 const _: () = assert!(
-    cfg!(any(feature = "clickhouse", feature = "elasticsearch", feature = "mongodb")) || same(KINDS, ADAPTED),
+    cfg!(any(feature = "cassandra", feature = "clickhouse", feature = "elasticsearch", feature = "mongodb"))
+        || same(KINDS, ADAPTED),
     "a kind whose sink is offered needs a line in kinds/mod.rs, and no other"
 );
 

@@ -78,8 +78,9 @@ async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
     assert_eq!(coordinated(&second, TABLE).await, before);
     sink.close().await;
 
-    let both = first.config(TABLE, &json!({ "keyspace": "twice" }));
-    let one = first.config(TABLE, &json!({ "keyspace": "twice", "consistency": "local_one" }));
+    let both = first.config(TABLE, &json!({ "keyspace": "twice", "timeout_secs": 5 }));
+    let more = json!({ "keyspace": "twice", "consistency": "local_one", "timeout_secs": 5 });
+    let one = first.config(TABLE, &more);
     let (both, one) = (opened(both).await, opened(one).await);
     assert_eq!(deliver(&*both, &sent).await, vec![Outcome::Delivered; 1_000]);
     // Half of two is not most of them: the default waits, and says what the server says.
