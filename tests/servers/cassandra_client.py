@@ -13,6 +13,7 @@ import ssl
 import sys
 import uuid
 
+from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.policies import WhiteListRoundRobinPolicy
@@ -44,7 +45,11 @@ def plain(value):
 
 
 profile = ExecutionProfile(
-    load_balancing_policy=WhiteListRoundRobinPolicy([host]), row_factory=dict_factory, request_timeout=60
+    load_balancing_policy=WhiteListRoundRobinPolicy([host]),
+    row_factory=dict_factory,
+    request_timeout=60,
+    # What the replicas have together.
+    consistency_level=ConsistencyLevel.ALL,
 )
 cluster = Cluster(
     [host],

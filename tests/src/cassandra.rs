@@ -70,6 +70,8 @@ pub struct CassandraOptions {
     pub write_timeout: &'static str,
     /// What has waited longer for its only thread is refused as too much.
     pub overload_after: Option<&'static str>,
+    /// A level at which users may not write.
+    pub forbidden_level: Option<&'static str>,
     /// Of 127.0.0.0/8.
     pub address: &'static str,
     /// Ports for clients and for other nodes, where somebody else expects them.
@@ -89,6 +91,7 @@ impl Default for CassandraOptions {
             client_certificate: false,
             write_timeout: "20s",
             overload_after: None,
+            forbidden_level: None,
             address: "127.0.0.1",
             ports: None,
             joins: None,
@@ -170,7 +173,7 @@ impl Cassandra {
 
     /// A table of the form that the page shows, into which the user may write.
     pub async fn make_table(&self, name: &str, columns: &str) -> Result<()> {
-        let statement = format!("CREATE TABLE {KEYSPACE}.{name} ({columns})");
+        let statement = format!("CREATE TABLE IF NOT EXISTS {KEYSPACE}.{name} ({columns})");
         if !self.options.login {
             return self.run(&[&statement]).await;
         }
@@ -224,13 +227,14 @@ impl Cassandra {
 
     async fn make_keyspace(&self) -> Result<()> {
         let keyspace = format!(
-            "CREATE KEYSPACE {KEYSPACE} WITH replication = {{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}}"
+            "CREATE KEYSPACE IF NOT EXISTS {KEYSPACE} WITH replication = {{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}}"
         );
         if !self.options.login {
             return self.run(&[&keyspace]).await;
         }
-        let role = format!("CREATE ROLE {USER} WITH LOGIN = true AND PASSWORD = {}", text(PASSWORD));
-        self.run(&[&keyspace, &role]).await
+        let role = format!("CREATE ROLE IF NOT EXISTS {USER} WITH LOGIN = true AND PASSWORD = {}", text(PASSWORD));
+        // One that has much to do may not take them at once.
+        wait::until(START_LIMIT, "Cassandra takes statements", async || self.run(&[&keyspace, &role]).await).await
     }
 
     async fn ask(&self, statements: &[&str]) -> Result<String> {
@@ -320,6 +324,7 @@ fn configure(
     lines.push(format!("data_file_directories: [ {at}/data/data ]"));
     lines.push(format!("cdc_raw_directory: {at}/data/cdc"));
     lines.extend(options.overload_after.map(|_| "native_transport_max_threads: 1".to_owned()));
+    lines.extend(options.forbidden_level.map(|level| format!("write_consistency_levels_disallowed: [{level}]")));
     lines.extend(options.token.map(|token| format!("initial_token: {token}")));
     if let Some(certificates) = certificates {
         lines.push(encryption(folder, options, certificates)?);

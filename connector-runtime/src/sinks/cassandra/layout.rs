@@ -2,6 +2,7 @@
 
 use scylla::client::session::Session;
 use scylla::errors::ExecutionError;
+use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlValue;
 
 use super::config::Config;
@@ -82,7 +83,7 @@ impl Table {
 
     /// Empty where there is no such table.
     pub(super) async fn columns(&self, session: &Session) -> Result<Vec<Column>, Error> {
-        let answer = session.query_unpaged(TABLE_COLUMNS, (&self.keyspace, &self.name)).await;
+        let answer = session.query_unpaged(of_one_node(TABLE_COLUMNS), (&self.keyspace, &self.name)).await;
         let rows = answer.map_err(|error| Error::from(&error))?.into_rows_result().map_err(|error| odd(&error))?;
         let mut columns = Vec::new();
         for row in rows.rows::<(String, String, String)>().map_err(|error| odd(&error))? {
@@ -95,7 +96,8 @@ impl Table {
     /// Makes what is missing, where that is wanted; `false` where it is not.
     pub(super) async fn create(&self, session: &Session) -> Result<bool, Error> {
         let Some(replication) = &self.replication else { return Ok(false) };
-        let found = session.query_unpaged(KEYSPACE, (&self.keyspace,)).await.map_err(|error| Error::from(&error))?;
+        let found = session.query_unpaged(of_one_node(KEYSPACE), (&self.keyspace,)).await;
+        let found = found.map_err(|error| Error::from(&error))?;
         if found.into_rows_result().map_err(|error| odd(&error))?.rows_num() == 0 {
             let keyspace = quoted(&self.keyspace);
             run(session, format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}")).await?;
@@ -138,19 +140,26 @@ impl Table {
 }
 
 pub(super) async fn schema_version(session: &Session) -> Result<SchemaVersion, Error> {
-    let answer = session.query_unpaged(SCHEMA_VERSION, ()).await.map_err(|error| Error::from(&error))?;
+    let answer = session.query_unpaged(of_one_node(SCHEMA_VERSION), ()).await.map_err(|error| Error::from(&error))?;
     let rows = answer.into_rows_result().map_err(|error| odd(&error))?;
     let (version,): (Option<CqlValue>,) = rows.single_row().map_err(|error| odd(&error))?;
     Ok(version.unwrap_or(CqlValue::Empty))
 }
 
 async fn run(session: &Session, statement: String) -> Result<(), Error> {
-    match session.query_unpaged(statement, ()).await {
+    match session.query_unpaged(of_one_node(&statement), ()).await {
         Ok(_) => Ok(()),
         // Made, and not known to every node yet: it is looked at next.
         Err(ExecutionError::SchemaAgreementError(_)) => Ok(()),
         Err(error) => Err(Error::from(&error)),
     }
+}
+
+/// What a node knows of itself has one replica, whatever rows are written with.
+fn of_one_node(statement: &str) -> Statement {
+    let mut statement = Statement::new(statement);
+    statement.set_consistency(Consistency::LocalOne);
+    statement
 }
 
 /// An answer that no server gives.

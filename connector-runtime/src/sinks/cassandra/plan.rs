@@ -13,6 +13,10 @@ use super::layout::{Field, SchemaVersion, Table, schema_version};
 use super::value::{Cell, Format, write_time};
 use crate::sink::{RecordFault, TargetFault};
 
+/// Cassandra reads nothing more from a connection after a request above `native_transport_max_frame_size`, and that is its
+/// default, less a little for what stands beside the values.
+const ROW_BYTES_MAX: usize = (16 << 20) - (4 << 10);
+
 pub(super) struct Plan {
     pub(super) statement: PreparedStatement,
     pub(super) fields: Vec<Field>,
@@ -43,7 +47,13 @@ impl Plan {
     /// The values of a record, and the time of the write.
     pub(super) fn row(&self, record: &Record, format: Format) -> Result<Vec<Cell>, RecordFault> {
         let cells = self.fields.iter().map(|field| format.cell(record, field.source, field.wire));
-        cells.chain([write_time(record)]).collect()
+        let row: Vec<Cell> = cells.chain([write_time(record)]).collect::<Result<_, _>>()?;
+        let bytes: usize = row.iter().map(Cell::bytes).sum();
+        if bytes > ROW_BYTES_MAX {
+            let says = format!("{bytes} bytes are more than a request to Cassandra may have");
+            return Err(RecordFault::offline("too_large", says));
+        }
+        Ok(row)
     }
 
     /// Whether the server takes such a statement at all: with an innocent key, and without changing anything.

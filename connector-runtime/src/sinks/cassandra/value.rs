@@ -147,6 +147,12 @@ fn milliseconds(timestamp_ms: u64) -> Result<i64, RecordFault> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cell(Box<[u8]>);
 
+impl Cell {
+    pub(super) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
 impl SerializeValue for Cell {
     fn serialize<'b>(
         &self,
