@@ -68,8 +68,6 @@ pub struct CassandraOptions {
     pub client_certificate: bool,
     /// How long a node waits for the replicas of a write.
     pub write_timeout: &'static str,
-    /// What has waited longer for its only thread is refused as too much.
-    pub overload_after: Option<&'static str>,
     /// A level at which users may not write.
     pub forbidden_level: Option<&'static str>,
     /// Of 127.0.0.0/8.
@@ -90,7 +88,6 @@ impl Default for CassandraOptions {
             tls_only: false,
             client_certificate: false,
             write_timeout: "20s",
-            overload_after: None,
             forbidden_level: None,
             address: "127.0.0.1",
             ports: None,
@@ -233,8 +230,7 @@ impl Cassandra {
             return self.run(&[&keyspace]).await;
         }
         let role = format!("CREATE ROLE IF NOT EXISTS {USER} WITH LOGIN = true AND PASSWORD = {}", text(PASSWORD));
-        // One that has much to do may not take them at once.
-        wait::until(START_LIMIT, "Cassandra takes statements", async || self.run(&[&keyspace, &role]).await).await
+        self.run(&[&keyspace, &role]).await
     }
 
     async fn ask(&self, statements: &[&str]) -> Result<String> {
@@ -315,7 +311,7 @@ fn configure(
         "read_request_timeout: 20s".to_owned(),
         format!("write_request_timeout: {}", options.write_timeout),
         "request_timeout: 30s".to_owned(),
-        format!("native_transport_timeout: {}", options.overload_after.unwrap_or("60s")),
+        "native_transport_timeout: 60s".to_owned(),
         // Nothing here looks at the machine's disk.
         "auto_snapshot: false".to_owned(),
     ];
@@ -323,7 +319,6 @@ fn configure(
     lines.extend(folders.map(|name| format!("{name}_directory: {at}/data/{name}")));
     lines.push(format!("data_file_directories: [ {at}/data/data ]"));
     lines.push(format!("cdc_raw_directory: {at}/data/cdc"));
-    lines.extend(options.overload_after.map(|_| "native_transport_max_threads: 1".to_owned()));
     lines.extend(options.forbidden_level.map(|level| format!("write_consistency_levels_disallowed: [{level}]")));
     lines.extend(options.token.map(|token| format!("initial_token: {token}")));
     if let Some(certificates) = certificates {

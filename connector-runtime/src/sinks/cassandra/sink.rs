@@ -37,6 +37,8 @@ struct CassandraSink {
     session: StdMutex<Option<Arc<Session>>>,
     relay: Relay,
     aborted: CancellationToken,
+    /// Aborted or closed: what is under way may be lost on the way, and that says nothing about the target.
+    ended: CancellationToken,
     table: Table,
     format: Format,
     plan: Mutex<Option<Arc<Plan>>>,
@@ -74,6 +76,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         session: StdMutex::new(Some(session)),
         relay,
         aborted,
+        ended: CancellationToken::new(),
         table,
         format: Format { cluster: context.cluster, payload: config.payload_format },
         plan: Mutex::new(Some(plan)),
@@ -85,19 +88,22 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
 #[async_trait]
 impl Sink for CassandraSink {
     async fn deliver(&self, batch: &Batch<'_>) -> Vec<Outcome> {
-        let interrupted = || TargetFault::new(TargetFaultKind::Interrupted, "the inserts were aborted");
+        let interrupted = || TargetFault::new(TargetFaultKind::Interrupted, "the sink was aborted or closed");
         tokio::select! {
             biased;
-            () = self.aborted.cancelled() => batch.all(&Outcome::TargetFault(interrupted())),
+            () = self.ended.cancelled() => batch.all(&Outcome::TargetFault(interrupted())),
             outcomes = self.write(batch) => outcomes.unwrap_or_else(|fault| batch.all(&Outcome::TargetFault(fault))),
         }
     }
 
     fn abort(&self) {
+        self.ended.cancel();
         self.aborted.cancel();
     }
 
     async fn close(&self) {
+        // Others may still wait for answers: whoever got a fault that wants a new sink has this one closed.
+        self.ended.cancel();
         self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.relay.end();
     }

@@ -147,30 +147,3 @@ async fn a_right_or_a_table_that_comes_is_seen_and_a_rotated_password_too() {
     queue.all_committed().await;
     server.finish();
 }
-
-#[tokio::test]
-async fn a_server_with_too_much_to_do_is_left_alone_for_a_while() {
-    const COUNT: u64 = 5_000;
-    let options = CassandraOptions { overload_after: Some("200ms"), ..CassandraOptions::default() };
-    let server = Cassandra::with(options).await.expect("Cassandra starts");
-    let made = wait::until(LIMIT, "it has time", async || server.make_table(TABLE, COLUMNS).await);
-    made.await.expect("makes the table");
-    let more = json!({ "max_inserts_in_flight": 4_096, "batch_records": COUNT });
-    let sink = open(&server, &more).await;
-    let sent = numbered(0..COUNT);
-    let throttled = wait::until(LIMIT, "it is too much", async || {
-        let outcomes = deliver(&*sink, &sent).await;
-        let of_overload = |outcome: &&Outcome| matches!(outcome, Outcome::TargetFault(fault) if fault.kind == TargetFaultKind::Throttled { retry_after: None });
-        let fault = outcomes.iter().find(of_overload);
-        ensure!(fault.is_some(), "{:?}", outcomes.iter().find(|outcome| **outcome != Outcome::Delivered));
-        Ok(fault.cloned())
-    });
-    println!("measured: {:?}", throttled.await.expect("is too much"));
-    // By and by it takes everything.
-    let queue = MemoryQueue::with((0..COUNT).map(numbered_message));
-    let task = run(&queue, server.config(TABLE, &more));
-    queue.all_committed().await;
-    let counters = task.report().counters;
-    assert_eq!((counters.send_success_total, counters.discard_total), (COUNT, 0));
-    server.finish();
-}

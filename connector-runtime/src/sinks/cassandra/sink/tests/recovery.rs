@@ -92,5 +92,16 @@ async fn a_closed_sink_has_no_connections_and_delivers_nothing() {
     let outcomes = deliver(&*sink, &numbered(1..2)).await;
     assert_eq!(fault(&outcomes[0]).kind, TargetFaultKind::Interrupted);
     assert_eq!(server.count(TABLE).await.expect("counts"), 1);
+
+    // A batch that was under way is not the target's failure.
+    let sink = open(&server, &json!({})).await;
+    server.signal(Signal::STOP).expect("stops");
+    let sent = numbered(10..20);
+    let (outcomes, ()) = tokio::join!(deliver(&*sink, &sent), async {
+        waits_at(&server).await;
+        sink.close().await;
+    });
+    assert!(outcomes.iter().all(|outcome| fault(outcome).kind == TargetFaultKind::Interrupted), "{outcomes:?}");
+    server.signal(Signal::CONT).expect("continues");
     server.finish();
 }
