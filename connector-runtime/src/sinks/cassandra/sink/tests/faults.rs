@@ -60,7 +60,7 @@ async fn a_record_that_is_too_large_or_has_no_key_ends_alone() {
         .unwrap();
     let sink = opened(server.config("by_client", &json!({}))).await;
     let mut sent = numbered(0..2);
-    sent[0].message.topic = "x".repeat(65_536).into();
+    sent[0].message.topic = "x".repeat(65_536);
     let outcomes = deliver(&*sink, &sent).await;
     let fault = record_fault(&outcomes[0]);
     assert_eq!((&*fault.class, fault.offline, &outcomes[1]), ("key_too_long", true, &Outcome::Delivered));
