@@ -47,14 +47,15 @@ pub fn check_level(level: &str) -> Result<(), String> {
 }
 
 /// What these say is for their authors: the Raft library, and the proxy's client of the MongoDB driver, which tells of
-/// each connection. Whoever wants it names it in the level.
-const QUIET: [&str; 2] = ["openraft", "fast_socks5"];
+/// each connection. Cassandra's driver calls a node that is down an error, as the connector's health does. Whoever wants it
+/// names it in the level.
+const QUIET: [(&str, &str); 3] = [("openraft", "error"), ("fast_socks5", "error"), ("scylla", "off")];
 
 fn with_quiet_libraries(level: &str) -> String {
     let mut directives = level.to_owned();
-    for library in QUIET {
+    for (library, quiet) in QUIET {
         if !level.contains(library) {
-            directives.push_str(&format!(",{library}=error"));
+            directives.push_str(&format!(",{library}={quiet}"));
         }
     }
     directives

@@ -10,6 +10,7 @@
 //!                                                           │                         ──▶ Rabbitmq  ─▶ messages
 //!                                                           │                         ──▶ Kafka     ─▶ messages
 //!                                                           │                         ──▶ ClickHouse ─▶ rows
+//!                                                           │                         ──▶ Cassandra ─▶ rows
 //!   curl ───────(line protocol by nginx or not)───────────▶│                         ──▶ InfluxDb  ─▶ points
 //!                                                           │                         ──▶ OpenTsdb, VictoriaMetrics ─▶ points
 //!                                                           │                         ──▶ Elasticsearch ─▶ documents
@@ -23,6 +24,8 @@
 pub mod api;
 pub mod binary;
 pub mod cache;
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 pub mod certificates;
 pub mod clickhouse;
 pub mod cluster;

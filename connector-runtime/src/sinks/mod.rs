@@ -51,7 +51,8 @@ pub(crate) const KINDS: &[KindEntry] = &[
         .with_ddl(clickhouse::config::DDL)
         .offered(cfg!(feature = "clickhouse")),
     entry("cassandra",     "Cassandra",      "Distributed database", OrderClass::None,  &cassandra::config::SCHEMA)
-        .with_ddl(cassandra::config::DDL),
+        .with_ddl(cassandra::config::DDL)
+        .offered(cfg!(feature = "cassandra")),
     entry("elasticsearch", "Elasticsearch",  "Search engine",        OrderClass::None,  &elasticsearch::config::SCHEMA)
         .offered(cfg!(feature = "elasticsearch")),
     entry("greptime",      "GreptimeDB",     "Time-series database", OrderClass::Queue, &greptime::config::SCHEMA)

@@ -27,6 +27,8 @@ pub(crate) struct Offered {
 pub(crate) type OpenFn = for<'a> fn(Resolved, &'a SinkContext) -> BoxFuture<'a, Result<Box<dyn Sink>, TargetFault>>;
 
 const OFFERED: &[Offered] = &[
+    #[cfg(feature = "cassandra")]
+    super::cassandra::sink::OFFERED,
     #[cfg(feature = "clickhouse")]
     super::clickhouse::sink::OFFERED,
     #[cfg(feature = "elasticsearch")]
@@ -111,6 +113,7 @@ impl CompiledSinks {
     #[cfg(all(
         test,
         any(
+            feature = "cassandra",
             feature = "clickhouse",
             feature = "elasticsearch",
             feature = "mysql",

@@ -47,6 +47,7 @@ impl TestNode {
     }
 
     #[cfg(any(
+        feature = "cassandra",
         feature = "clickhouse",
         feature = "elasticsearch",
         feature = "mysql",

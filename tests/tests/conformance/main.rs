@@ -42,6 +42,13 @@ async fn s3() -> Result<()> {
     conforms::<kinds::s3::S3>().await
 }
 
+/// Nor this one.
+#[cfg(feature = "cassandra")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cassandra() -> Result<()> {
+    conforms::<kinds::cassandra::Cassandra>().await
+}
+
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

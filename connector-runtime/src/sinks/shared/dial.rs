@@ -65,6 +65,17 @@ async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
     Ok(found)
 }
 
+/// Of `host` or `host:port`; an IPv6 address stands in brackets where a port follows. The host is without them.
+#[cfg(feature = "cassandra")]
+pub(crate) fn host_and_port(text: &str, port: u16) -> (&str, u16) {
+    let text = text.trim();
+    let (host, own) = match text.rsplit_once(':') {
+        Some((host, own)) if !host.contains(':') || host.ends_with(']') => (host, own.parse().ok()),
+        Some(_) | None => (text, None),
+    };
+    (bare(host), own.unwrap_or(port))
+}
+
 fn bare(host: &str) -> &str {
     host.trim_matches(['[', ']'])
 }
@@ -93,4 +104,24 @@ pub(crate) fn is_denied(address: IpAddr, deny_networks: &[Network]) -> bool {
         IpAddr::V4(_) | IpAddr::V6(_) => address,
     };
     deny_networks.iter().any(|network| network.contains(address))
+}
+
+#[cfg(all(test, feature = "cassandra"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_a_port_of_its_own_or_the_common_one() {
+        for (text, expect) in [
+            ("db", ("db", 7)),
+            (" db:1", ("db", 1)),
+            ("c.example.org", ("c.example.org", 7)),
+            ("::1", ("::1", 7)),
+            ("[::1]", ("::1", 7)),
+            ("[fd00::2]:3", ("fd00::2", 3)),
+            ("10.0.0.1:9042", ("10.0.0.1", 9_042)),
+        ] {
+            assert_eq!(host_and_port(text, 7), expect, "{text}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ pub(crate) mod cause;
 pub(crate) mod dial;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod driven;
-#[cfg(any(feature = "elasticsearch", feature = "mysql", feature = "postgres"))]
+#[cfg(any(feature = "cassandra", feature = "elasticsearch", feature = "mysql", feature = "postgres"))]
 pub(crate) mod global_id;
 #[cfg(any(feature = "elasticsearch", feature = "greptime", feature = "influxdb"))]
 pub(crate) mod gzip;
@@ -18,6 +18,7 @@ pub mod network;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod outbox;
 #[cfg(any(
+    feature = "cassandra",
     feature = "mongodb",
     feature = "mqtt",
     feature = "mysql",
@@ -30,10 +31,13 @@ pub(crate) mod outgoing;
 pub(crate) mod pool;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod relational;
+#[cfg(feature = "cassandra")]
+pub(crate) mod relay;
 pub(crate) mod retry_after;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
 pub(crate) mod runs;
 #[cfg(any(
+    feature = "cassandra",
     feature = "mongodb",
     feature = "mqtt",
     feature = "mysql",

@@ -38,6 +38,7 @@ pub(crate) enum TlsError {
     #[error("the certificates or the key cannot be used")]
     Unusable(#[source] rustls::Error),
     #[cfg(any(
+        feature = "cassandra",
         feature = "mongodb",
         feature = "mqtt",
         feature = "mysql",
@@ -74,6 +75,7 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsErr
 
 /// The name that the target's certificate must carry.
 #[cfg(any(
+    feature = "cassandra",
     feature = "mongodb",
     feature = "mqtt",
     feature = "mysql",

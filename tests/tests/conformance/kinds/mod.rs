@@ -1,5 +1,7 @@
 //! One adapter for each kind whose sink exists.
 
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 pub mod clickhouse;
 pub mod elasticsearch;
 mod envelope;
@@ -68,7 +70,7 @@ const ADAPTED: &[&str] = for_each!(names_of_all);
 /// A sink without an adapter, and an adapter without a sink, do not compile. Sinks that are not offered yet have none, or
 /// a test of their own in main.rs.
 const _: () = assert!(
-    cfg!(feature = "s3") || same(KINDS, ADAPTED),
+    cfg!(any(feature = "cassandra", feature = "s3")) || same(KINDS, ADAPTED),
     "a kind whose sink is offered needs a line in kinds/mod.rs, and no other"
 );
 

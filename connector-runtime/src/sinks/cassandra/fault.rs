@@ -1,0 +1,183 @@
+//! Whose an error is.
+//!
+//! | code of the protocol | whose | what |
+//! |---|---|---|
+//! | 2200 invalid, of a statement that others get through with | the record's | a value that the server does not take |
+//! | 2200 invalid, otherwise | the target's | a table that is not there; a statement that does not fit |
+//! | 0100 | the target's | login |
+//! | 2100 | the target's | permission |
+//! | 1001 overloaded, a rate limit | the target's | throttled |
+//! | 1600 | the target's | no room for the log of changes |
+//! | 2000, 2300, 1400 | the target's | the statement does not fit |
+//! | everything else, and no answer at all | the target's, down | |
+
+use scylla::errors::{
+    BadQuery, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+};
+
+use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
+use crate::sinks::offered::chain;
+
+/// The statement and the table do not fit together, and only a person can change that.
+pub(super) const DOES_NOT_FIT: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_REFUSES_STATEMENT");
+/// Of a server's words, which may repeat a value.
+const MESSAGE_CHARS_MAX: usize = 512;
+const CDC_WRITE_FAILURE: i32 = 0x1600;
+
+#[derive(Debug)]
+pub(super) enum Error {
+    /// Found by the driver, in the record alone.
+    Unsendable(RecordFault),
+    /// The server calls the statement invalid, with these words: for a value, or for what it names.
+    Invalid(String),
+    Target(TargetFault),
+    /// A connection was lost: the relay may know why.
+    Lost(String),
+    /// There is none to any node: the relay may know why.
+    NoNode(String),
+}
+
+impl From<&ExecutionError> for Error {
+    fn from(error: &ExecutionError) -> Self {
+        match error {
+            ExecutionError::BadQuery(BadQuery::ValuesTooLongForKey(..)) => {
+                Self::Unsendable(RecordFault::offline("key_too_long", words(&chain(error))))
+            }
+            ExecutionError::PrepareError(error) => error.into(),
+            ExecutionError::ConnectionPoolError(error) => error.into(),
+            ExecutionError::LastAttemptError(error) => error.into(),
+            ExecutionError::MetadataError(error) => error.into(),
+            // No node of the data centre is known, or none of them is connected.
+            ExecutionError::EmptyPlan => Self::NoNode("no node can be used".to_owned()),
+            ExecutionError::RequestTimeout(limit) => {
+                Self::Target(down(&format!("no answer within {} s", limit.as_secs_f64())))
+            }
+            _ => Self::Target(down(&chain(error))),
+        }
+    }
+}
+
+impl From<&PrepareError> for Error {
+    fn from(error: &PrepareError) -> Self {
+        match error {
+            PrepareError::ConnectionPoolError(error) => error.into(),
+            PrepareError::AllAttemptsFailed { first_attempt } => first_attempt.into(),
+            _ => Self::Target(down(&chain(error))),
+        }
+    }
+}
+
+impl From<&RequestAttemptError> for Error {
+    fn from(error: &RequestAttemptError) -> Self {
+        match error {
+            RequestAttemptError::DbError(error, said) => of_answer(error, said),
+            RequestAttemptError::BrokenConnectionError(_) => Self::Lost(chain(error)),
+            _ => Self::Target(down(&chain(error))),
+        }
+    }
+}
+
+impl From<&NewSessionError> for Error {
+    fn from(error: &NewSessionError) -> Self {
+        match error {
+            NewSessionError::MetadataError(error) => error.into(),
+            _ => Self::Target(down(&chain(error))),
+        }
+    }
+}
+
+impl From<&MetadataError> for Error {
+    fn from(error: &MetadataError) -> Self {
+        match error {
+            MetadataError::ConnectionPoolError(error) => error.into(),
+            _ => Self::Target(down(&chain(error))),
+        }
+    }
+}
+
+impl From<&ConnectionPoolError> for Error {
+    fn from(error: &ConnectionPoolError) -> Self {
+        if let ConnectionPoolError::Broken {
+            last_connection_error: ConnectionError::ConnectionSetupRequestError(setup),
+        } = error
+        {
+            match &setup.error {
+                ConnectionSetupRequestErrorKind::DbError(DbError::ProtocolError, said) => {
+                    return Self::NoNode(words(said));
+                }
+                ConnectionSetupRequestErrorKind::DbError(error, said) => return of_answer(error, said),
+                ConnectionSetupRequestErrorKind::MissingAuthentication => {
+                    let message = "the nodes ask for a login, and username is empty";
+                    return Self::Target(TargetFault::new(TargetFaultKind::Auth, message));
+                }
+                _ => {}
+            }
+        }
+        Self::NoNode(words(&chain(error)))
+    }
+}
+
+fn of_answer(error: &DbError, said: &str) -> Error {
+    let kind = match error {
+        DbError::Invalid => return Error::Invalid(words(said)),
+        DbError::AuthenticationError => TargetFaultKind::Auth,
+        DbError::Unauthorized => TargetFaultKind::Permission,
+        DbError::Overloaded | DbError::RateLimitReached { .. } => TargetFaultKind::Throttled { retry_after: None },
+        DbError::Other(CDC_WRITE_FAILURE) => TargetFaultKind::Full,
+        DbError::SyntaxError | DbError::ConfigError | DbError::FunctionFailure { .. } => DOES_NOT_FIT,
+        _ => TargetFaultKind::Down,
+    };
+    Error::Target(TargetFault::new(kind, words(said)))
+}
+
+/// Of a value that the server does not take.
+pub(super) fn refused(said: String) -> RecordFault {
+    RecordFault::refused("cassandra_2200", said)
+}
+
+fn down(message: &str) -> TargetFault {
+    TargetFault::new(TargetFaultKind::Down, words(message))
+}
+
+fn words(text: &str) -> String {
+    match text.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(error: DbError, expect: TargetFaultKind) {
+        let text = format!("{error:?}");
+        let error = ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, "x".repeat(1_000)));
+        match Error::from(&error) {
+            Error::Target(fault) => {
+                assert_eq!(fault.kind, expect, "{text}");
+                assert!(fault.message.chars().count() <= MESSAGE_CHARS_MAX + 1);
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_code_says_whose_fault_it_is() {
+        check(DbError::AuthenticationError, TargetFaultKind::Auth);
+        check(DbError::Unauthorized, TargetFaultKind::Permission);
+        check(DbError::Overloaded, TargetFaultKind::Throttled { retry_after: None });
+        check(DbError::Other(0x1600), TargetFaultKind::Full);
+        check(DbError::SyntaxError, DOES_NOT_FIT);
+        check(DbError::ConfigError, DOES_NOT_FIT);
+        check(DbError::IsBootstrapping, TargetFaultKind::Down);
+        check(DbError::ServerError, TargetFaultKind::Down);
+        check(DbError::ProtocolError, TargetFaultKind::Down);
+        check(DbError::Other(0x7777), TargetFaultKind::Down);
+        let invalid = ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, "y".to_owned()));
+        assert!(matches!(Error::from(&invalid), Error::Invalid(said) if said == "y"));
+        let slow = ExecutionError::RequestTimeout(std::time::Duration::from_millis(1_500));
+        assert!(matches!(Error::from(&slow), Error::Target(fault) if &*fault.message == "no answer within 1.5 s"));
+    }
+}

@@ -1,0 +1,125 @@
+//! Two nodes.
+
+use rustix::process::Signal;
+
+use super::*;
+
+/// With a table whose rows are on both nodes, and one whose rows are on one each.
+async fn two_nodes() -> (Cassandra, Cassandra) {
+    let options = CassandraOptions {
+        login: false,
+        write_timeout: "2s",
+        token: Some(i64::MIN + 1),
+        ..CassandraOptions::default()
+    };
+    let first = Cassandra::with(options.clone()).await.expect("Cassandra starts");
+    let second = CassandraOptions {
+        address: "127.0.0.2",
+        ports: Some(first.ports()),
+        joins: Some("127.0.0.1"),
+        token: Some(0),
+        ..options
+    };
+    let second = Cassandra::with(second).await.expect("a second one starts");
+    let both = wait::until(LIMIT, "they know each other", async || {
+        for node in [&first, &second] {
+            let peers = node.rows("SELECT peer FROM system.peers").await?;
+            ensure!(peers.len() == 1, "{peers:?}");
+        }
+        Ok(())
+    });
+    both.await.expect("a ring");
+    let replication = "{'class': 'NetworkTopologyStrategy', 'replication_factor': 2}";
+    let twice = format!("CREATE KEYSPACE twice WITH replication = {replication}");
+    first.run(&[&twice, &format!("CREATE TABLE twice.{TABLE} ({COLUMNS})")]).await.expect("makes them");
+    first.make_table(TABLE, COLUMNS).await.expect("makes the table");
+    (first, second)
+}
+
+/// Writes that a node has had as the coordinator, since it was started.
+async fn coordinated(node: &Cassandra, table: &str) -> u64 {
+    let query = format!(
+        "SELECT count FROM system_views.coordinator_write_latency WHERE keyspace_name = '{KEYSPACE}' \
+                         AND table_name = '{table}'"
+    );
+    node.rows(&query).await.expect("reads").first().map_or(0, |row| row["count"].as_u64().expect("a number"))
+}
+
+#[tokio::test]
+async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
+    let (first, second) = two_nodes().await;
+    let sink = opened(first.config(TABLE, &json!({}))).await;
+    let sent = numbered(0..1_000);
+    assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
+    let local = async |node: &Cassandra| {
+        let query = format!(
+            "SELECT count FROM system_views.local_write_latency WHERE keyspace_name = '{KEYSPACE}' \
+                             AND table_name = '{TABLE}'"
+        );
+        node.rows(&query).await.expect("reads").first().map_or(0, |row| row["count"].as_u64().expect("a number"))
+    };
+    let (mut all, mut shares) = (0, Vec::new());
+    for node in [&first, &second] {
+        let (coordinates, has) = (coordinated(node, TABLE).await, local(node).await);
+        // Every row came to the node that keeps it, and to no other.
+        assert_eq!(coordinates, has, "token-aware");
+        all += has;
+        shares.push(has);
+    }
+    println!("measured: {shares:?} rows on the nodes");
+    assert!(all == 1_000 && shares.iter().all(|share| *share > 200), "{shares:?}");
+    sink.close().await;
+
+    // A node whose network is denied is not reached, though the other one names it.
+    let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.2/32"]);
+    let before = coordinated(&second, TABLE).await;
+    let sink = denying.open("rows", "cassandra", first.config(TABLE, &json!({}))).await.expect("opens");
+    assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
+    assert_eq!(coordinated(&second, TABLE).await, before);
+    sink.close().await;
+
+    let both = first.config(TABLE, &json!({ "keyspace": "twice", "timeout_secs": 5 }));
+    let more = json!({ "keyspace": "twice", "consistency": "local_one", "timeout_secs": 5 });
+    let one = first.config(TABLE, &more);
+    let (both, one) = (opened(both).await, opened(one).await);
+    assert_eq!(deliver(&*both, &sent).await, vec![Outcome::Delivered; 1_000]);
+    // Half of two is not most of them: the default waits, and says what the server says.
+    second.signal(Signal::STOP).expect("stops");
+    let waits = wait::until(LIMIT, "a replica is missed", async || {
+        let outcomes = deliver(&*both, &sent[..20]).await;
+        let missed = outcomes.iter().any(|outcome| {
+            matches!(outcome, Outcome::TargetFault(fault) if fault.message.contains("received only 1 responses")
+                || fault.message.contains("Cannot achieve consistency level LOCAL_QUORUM"))
+        });
+        ensure!(missed && outcomes.iter().all(|outcome| *outcome != Outcome::Delivered), "{outcomes:?}");
+        Ok(())
+    });
+    waits.await.expect("waits");
+    // One is enough for who says so.
+    delivered_at_last(&*one, &sent).await;
+    second.signal(Signal::CONT).expect("continues");
+    delivered_at_last(&*both, &sent).await;
+    both.close().await;
+    one.close().await;
+    first.finish();
+    second.finish();
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_is_gone_round_and_comes_back() {
+    const COUNT: u64 = 5_000;
+    let (first, mut second) = two_nodes().await;
+    let queue = MemoryQueue::with((0..COUNT).map(numbered_message));
+    let more = json!({ "keyspace": "twice", "consistency": "one", "batch_records": 100, "timeout_secs": 5 });
+    let task = run(&queue, first.config(TABLE, &more));
+    double::until("it is in the middle", || queue.position() > COUNT / 10).await;
+    second.kill().expect("kills");
+    queue.all_committed().await;
+    let counters = task.report().counters;
+    assert_eq!((counters.send_success_total, counters.discard_total), (COUNT, 0));
+    second.start_again().await.expect("starts again");
+    let found = first.rows(&format!("SELECT count(*) AS n FROM twice.{TABLE}")).await.expect("reads");
+    assert_eq!(found[0]["n"], json!(COUNT));
+    first.finish();
+    second.finish();
+}

@@ -1,0 +1,120 @@
+//! Against Apache Cassandra, started for each test; DataStax's Python driver says what is in it.
+
+mod cluster;
+mod connections;
+mod delivery;
+mod faults;
+mod options;
+mod recovery;
+mod schema;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ::tests::cassandra::{COLUMNS, Cassandra, CassandraOptions, KEYSPACE, PASSWORD, USER};
+use ::tests::{ports, wait};
+use anyhow::ensure;
+use api_types::{ClusterId, Message, Record};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::pipeline::tests::double::{self, MemoryQueue, RunningTask, Setup, policy};
+use crate::sinks::opened::{TestNode, deliver, record};
+
+/// Far beyond anything a test waits for.
+const LIMIT: Duration = Duration::from_secs(120);
+const TABLE: &str = "messages";
+
+fn node() -> TestNode {
+    TestNode::new(&[], PathBuf::from("/nowhere"), &[])
+}
+
+/// With the table of the page.
+async fn server() -> Cassandra {
+    let server = Cassandra::start().await.expect("Cassandra starts");
+    server.make_table(TABLE, COLUMNS).await.expect("makes the table");
+    server
+}
+
+async fn open(server: &Cassandra, more: &Value) -> Box<dyn Sink> {
+    opened(server.config(TABLE, more)).await
+}
+
+async fn opened(config: Value) -> Box<dyn Sink> {
+    node().open("rows", "cassandra", config).await.expect("opens")
+}
+
+async fn refused(config: Value) -> TargetFault {
+    node().open("rows", "cassandra", config.clone()).await.err().unwrap_or_else(|| panic!("{config}: opened"))
+}
+
+fn fault(outcome: &Outcome) -> &TargetFault {
+    match outcome {
+        Outcome::TargetFault(fault) => fault,
+        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
+    }
+}
+
+fn record_fault(outcome: &Outcome) -> &RecordFault {
+    match outcome {
+        Outcome::RecordFault(fault) => fault,
+        Outcome::Delivered | Outcome::TargetFault(_) | Outcome::Unclear(_) => {
+            panic!("{outcome:?} is no record's fault")
+        }
+    }
+}
+
+/// Records with these payloads, by their place.
+fn records(payloads: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Vec<Record> {
+    payloads.into_iter().enumerate().map(|(number, payload)| record(number as u64, payload)).collect()
+}
+
+fn numbered(numbers: impl IntoIterator<Item = u64>) -> Vec<Record> {
+    numbers.into_iter().map(|number| record(number, json!({ "n": number }).to_string())).collect()
+}
+
+/// The rows of a table, by what they say about their record.
+async fn rows(server: &Cassandra, table: &str) -> Vec<Value> {
+    let mut rows = server.rows(&format!("SELECT * FROM {KEYSPACE}.{table}")).await.expect("reads");
+    rows.sort_by_key(|row| row["msgid"].as_str().map(str::to_owned));
+    rows
+}
+
+fn hex(bytes: &[u8]) -> Value {
+    json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
+}
+
+async fn connections_become(port: u16, expect: usize) {
+    let become_so = wait::until(LIMIT, "the connections are as many as expected", async || {
+        let found = ports::connections_to(port)?;
+        ensure!(found == expect, "{found} connections instead of {expect}");
+        Ok(())
+    });
+    become_so.await.expect("connections");
+}
+
+/// Once more until these are delivered.
+async fn delivered_at_last(sink: &dyn Sink, sent: &[Record]) {
+    let again = wait::until(LIMIT, "they are delivered", async || {
+        let outcomes = deliver(sink, sent).await;
+        ensure!(outcomes.iter().all(|outcome| *outcome == Outcome::Delivered), "{:?}", outcomes.first());
+        Ok(())
+    });
+    again.await.expect("goes on");
+}
+
+/// Writes what the queue holds, discards what is refused, and waits for the target otherwise.
+fn run(queue: &Arc<MemoryQueue>, config: Value) -> RunningTask {
+    use api_types::failure::{FailureStrategy, OnTargetDown};
+    let sink = node().sink_for("rows", "cassandra", config);
+    let policy = policy(FailureStrategy::Discard, OnTargetDown::Wait);
+    Setup { policy, ..Setup::default() }.start_with(queue, sink.opener, sink.options)
+}
+
+fn message(number: u64, payload: &str) -> Message {
+    Message { payload: payload.to_owned().into(), ..double::message(number) }
+}
+
+fn numbered_message(number: u64) -> Message {
+    message(number, &json!({ "n": number }).to_string())
+}

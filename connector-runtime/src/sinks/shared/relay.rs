@@ -1,0 +1,262 @@
+//! The way between a driver that opens its own sockets and its servers: a relay on loopback, inside of the process.
+//!
+//! ```text
+//! driver ──plain, loopback──► relay ── looks up, checks deny_networks, speaks TLS ──► server
+//! ```
+//!
+//! Every connection goes to an address that was checked, the certificate is judged as for every other sink, a request
+//! without an answer is given up, and after an abort nothing more leaves the process, whatever the driver still does.
+//! How a driver says where it wants to go, and who it is, is each sink's own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::network::Network;
+use super::stream::{Route, Stream, Trust, broken};
+use crate::sink::{TargetFault, TargetFaultKind};
+
+/// A goodbye over TLS may take this long.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const UP_BYTES: usize = 64 << 10;
+const DOWN_BYTES: usize = 16 << 10;
+/// Servers name each other, so that their number is not ours to choose.
+const FAULTS_MAX: usize = 64;
+
+/// How a relay connects to servers, whichever they are.
+pub(crate) struct Ways {
+    pub(crate) deny_networks: Arc<[Network]>,
+    pub(crate) tls: Option<Trust>,
+    pub(crate) connect_within: Duration,
+    pub(crate) answer_within: Duration,
+    pub(crate) aborted: CancellationToken,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The name in its certificate, where it is not the host.
+    pub(crate) certificate_name: Option<String>,
+}
+
+/// Carries connections, and knows why those to a server did not come about.
+pub(crate) struct Carrier {
+    ways: Ways,
+    /// Why the last connection to a server did not come about or was lost, until there is another.
+    faults: Mutex<BTreeMap<Place, TargetFault>>,
+}
+
+impl Carrier {
+    pub(crate) fn new(ways: Ways) -> Self {
+        Self { ways, faults: Mutex::default() }
+    }
+
+    pub(crate) fn connect_within(&self) -> Duration {
+        self.ways.connect_within
+    }
+
+    /// What is known about the servers that cannot be used: what a person must mend before what time may.
+    pub(crate) fn fault(&self) -> Option<TargetFault> {
+        let faults = self.faults();
+        faults.values().max_by_key(|fault| fault.kind.needs_a_person()).cloned()
+    }
+
+    /// Serves every connection from this machine, until `ended` or an abort; then none is left.
+    pub(crate) async fn listen<F>(
+        &self,
+        listener: TcpListener,
+        ended: CancellationToken,
+        serve: impl Fn(TcpStream) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = self.ways.aborted.cancelled() => return,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => {
+                    match accepted {
+                        Ok((client, from)) if from.ip().is_loopback() => {
+                            connections.spawn(serve(client));
+                        }
+                        Ok(_) => {}
+                        // No more files, or one that was gone before it was taken: the driver tries again as well.
+                        Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// A failure is noted.
+    pub(crate) async fn connect(&self, place: &Place) -> Option<Box<dyn Stream>> {
+        let limit = self.ways.connect_within;
+        let connected = timeout(limit, self.route(place)).await.unwrap_or_else(|_| {
+            let message = format!("no connection to {}:{} within {} s", place.host, place.port, limit.as_secs());
+            Err(TargetFault::new(TargetFaultKind::Down, message))
+        });
+        match connected {
+            Ok(server) => {
+                self.faults().remove(place);
+                Some(server)
+            }
+            Err(fault) => {
+                self.note(place, fault);
+                None
+            }
+        }
+    }
+
+    async fn route(&self, place: &Place) -> Result<Box<dyn Stream>, TargetFault> {
+        let name = place.certificate_name.as_ref().unwrap_or(&place.host);
+        let tls = self.ways.tls.as_ref().map(|trust| trust.towards(name));
+        let route = Route {
+            host: place.host.clone(),
+            port: place.port,
+            tls: tls.transpose()?,
+            deny_networks: Arc::clone(&self.ways.deny_networks),
+            is_patient: false,
+            aborted: self.ways.aborted.clone(),
+        };
+        route.connect().await
+    }
+
+    /// Until one of both ends, or the server leaves a request without an answer.
+    pub(crate) async fn carry(&self, mut client: TcpStream, server: Box<dyn Stream>, place: &Place) {
+        let limit = self.ways.answer_within;
+        let due = Due::new(limit);
+        let (from_server, mut to_server) = tokio::io::split(server);
+        let (from_client, to_client) = client.split();
+        let end = tokio::select! {
+            () = self.ways.aborted.cancelled() => return,
+            end = upwards(from_client, &mut to_server, &due) => end,
+            end = downwards(from_server, to_client, &due) => end,
+            () = due.passed() => {
+                let message = format!("no answer within {} s", limit.as_secs());
+                End::Server(io::Error::new(io::ErrorKind::TimedOut, message))
+            }
+        };
+        match end {
+            End::Server(error) => self.note(place, broken(&error)),
+            End::Driver => {
+                let _ = timeout(GOODBYE_WITHIN, to_server.shutdown()).await;
+            }
+        }
+    }
+
+    pub(crate) fn note(&self, place: &Place, fault: TargetFault) {
+        let mut faults = self.faults();
+        if faults.len() < FAULTS_MAX || faults.contains_key(place) {
+            let message = format!("{}:{}: {}", place.host, place.port, fault.message);
+            faults.insert(place.clone(), TargetFault { message: message.into(), ..fault });
+        }
+    }
+
+    fn faults(&self) -> MutexGuard<'_, BTreeMap<Place, TargetFault>> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who ended a connection.
+enum End {
+    Driver,
+    Server(io::Error),
+}
+
+async fn upwards(mut driver: ReadHalf<'_>, server: &mut (impl AsyncWrite + Unpin), due: &Due) -> End {
+    let mut buffer = vec![0; UP_BYTES];
+    loop {
+        let length = match driver.read(&mut buffer).await {
+            Ok(0) | Err(_) => return End::Driver,
+            Ok(length) => length,
+        };
+        // Its socket holds the end of a request back until the beginning was acknowledged.
+        let _ = SockRef::from(driver.as_ref()).set_tcp_quickack(true);
+        due.begin();
+        if let Err(error) = send(server, &buffer[..length]).await {
+            return End::Server(error);
+        }
+        due.begin();
+    }
+}
+
+async fn send(server: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    server.write_all(bytes).await?;
+    // TLS may hold what it has taken.
+    server.flush().await
+}
+
+async fn downwards(mut server: impl AsyncRead + Unpin, mut driver: WriteHalf<'_>, due: &Due) -> End {
+    let mut buffer = vec![0; DOWN_BYTES];
+    loop {
+        let length = match server.read(&mut buffer).await {
+            Ok(0) => {
+                return End::Server(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+            }
+            Ok(length) => length,
+            Err(error) => return End::Server(error),
+        };
+        due.end();
+        if driver.write_all(&buffer[..length]).await.is_err() {
+            return End::Driver;
+        }
+    }
+}
+
+/// Until when the server has to say something. Bytes that its kernel takes put it off: a large request is long on its
+/// way.
+struct Due {
+    began: Instant,
+    limit: Duration,
+    /// Milliseconds after `began`; 0 when nothing is asked.
+    at: AtomicU64,
+    changed: Notify,
+}
+
+impl Due {
+    fn new(limit: Duration) -> Self {
+        Self { began: Instant::now(), limit, at: AtomicU64::new(0), changed: Notify::new() }
+    }
+
+    fn begin(&self) {
+        let at = (self.began.elapsed() + self.limit).as_millis();
+        let idled = self.at.swap(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed) == 0;
+        if idled {
+            self.changed.notify_one();
+        }
+    }
+
+    fn end(&self) {
+        self.at.store(0, Ordering::Relaxed);
+    }
+
+    async fn passed(&self) {
+        loop {
+            match self.at.load(Ordering::Relaxed) {
+                0 => self.changed.notified().await,
+                at => {
+                    tokio::time::sleep_until(self.began + Duration::from_millis(at)).await;
+                    if self.at.load(Ordering::Relaxed) == at {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
