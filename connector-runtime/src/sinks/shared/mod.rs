@@ -13,13 +13,14 @@ pub(crate) mod http;
 #[cfg(any(feature = "greptime", feature = "influxdb"))]
 pub(crate) mod line_protocol;
 pub mod network;
-#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+#[cfg(any(feature = "mqtt", feature = "pulsar", feature = "rabbitmq"))]
 pub(crate) mod outbox;
 #[cfg(any(
     feature = "mongodb",
     feature = "mqtt",
     feature = "mysql",
     feature = "postgres",
+    feature = "pulsar",
     feature = "rabbitmq",
     feature = "redis"
 ))]
@@ -36,6 +37,7 @@ pub(crate) mod runs;
     feature = "mqtt",
     feature = "mysql",
     feature = "postgres",
+    feature = "pulsar",
     feature = "rabbitmq",
     feature = "redis"
 ))]
