@@ -1,7 +1,7 @@
 //! Apache Pulsar as a target, standalone, and its own client for Python, which reads topics.
 //!
 //! ```text
-//!   sluice ──▶ broker: plain · TLS · as a proxy tells it ──▶ topics
+//!   sluice ──▶ broker: plain · TLS · behind a proxy ──▶ topics
 //!   tests  ──curl──▶ its administration: topics, namespaces, entries as they lie in a topic
 //!          ──Python client (tests/servers/pulsar_client.py)──▶ messages
 //! ```
@@ -81,13 +81,14 @@ impl Pulsar {
         let server = Self { process, ports, home, accounts, certificates, scratch };
         server.ready().await?;
         if server.accounts.is_some() {
-            server.allow(USER, true).await?;
+            server.allow("public/default", USER, true).await?;
         }
         Ok(server)
     }
 
+    /// Nobody but connectors comes to it.
     pub fn port(&self) -> u16 {
-        self.ports.plain
+        self.ports.connectors
     }
 
     pub fn tls_port(&self) -> u16 {
@@ -99,8 +100,14 @@ impl Pulsar {
         self.ports.proxied
     }
 
-    pub fn url(&self) -> String {
-        format!("pulsar://127.0.0.1:{}", self.ports.plain)
+    /// Where HTTP is spoken.
+    pub fn admin_port(&self) -> u16 {
+        self.ports.admin
+    }
+
+    /// Of its own clients.
+    fn url(&self) -> String {
+        format!("pulsar://127.0.0.1:{}", self.ports.internal)
     }
 
     pub fn certificates(&self) -> Result<&Certificates> {
@@ -109,7 +116,7 @@ impl Pulsar {
 
     /// Of a connector into this topic, with these fields more.
     pub fn config(&self, topic: &str, more: &Value) -> Value {
-        let mut config = json!({ "server": self.url(), "topic": topic });
+        let mut config = json!({ "server": format!("pulsar://127.0.0.1:{}", self.port()), "topic": topic });
         if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
             config.extend(more.clone());
         }

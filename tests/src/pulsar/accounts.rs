@@ -54,10 +54,7 @@ impl Accounts {
             ("basicAuthConf", format!("file://{}/passwords", folder.display())),
             ("authorizationEnabled", "true".to_owned()),
             ("superUserRoles", ADMIN.to_owned()),
-            (
-                "brokerClientAuthenticationPlugin",
-                "org.apache.pulsar.client.impl.auth.AuthenticationToken".to_owned(),
-            ),
+            ("brokerClientAuthenticationPlugin", "org.apache.pulsar.client.impl.auth.AuthenticationToken".to_owned()),
             ("brokerClientAuthenticationParameters", parameters),
         ]
         .map(|(name, value)| (name.to_owned(), value))

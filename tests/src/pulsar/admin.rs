@@ -72,10 +72,12 @@ impl Pulsar {
         self.admin_json("GET", &path(topic, "/stats")).await
     }
 
-    pub async fn topics(&self) -> Result<Vec<String>> {
-        let topics = self.admin_json("GET", &format!("persistent/{NAMESPACE}")).await?;
+    /// Names of a namespace's topics without it, and without those of the server; a partition is one.
+    pub async fn topics(&self, namespace: &str) -> Result<Vec<String>> {
+        let topics = self.admin_json("GET", &format!("persistent/{namespace}")).await?;
         let topics = topics.as_array().context("no list of topics")?;
-        Ok(topics.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        let names = topics.iter().filter_map(|topic| topic.as_str()?.rsplit('/').next());
+        Ok(names.filter(|name| !name.starts_with("__")).map(str::to_owned).collect())
     }
 
     /// One whose broker drops what comes twice.
@@ -83,13 +85,22 @@ impl Pulsar {
         self.admin("PUT", &format!("namespaces/{namespace}"), None).await?;
         self.admin("POST", &format!("namespaces/{namespace}/deduplication"), Some(json!(true))).await?;
         if self.accounts.is_some() {
-            let path = format!("namespaces/{namespace}/permissions/{USER}");
-            self.admin("POST", &path, Some(json!(["produce"]))).await?;
+            self.allow(namespace, USER, true).await?;
         }
         Ok(())
     }
 
-    /// A property of the namespace `public/default` or another, as its administration has it.
+    /// What messages of a topic have to look like.
+    pub async fn add_schema(&self, topic: &str, schema: Value) -> Result<()> {
+        self.admin("POST", &format!("schemas/{topic}/schema"), Some(schema)).await
+    }
+
+    /// From now on messages of a topic stay until this subscription has them.
+    pub async fn subscribe(&self, topic: &str, name: &str) -> Result<()> {
+        self.admin("PUT", &path(topic, &format!("/subscription/{name}")), None).await
+    }
+
+    /// A property of a namespace.
     pub async fn set(&self, path: &str, value: Value) -> Result<()> {
         self.admin("POST", &format!("namespaces/{path}"), Some(value)).await
     }
@@ -98,9 +109,9 @@ impl Pulsar {
         self.admin("DELETE", &format!("namespaces/{path}"), None).await
     }
 
-    /// Whether this account may publish to topics of `public/default`.
-    pub async fn allow(&self, account: &str, may_publish: bool) -> Result<()> {
-        let path = format!("namespaces/{NAMESPACE}/permissions/{account}");
+    /// Whether this account may publish to the topics of a namespace.
+    pub async fn allow(&self, namespace: &str, account: &str, may_publish: bool) -> Result<()> {
+        let path = format!("namespaces/{namespace}/permissions/{account}");
         if may_publish {
             self.admin("POST", &path, Some(json!(["produce"]))).await
         } else {

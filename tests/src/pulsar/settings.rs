@@ -9,9 +9,12 @@ use super::accounts::Accounts;
 use crate::certificates::Certificates;
 use crate::ports;
 
+/// Each is named to those who come by it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
-    pub(super) plain: u16,
+    /// For the server's own clients and for the tests'.
+    pub(super) internal: u16,
+    pub(super) connectors: u16,
     pub(super) tls: u16,
     pub(super) proxied: u16,
     pub(super) admin: u16,
@@ -19,7 +22,13 @@ pub(super) struct Ports {
 
 impl Ports {
     pub(super) fn free() -> Result<Self> {
-        Ok(Self { plain: ports::free()?, tls: ports::free()?, proxied: ports::free()?, admin: ports::free()? })
+        Ok(Self {
+            internal: ports::free()?,
+            connectors: ports::free()?,
+            tls: ports::free()?,
+            proxied: ports::free()?,
+            admin: ports::free()?,
+        })
     }
 }
 
@@ -33,7 +42,7 @@ pub(super) fn text(
 ) -> Result<String> {
     let mut changed: Vec<(String, String)> = [
         ("bindAddress", "127.0.0.1"),
-        ("advertisedAddress", "127.0.0.1"),
+        ("advertisedAddress", ""),
         ("allowLoopback", "true"),
         ("listeningInterface", "lo"),
         ("webSocketServiceEnabled", "false"),
@@ -50,16 +59,9 @@ pub(super) fn text(
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
-    changed.push(("brokerServicePort".to_owned(), ports.plain.to_string()));
+    changed.push(("brokerServicePort".to_owned(), ports.internal.to_string()));
     changed.push(("webServicePort".to_owned(), ports.admin.to_string()));
-    if let Some(proxy) = options.proxy_port {
-        let (plain, proxied) = (ports.plain, ports.proxied);
-        let advertised = format!("internal:pulsar://127.0.0.1:{plain},proxied:pulsar://127.0.0.1:{proxy}");
-        changed.push(("advertisedAddress".to_owned(), String::new()));
-        changed.push(("internalListenerName".to_owned(), "internal".to_owned()));
-        changed.push(("advertisedListeners".to_owned(), advertised));
-        changed.push(("bindAddresses".to_owned(), format!("proxied:pulsar://127.0.0.1:{proxied}")));
-    }
+    changed.extend(listeners(ports, options, certificates.is_some()));
     if let Some(certificates) = certificates {
         for (name, value) in [
             ("brokerServicePortTls", ports.tls.to_string()),
@@ -84,4 +86,23 @@ pub(super) fn text(
     // The last one of a name counts.
     lines.extend(changed.iter().map(|(name, value)| format!("{name}={value}")));
     Ok(lines.join("\n"))
+}
+
+fn listeners(ports: &Ports, options: &PulsarOptions, has_tls: bool) -> [(String, String); 3] {
+    let Ports { internal, connectors, tls, proxied, .. } = ports;
+    let mut advertised =
+        vec![format!("internal:pulsar://127.0.0.1:{internal}"), format!("connectors:pulsar://127.0.0.1:{connectors}")];
+    let mut bound = vec![format!("connectors:pulsar://127.0.0.1:{connectors}")];
+    if has_tls {
+        advertised.push(format!("internal:pulsar+ssl://127.0.0.1:{tls}"));
+    }
+    if let Some(proxy) = options.proxy_port {
+        advertised.push(format!("proxied:pulsar://127.0.0.1:{proxy}"));
+        bound.push(format!("proxied:pulsar://127.0.0.1:{proxied}"));
+    }
+    [
+        ("internalListenerName".to_owned(), "internal".to_owned()),
+        ("advertisedListeners".to_owned(), advertised.join(",")),
+        ("bindAddresses".to_owned(), bound.join(",")),
+    ]
 }

@@ -55,6 +55,13 @@ async fn clickhouse() -> Result<()> {
     conforms::<kinds::clickhouse::Clickhouse>().await
 }
 
+/// And this one.
+#[cfg(feature = "pulsar")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulsar() -> Result<()> {
+    conforms::<kinds::pulsar::Pulsar>().await
+}
+
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

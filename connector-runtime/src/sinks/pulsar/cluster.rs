@@ -122,12 +122,7 @@ impl Cluster {
         Err(down(format!("{HOPS_MAX} brokers in a row do not have the topic {topic}")))
     }
 
-    async fn ask_owner(
-        &self,
-        connection: &Connection,
-        topic: &str,
-        authoritative: bool,
-    ) -> Result<Owner, TargetFault> {
+    async fn ask_owner(&self, connection: &Connection, topic: &str, authoritative: bool) -> Result<Owner, TargetFault> {
         let request_id = connection.next_id();
         let ask = AskOwner { topic: topic.to_owned(), request_id, authoritative: Some(authoritative) };
         let ask = BaseCommand { lookup: Some(ask), ..wire::of(CommandKind::AskOwner) };
@@ -212,8 +207,7 @@ mod tests {
     fn servers_are_read_with_and_without_ports() {
         let check = |url: &str, has_tls, expect: &[(&str, u16)]| {
             let found = servers(url, has_tls);
-            let found: Vec<(&str, u16)> =
-                found.iter().map(|address| (address.host.as_str(), address.port)).collect();
+            let found: Vec<(&str, u16)> = found.iter().map(|address| (address.host.as_str(), address.port)).collect();
             assert_eq!(found, expect, "{url}");
         };
         check("pulsar://a", false, &[("a", 6_650)]);

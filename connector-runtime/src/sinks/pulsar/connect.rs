@@ -120,7 +120,7 @@ impl Talk {
                 Heard::Answer { answer: Answer::Error(error), .. } => {
                     return Err(target_fault(error.error, &error.message));
                 }
-                Heard::Challenge(_) => {
+                Heard::Challenge => {
                     let response = auth_response(auth, true).await?;
                     self.say(&response).await?;
                 }

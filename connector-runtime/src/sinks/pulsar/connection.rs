@@ -257,7 +257,7 @@ impl Driver {
                         let _ = waiting.send(answer);
                     }
                 }
-                Heard::Challenge(_) => {
+                Heard::Challenge => {
                     let auth = Arc::clone(&self.auth);
                     self.response = Some(Box::pin(async move { auth_response(&auth, true).await }));
                 }

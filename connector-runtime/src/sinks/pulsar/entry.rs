@@ -48,11 +48,7 @@ pub(super) struct Entry {
 
 /// Of at least one message. Fails where the broker would end the connection over it.
 pub(super) async fn entry(author: &Author<'_>, messages: &[Message]) -> Result<Option<Entry>, EntryError> {
-    let [first, .., last] = (match messages {
-        [] => return Ok(None),
-        [one] => [one, one],
-        [first, .., last] => [first, last],
-    });
+    let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return Ok(None) };
     let (payload, mut metadata) = if messages.len() == 1 { alone(first) } else { batch(messages) };
     metadata.producer_name = author.producer_name.to_owned();
     metadata.sequence_id = first.sequence.0;

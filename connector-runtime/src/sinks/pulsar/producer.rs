@@ -20,12 +20,17 @@ use super::cluster::Cluster;
 use super::config::Compression;
 use super::connection::{Connection, Receipt};
 use super::entry::{Author, EntryError, entry};
-use super::fault::{EARLIER_OWNER_WITHIN, down, interrupted, is_name_taken, is_too_large, target_fault, too_large_words};
+use super::fault::{
+    EARLIER_OWNER_WITHIN, down, interrupted, is_name_taken, is_too_large, target_fault, too_large_words,
+};
 use super::message::Message;
 use super::proto::{self, BaseCommand, CommandKind, KeyValue};
 use super::wire::{self, Answer};
 use crate::sink::{Outcome, RecordFault, TargetFault};
 use crate::sinks::offered::chain;
+
+/// An entry may be larger by this part than the one before, up to what the broker takes.
+const GROWTH: usize = 16;
 
 /// The same for all producers of a sink.
 pub(super) struct Publishing {
@@ -83,7 +88,11 @@ impl Seat {
             let count = self.next(publishing, rest);
             let (front, behind) = rest.split_at(count);
             match self.publish(publishing, front).await {
-                End::Taken => outcomes.extend(std::iter::repeat_n(Outcome::Delivered, count)),
+                End::Taken => {
+                    // A limit that was in the way may be gone. Looking for it costs little.
+                    self.bytes_max = self.bytes_max.saturating_add(self.bytes_max / GROWTH);
+                    outcomes.extend(std::iter::repeat_n(Outcome::Delivered, count));
+                }
                 End::TooLarge { .. } if count > 1 => self.bytes_max = bytes(front) / 2,
                 End::TooLarge { fault } => {
                     let may_go_on = fault.offline;
@@ -177,11 +186,7 @@ impl Seat {
         Ok(())
     }
 
-    async fn create(
-        &mut self,
-        publishing: &Publishing,
-        connection: Arc<Connection>,
-    ) -> Result<Producer, TargetFault> {
+    async fn create(&mut self, publishing: &Publishing, connection: Arc<Connection>) -> Result<Producer, TargetFault> {
         let (id, request_id) = (connection.next_id(), connection.next_id());
         let create = proto::CreateProducer {
             topic: self.topic.clone(),

@@ -263,11 +263,8 @@ pub(super) struct AuthData {
     pub(super) auth_data: Option<Vec<u8>>,
 }
 
-#[derive(Clone, PartialEq, Eq, Message)]
-pub(super) struct AuthChallenge {
-    #[prost(string, optional, tag = "1")]
-    pub(super) server_version: Option<String>,
-}
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct AuthChallenge {}
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct AuthResponse {

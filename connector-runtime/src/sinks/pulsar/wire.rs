@@ -9,8 +9,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::proto::{
-    AuthChallenge, BaseCommand, CloseProducer, CommandKind, Connected, Empty, MessageMetadata, Owner, Partitions,
-    ProducerSuccess, RequestError, SendError, SendReceipt,
+    BaseCommand, CloseProducer, CommandKind, Connected, Empty, MessageMetadata, Owner, Partitions, ProducerSuccess,
+    RequestError, SendError, SendReceipt,
 };
 
 const SIZE_BYTES: usize = 4;
@@ -37,8 +37,12 @@ pub(super) enum Heard {
     Receipt(SendReceipt),
     Refusal(SendError),
     CloseProducer(CloseProducer),
-    Answer { request_id: u64, answer: Answer },
-    Challenge(AuthChallenge),
+    Answer {
+        request_id: u64,
+        answer: Answer,
+    },
+    /// Credentials have ended: others are asked for.
+    Challenge,
     Ping,
     Pong,
     /// Nobody asked for it.
@@ -82,9 +86,7 @@ fn heard(command: BaseCommand) -> Heard {
         Ok(CommandKind::SendError) => command.send_error.map(Heard::Refusal),
         Ok(CommandKind::CloseProducer) => command.close_producer.map(Heard::CloseProducer),
         Ok(CommandKind::Success) => command.success.map(|success| answer(success.request_id, Answer::Success)),
-        Ok(CommandKind::RequestError) => {
-            command.error.map(|error| answer(error.request_id, Answer::Error(error)))
-        }
+        Ok(CommandKind::RequestError) => command.error.map(|error| answer(error.request_id, Answer::Error(error))),
         Ok(CommandKind::ProducerSuccess) => {
             command.producer_success.map(|success| answer(success.request_id, Answer::Producer(success)))
         }
@@ -92,7 +94,7 @@ fn heard(command: BaseCommand) -> Heard {
             command.partitions_response.map(|found| answer(found.request_id, Answer::Partitions(found)))
         }
         Ok(CommandKind::Owner) => command.lookup_response.map(|found| answer(found.request_id, Answer::Owner(found))),
-        Ok(CommandKind::AuthChallenge) => command.auth_challenge.map(Heard::Challenge),
+        Ok(CommandKind::AuthChallenge) => command.auth_challenge.map(|_| Heard::Challenge),
         Ok(CommandKind::Ping) => Some(Heard::Ping),
         Ok(CommandKind::Pong) => Some(Heard::Pong),
         Ok(

@@ -16,6 +16,8 @@ pub mod mysql;
 pub mod opentsdb;
 mod points;
 pub mod postgres;
+#[cfg(feature = "pulsar")]
+pub mod pulsar;
 pub mod rabbitmq;
 pub mod redis;
 pub mod webhook;
@@ -66,7 +68,8 @@ const ADAPTED: &[&str] = for_each!(names_of_all);
 /// A sink without an adapter, and an adapter without a sink, do not compile. Sinks that are not offered yet have none, or
 /// a test of their own in main.rs.
 const _: () = assert!(
-    cfg!(any(feature = "clickhouse", feature = "elasticsearch", feature = "mongodb")) || same(KINDS, ADAPTED),
+    cfg!(any(feature = "clickhouse", feature = "elasticsearch", feature = "mongodb", feature = "pulsar"))
+        || same(KINDS, ADAPTED),
     "a kind whose sink is offered needs a line in kinds/mod.rs, and no other"
 );
 

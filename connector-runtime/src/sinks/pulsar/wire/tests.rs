@@ -1,4 +1,4 @@
-use super::super::proto::{Success, SendReceipt};
+use super::super::proto::{SendReceipt, Success};
 use super::*;
 
 fn frame(said: &BaseCommand) -> BytesMut {
