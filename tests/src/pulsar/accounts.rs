@@ -16,8 +16,9 @@ use crate::{ports, wait};
 
 /// May publish.
 pub const USER: &str = "sluice";
-/// Everything that a form, a file or a command line would have to escape, but the colon that ends a name.
-pub const PASSWORD: &str = "p@ss:w/o?r#d '%20&=ü";
+/// Everything that a form, a file or a command line would have to escape, but a colon: the server parts name and password at
+/// each of them.
+pub const PASSWORD: &str = "p@ss/w/o?r#d '%20&=ü";
 /// May log in.
 pub const STRANGER: &str = "stranger";
 const ADMIN: &str = "admin";
