@@ -130,7 +130,12 @@ fn compress(compression: Compression, payload: Bytes) -> io::Result<Bytes> {
             encoder.write_all(&payload)?;
             encoder.finish().map(Bytes::from)
         }
-        Compression::Zstd => zstd::bulk::compress(&payload, zstd::DEFAULT_COMPRESSION_LEVEL).map(Bytes::from),
+        Compression::Zstd => {
+            let mut out = Vec::with_capacity(zstd_safe::compress_bound(payload.len()));
+            let failed = |code| io::Error::other(zstd_safe::get_error_name(code));
+            zstd_safe::compress(&mut out, &payload, zstd_safe::CLEVEL_DEFAULT).map_err(failed)?;
+            Ok(out.into())
+        }
         Compression::Snappy => {
             snap::raw::Encoder::new().compress_vec(&payload).map(Bytes::from).map_err(io::Error::other)
         }

@@ -24,6 +24,8 @@ mod producer;
 #[cfg(feature = "pulsar")]
 mod proto;
 #[cfg(feature = "pulsar")]
+mod protobuf;
+#[cfg(feature = "pulsar")]
 pub(crate) mod sink;
 #[cfg(feature = "pulsar")]
 mod wire;
