@@ -7,7 +7,6 @@ pulsar_client.py URL take TOPIC           takes the topic over from all who publ
 
 import base64
 import json
-import logging
 import os
 import sys
 
@@ -17,8 +16,7 @@ url, what, topic, *rest = sys.argv[1:]
 login = {}
 if "PULSAR_TOKEN" in os.environ:
     login = {"authentication": pulsar.AuthenticationToken(os.environ["PULSAR_TOKEN"])}
-logging.disable()
-client = pulsar.Client(url, operation_timeout_seconds=20, logger=logging.getLogger(), **login)
+client = pulsar.Client(url, operation_timeout_seconds=20, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Fatal), **login)
 
 
 def show(value):
@@ -61,3 +59,6 @@ elif what == "take":
     sys.stdout.flush()
     sys.stdin.read()
 client.close()
+sys.stdout.flush()
+# The threads of the client may outlive what they use.
+os._exit(0)

@@ -79,7 +79,7 @@ impl Cluster {
     }
 
     async fn look_up_partitions(&self) -> Result<u32, TargetFault> {
-        let connection = self.any().await?;
+        let (_, connection) = self.any().await?;
         let request_id = connection.next_id();
         let ask = AskPartitions { topic: self.topic.clone(), request_id };
         let ask = BaseCommand { partitions: Some(ask), ..wire::of(CommandKind::AskPartitions) };
@@ -103,16 +103,16 @@ impl Cluster {
 
     /// A connection to the broker that has this topic.
     pub(super) async fn owner(&self, topic: &str) -> Result<Arc<Connection>, TargetFault> {
-        let mut connection = self.any().await?;
+        let (server, mut connection) = self.any().await?;
         let mut authoritative = false;
         for _ in 0..HOPS_MAX {
             let found = self.ask_owner(&connection, topic, authoritative).await?;
             let answer = found.response.and_then(|answer| OwnerAnswer::try_from(answer).ok());
             match answer {
-                Some(OwnerAnswer::Connect) => return self.connection(&self.address(&found)?).await,
+                Some(OwnerAnswer::Connect) => return self.connection(&self.address(&found, server)?).await,
                 Some(OwnerAnswer::Redirect) => {
                     authoritative = found.authoritative.unwrap_or(false);
-                    connection = self.connection(&self.address(&found)?).await?;
+                    connection = self.connection(&self.address(&found, server)?).await?;
                 }
                 Some(OwnerAnswer::Failed) | None => {
                     return Err(target_fault(found.error.unwrap_or(0), &found.message.unwrap_or_default()));
@@ -133,8 +133,9 @@ impl Cluster {
         }
     }
 
-    /// Of the broker that is named: with TLS where the user's address has it.
-    fn address(&self, owner: &Owner) -> Result<Address, TargetFault> {
+    /// Of the broker that is named: with TLS where the user's address has it. A server that is a proxy, or alone, wants to be
+    /// come to itself.
+    fn address(&self, owner: &Owner, server: &Address) -> Result<Address, TargetFault> {
         let has_tls = self.dialer.trust.is_some();
         let named = if has_tls { &owner.broker_url_tls } else { &owner.broker_url };
         let Some(named) = named.as_deref().filter(|url| !url.is_empty()) else {
@@ -144,19 +145,18 @@ impl Cluster {
         };
         let unusable = || down(format!("the broker that has the topic names an address that is none: {named}"));
         let address = servers(named, has_tls).into_iter().next().ok_or_else(unusable)?;
-        if !owner.proxy_through_service_url.unwrap_or(false) {
+        if address == *server || !owner.proxy_through_service_url.unwrap_or(false) {
             return Ok(address);
         }
-        let proxy = self.servers.first().ok_or_else(unusable)?;
-        Ok(Address { behind: Some(address.to_string()), ..proxy.clone() })
+        Ok(Address { behind: Some(address.to_string()), ..server.clone() })
     }
 
     /// To one of the servers that the user named.
-    async fn any(&self) -> Result<Arc<Connection>, TargetFault> {
+    async fn any(&self) -> Result<(&Address, Arc<Connection>), TargetFault> {
         let mut last = None;
         for server in &self.servers {
             match self.connection(server).await {
-                Ok(connection) => return Ok(connection),
+                Ok(connection) => return Ok((server, connection)),
                 Err(fault) => last = Some(fault),
             }
         }

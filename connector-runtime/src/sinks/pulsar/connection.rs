@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!   request, publish ──Ask──► driver ──► outbox ──► socket
-//!          ▲                    │ by request id; by producer and sequence id
+//!          ▲                    │ by request id; by producer
 //!          └──── one answer ────┴──◄── inbox ◄────── socket
 //! ```
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::Auth;
 use super::connect::{Address, Dialer, Link, auth_response, unreadable};
+use super::entry::Entry;
 use super::fault::{down, interrupted};
 use super::proto::{BaseCommand, SendError};
 use super::wire::{self, Answer, Heard};
@@ -57,13 +58,14 @@ pub(super) enum Receipt {
 
 enum Ask {
     Request { id: u64, command: Box<BaseCommand>, answer: oneshot::Sender<Answer> },
-    Publish { entry: EntryKey, frame: Bytes, receipt: oneshot::Sender<Receipt> },
+    Publish { producer_id: u64, entry: Entry, receipt: oneshot::Sender<Receipt> },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct EntryKey {
-    producer_id: u64,
-    sequence_id: u64,
+/// An entry that waits for its receipt. A producer has one at a time.
+struct Waiting {
+    /// The broker names the first one in a receipt, and the last one in a refusal.
+    sequence_ids: RangeInclusive<u64>,
+    receipt: oneshot::Sender<Receipt>,
 }
 
 impl Connection {
@@ -109,13 +111,11 @@ impl Connection {
     pub(super) async fn publish(
         &self,
         producer_id: u64,
-        sequence_id: u64,
-        frame: Bytes,
+        entry: Entry,
         within: Duration,
     ) -> Result<Receipt, TargetFault> {
         let (sender, receipt) = oneshot::channel();
-        let entry = EntryKey { producer_id, sequence_id };
-        self.ask(Ask::Publish { entry, frame, receipt: sender }, receipt, within, "receipt").await
+        self.ask(Ask::Publish { producer_id, entry, receipt: sender }, receipt, within, "receipt").await
     }
 
     /// Nothing that was not yet written leaves any more.
@@ -172,7 +172,8 @@ struct Driver {
 struct Traffic {
     out: Outbox,
     requests: HashMap<u64, oneshot::Sender<Answer>>,
-    entries: HashMap<EntryKey, oneshot::Sender<Receipt>>,
+    /// By producer.
+    entries: HashMap<u64, Waiting>,
     /// Producers that the broker has closed while they published nothing.
     closed: HashSet<u64>,
 }
@@ -243,12 +244,11 @@ impl Driver {
         while let Some(heard) = wire::decode(&mut link.inbox).map_err(|error| unreadable(&error))? {
             match heard {
                 Heard::Receipt(receipt) => {
-                    let entry = EntryKey { producer_id: receipt.producer_id, sequence_id: receipt.sequence_id };
-                    self.traffic.settle(entry, Receipt::Taken);
+                    self.traffic.settle(receipt.producer_id, receipt.sequence_id, Receipt::Taken);
                 }
                 Heard::Refusal(refusal) => {
-                    let entry = EntryKey { producer_id: refusal.producer_id, sequence_id: refusal.sequence_id };
-                    self.traffic.settle(entry, Receipt::Refused(refusal));
+                    let (producer_id, sequence_id) = (refusal.producer_id, refusal.sequence_id);
+                    self.traffic.settle(producer_id, sequence_id, Receipt::Refused(refusal));
                 }
                 Heard::CloseProducer(close) => self.traffic.close(close.producer_id),
                 Heard::Answer { request_id, answer } => {
@@ -281,34 +281,38 @@ impl Traffic {
                 }
             }
             // Whoever hears it makes another producer.
-            Ask::Publish { entry, receipt, .. } if self.closed.remove(&entry.producer_id) => {
+            Ask::Publish { producer_id, receipt, .. } if self.closed.remove(&producer_id) => {
                 let _ = receipt.send(Receipt::Closed);
             }
-            Ask::Publish { entry, frame, receipt } => {
+            Ask::Publish { producer_id, entry, receipt } => {
                 if !receipt.is_closed() {
-                    self.entries.insert(entry, receipt);
-                    self.out.bytes.extend_from_slice(&frame);
+                    self.out.bytes.extend_from_slice(&entry.frame);
+                    self.entries.insert(producer_id, Waiting { sequence_ids: entry.sequence_ids, receipt });
                 }
             }
         }
     }
 
-    fn settle(&mut self, entry: EntryKey, receipt: Receipt) {
-        if let Some(waiting) = self.entries.remove(&entry) {
+    fn settle(&mut self, producer_id: u64, sequence_id: u64, receipt: Receipt) {
+        let is_meant = |waiting: &Waiting| waiting.sequence_ids.contains(&sequence_id);
+        if self.entries.get(&producer_id).is_some_and(is_meant)
+            && let Some(waiting) = self.entries.remove(&producer_id)
+        {
             // Who no longer waits was dropped half-way.
-            let _ = waiting.send(receipt);
+            let _ = waiting.receipt.send(receipt);
         }
     }
 
     /// By the broker. Where nobody waits, the next one to publish is told.
     fn close(&mut self, producer_id: u64) {
-        let entries: Vec<EntryKey> =
-            self.entries.keys().filter(|entry| entry.producer_id == producer_id).copied().collect();
-        if entries.is_empty() {
-            self.closed.insert(producer_id);
-        }
-        for entry in entries {
-            self.settle(entry, Receipt::Closed);
+        match self.entries.remove(&producer_id) {
+            Some(waiting) => {
+                // Who no longer waits was dropped half-way.
+                let _ = waiting.receipt.send(Receipt::Closed);
+            }
+            None => {
+                self.closed.insert(producer_id);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 //! The broker takes or refuses an entry as a whole, and knows it by its first and last sequence id.
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -41,8 +42,8 @@ pub(super) struct Author<'a> {
 }
 
 pub(super) struct Entry {
-    /// Of its first message; the receipt names it.
-    pub(super) sequence_id: u64,
+    /// Of its first message, and of its last.
+    pub(super) sequence_ids: RangeInclusive<u64>,
     pub(super) frame: Bytes,
 }
 
@@ -68,7 +69,7 @@ pub(super) async fn entry(author: &Author<'_>, messages: &[Message]) -> Result<O
     };
     let send = BaseCommand { send: Some(send), ..wire::of(CommandKind::Send) };
     let frame = wire::entry(&send, &metadata, &payload)?;
-    Ok(Some(Entry { sequence_id: first.sequence.0, frame }))
+    Ok(Some(Entry { sequence_ids: first.sequence.0..=last.sequence.0, frame }))
 }
 
 fn alone(message: &Message) -> (Bytes, MessageMetadata) {
@@ -131,9 +132,10 @@ fn compress(compression: Compression, payload: Bytes) -> io::Result<Bytes> {
             encoder.finish().map(Bytes::from)
         }
         Compression::Zstd => {
-            let mut out = Vec::with_capacity(zstd_safe::compress_bound(payload.len()));
+            let mut out = vec![0; zstd_safe::compress_bound(payload.len())];
             let failed = |code| io::Error::other(zstd_safe::get_error_name(code));
-            zstd_safe::compress(&mut out, &payload, zstd_safe::CLEVEL_DEFAULT).map_err(failed)?;
+            let written = zstd_safe::compress(&mut out[..], &payload, zstd_safe::CLEVEL_DEFAULT).map_err(failed)?;
+            out.truncate(written);
             Ok(out.into())
         }
         Compression::Snappy => {

@@ -45,9 +45,14 @@ fn is_missing(words: &str) -> bool {
 
 /// The broker's words, which begin with the name of an exception, and the name of its code.
 fn said(error: i32, words: &str) -> String {
-    match ServerError::try_from(error) {
-        Ok(error) => format!("the broker says {error:?}: {}", words.trim()),
-        Err(_) => format!("the broker says error {error}: {}", words.trim()),
+    let name = match ServerError::try_from(error) {
+        Ok(error) => format!("{error:?}"),
+        Err(unknown) => format!("error {unknown}"),
+    };
+    // Some have no words beside it.
+    match words.trim() {
+        "" => format!("the broker says {name}"),
+        words => format!("the broker says {name}: {words}"),
     }
 }
 

@@ -150,7 +150,7 @@ impl Seat {
             return End::Fault(interrupted("the sink was closed"));
         };
         self.is_unsettled = true;
-        let sent = producer.connection.publish(producer.id, entry.sequence_id, entry.frame, publishing.send_timeout);
+        let sent = producer.connection.publish(producer.id, entry, publishing.send_timeout);
         let receipt = sent.await;
         self.is_unsettled = false;
         match receipt {

@@ -16,7 +16,8 @@ fn author(compression: Compression) -> Author<'static> {
 
 async fn made(author: &Author<'_>, messages: &[Message]) -> (MessageMetadata, Vec<u8>) {
     let entry = entry(author, messages).await.expect("can be made").expect("is one");
-    assert_eq!(entry.sequence_id, messages[0].sequence.0);
+    let last = messages.last().expect("is one");
+    assert_eq!(entry.sequence_ids, messages[0].sequence.0..=last.sequence.0);
     let size = |at: usize| u32::from_be_bytes(entry.frame[at..at + 4].try_into().expect("four bytes")) as usize;
     let metadata_at = 8 + size(4) + 6;
     let (metadata, payload) = entry.frame[metadata_at + 4..].split_at(size(metadata_at));
@@ -56,8 +57,9 @@ async fn every_compression_gives_back_what_it_took() {
                 back
             }
             Compression::Zstd => {
-                let mut back = Vec::with_capacity(plain.len());
-                zstd_safe::decompress(&mut back, &payload).expect("zstd");
+                let mut back = vec![0; plain.len()];
+                let written = zstd_safe::decompress(&mut back[..], &payload).expect("zstd");
+                assert_eq!(written, plain.len());
                 back
             }
             Compression::Snappy => snap::raw::Decoder::new().decompress_vec(&payload).expect("snappy"),

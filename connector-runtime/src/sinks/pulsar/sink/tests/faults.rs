@@ -1,5 +1,7 @@
 //! What the broker refuses, in its own words.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
 
 fn topic_of(namespace: &str, name: &str) -> String {
@@ -13,7 +15,7 @@ async fn a_topic_that_is_not_there_is_missing() {
     let never = json!({"allowAutoTopicCreation": false});
     server.set("public/strict/autoTopicCreation", never).await.expect("sets it");
     for (topic, kind, words) in [
-        (topic_of("strict", "nothing"), TargetFaultKind::Missing, "not found"),
+        (topic_of("strict", "nothing"), TargetFaultKind::Missing, "topicnotfound"),
         (topic_of("nowhere", "nothing"), TargetFaultKind::Missing, "not found"),
         ("nobody/nowhere/nothing".to_owned(), TargetFaultKind::Missing, "not found"),
         ("a/b".to_owned(), TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"), "a/b"),
@@ -172,15 +174,27 @@ async fn a_producer_that_is_fenced_stops_until_the_topic_is_free() {
     assert_eq!(texts(&server, "fenced").await, as_texts(1..=4));
 }
 
-/// Passes connections on, under an address of its own.
-async fn relay(to: u16) -> u16 {
+/// Passes connections on, under an address of its own. A broker that is alone tells clients to stay with the address by which
+/// they came; `honest`: this is passed on as well, else each is told to go to the broker's own.
+async fn relay(to: u16, honest: bool) -> u16 {
     let listener = tokio::net::TcpListener::bind(("127.0.0.2", 0)).await.expect("binds");
     let port = listener.local_addr().expect("has an address").port();
     tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(far) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await else { continue };
+            let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut near_in, &mut far_out).await });
             tokio::spawn(async move {
-                if let Ok(mut far) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await {
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                let mut bytes = vec![0; 64 << 10];
+                while let Ok(count @ 1..) = far_in.read(&mut bytes).await {
+                    // The last field of the answer says it.
+                    let names_it = bytes[..count].windows(9).any(|part| part == b"pulsar://");
+                    if !honest && names_it && bytes[..count].ends_with(&[0x40, 1]) {
+                        bytes[count - 1] = 0;
+                    }
+                    if near_out.write_all(&bytes[..count]).await.is_err() {
+                        return;
+                    }
                 }
             });
         }
@@ -192,16 +206,18 @@ async fn relay(to: u16) -> u16 {
 async fn no_address_in_a_denied_network_is_connected_to_whoever_names_it() {
     let server = server().await;
     let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.1/32"]);
-    let port = relay(server.port()).await;
-    let by_relay = json!({"server": format!("pulsar://127.0.0.2:{port}"), "topic": "denied"});
-    let by_name = json!({"server": format!("pulsar://localhost:{}", server.port()), "topic": "denied"});
+    let by = |port: u16| json!({"server": format!("pulsar://127.0.0.2:{port}"), "topic": "denied"});
+    let (staying, leading) = (by(relay(server.port(), true).await), by(relay(server.port(), false).await));
     // The user's own address is fine, and the one that the broker names for the topic is not.
-    for config in [server.config("denied", &json!({})), by_name, by_relay.clone()] {
+    for config in [server.config("denied", &json!({})), leading.clone()] {
         let fault = denying.open(NAME, "pulsar", config.clone()).await.err().expect("is denied");
         assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_DENIED"), "{config}: {fault:?}");
     }
-    let sink = opened(by_relay).await;
+    let sink = denying.open(NAME, "pulsar", staying).await.unwrap_or_else(|fault| panic!("{fault:?}"));
     delivered(&*sink, &numbered(1..=1)).await;
+    sink.close().await;
+    let sink = opened(leading).await;
+    delivers(&*sink, &numbered(2..=2)).await;
 }
 
 #[tokio::test]

@@ -59,32 +59,42 @@ async fn a_message_alone_carries_its_key_for_subscriptions_that_are_shared_by_it
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_messages_wait_for_receipts_than_they_may() {
+    const DISKS: u64 = 4;
+    const BATCH_BYTES: u64 = 10 * 2_000;
     let server = Pulsar::start().await.expect("Pulsar starts");
-    let more = json!({"max_pending_messages": 10, "send_timeout_secs": 300});
-    let sink = Arc::<dyn Sink>::from(opened(server.config("window", &more)).await);
+    let open = async |topic: &str, pending: u64| {
+        let more = json!({"max_pending_messages": pending, "send_timeout_secs": 300});
+        Arc::<dyn Sink>::from(opened(server.config(topic, &more)).await)
+    };
     let of_disk = |disk: u64, from: u64| -> Vec<Record> {
-        let mut records: Vec<Record> = (from..from + 10).map(|number| record(number, vec![b'x'; 20_000])).collect();
+        let mut records: Vec<Record> = (from..from + 10).map(|number| record(number, vec![b'x'; 2_000])).collect();
         records.iter_mut().for_each(|record| record.id.raft_id = RaftId(disk));
         records
     };
-    for disk in 1..=4 {
-        delivered(&*sink, &of_disk(disk, 1)).await;
+    let (narrow, wide) = (open("narrow", 10).await, open("wide", 1_000).await);
+    for sink in [&narrow, &wide] {
+        for disk in 1..=DISKS {
+            delivered(&**sink, &of_disk(disk, 1)).await;
+        }
     }
     server.signal(Signal::STOP).expect("stops");
-    let delivering: Vec<_> = (1..=4)
-        .map(|disk| {
-            let (sink, records) = (Arc::clone(&sink), of_disk(disk, 11));
-            tokio::spawn(async move { deliver(&*sink, &records).await })
-        })
-        .collect();
-    let sent = || unread_bytes(server.port());
-    let first = wait::until(LIMIT, "some of it is sent", async || {
-        ensure!(sent() >= 200_000, "{} bytes", sent());
-        Ok(sent())
-    });
-    // One batch of ten; the others wait for its receipt.
-    let first = first.await.expect("is sent");
-    assert!(first < 300_000, "{first} bytes");
+    let mut delivering = Vec::new();
+    let mut sent = 0;
+    // One batch of the four, and then all four of another sink.
+    for (sink, batches) in [(&narrow, 1), (&wide, DISKS)] {
+        for disk in 1..=DISKS {
+            let (sink, records) = (Arc::clone(sink), of_disk(disk, 11));
+            delivering.push(tokio::spawn(async move { deliver(&*sink, &records).await }));
+        }
+        let least = sent + batches * BATCH_BYTES;
+        let all = wait::until(LIMIT, "it is sent", async || {
+            let unread = unread_bytes(server.port());
+            ensure!(unread >= least, "{unread} bytes");
+            Ok(unread)
+        });
+        sent = all.await.expect("is sent");
+        assert!(sent < least + BATCH_BYTES, "{sent} bytes, where {least} were expected");
+    }
     server.signal(Signal::CONT).expect("continues");
     for delivering in delivering {
         assert_eq!(delivering.await.expect("ends"), vec![Outcome::Delivered; 10]);
