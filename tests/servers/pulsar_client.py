@@ -16,7 +16,8 @@ url, what, topic, *rest = sys.argv[1:]
 login = {}
 if "PULSAR_TOKEN" in os.environ:
     login = {"authentication": pulsar.AuthenticationToken(os.environ["PULSAR_TOKEN"])}
-client = pulsar.Client(url, operation_timeout_seconds=20, logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Fatal), **login)
+logger = pulsar.FileLogger(pulsar.LoggerLevel.Error, "/dev/stderr")
+client = pulsar.Client(url, operation_timeout_seconds=20, logger=logger, **login)
 
 
 def show(value):

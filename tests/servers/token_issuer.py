@@ -23,7 +23,7 @@ class Client(ClientMixin):
         return client_id
 
     def get_allowed_scope(self, scope):
-        return " ".join(part for part in scope.split() if part == "produce")
+        return " ".join(part for part in (scope or "").split() if part == "produce")
 
     def check_client_secret(self, secret):
         return secret == client_secret
@@ -48,6 +48,7 @@ class Tokens(JWTBearerTokenGenerator):
 
 
 app = Flask(__name__)
+app.config["OAUTH2_SCOPES_SUPPORTED"] = ["produce"]
 server = AuthorizationServer(
     app,
     query_client=lambda asked: Client() if asked == client_id else None,
