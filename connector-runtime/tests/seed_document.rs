@@ -401,6 +401,7 @@ fn fields_in_conflict_are_named() {
         ("mongodb", json!({"max_pool_size":3,"min_pool_size":4}), "min_pool_size", "max_pool_size"),
         ("mongodb", json!({"host":"a,b"}), "host", "single"),
         ("pulsar", json!({"token":"a","basic_name":"b","basic_password":"c"}), "basic_name", "token"),
+        ("pulsar", json!({"basic_name":"a:b","basic_password":"c"}), "basic_name", "no colon"),
         ("pulsar", json!({"oauth":"{\"issuer_url\":\"https://i\"}"}), "oauth", "credentials_url"),
         ("mqtt", json!({"topic_prefix":"a/+/"}), "topic_prefix", "wildcard"),
         ("mqtt", json!({"server":"mqtt://a,b"}), "server", "one host"),

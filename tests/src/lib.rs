@@ -52,6 +52,7 @@ pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod publisher;
+pub mod pulsar;
 pub mod rabbitmq;
 pub mod reader;
 pub mod records;

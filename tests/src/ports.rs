@@ -49,6 +49,21 @@ pub fn unread(port: u16) -> usize {
     connections.lines().filter(is_one).count()
 }
 
+/// How many bytes they sent.
+#[cfg(feature = "cassandra")]
+pub fn unread_bytes(port: u16) -> u64 {
+    let Ok(connections) = std::fs::read_to_string("/proc/net/tcp") else { return 0 };
+    let unread = |line: &str| {
+        // As above.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        const ESTABLISHED: &str = "01";
+        let is_of_port = fields.get(1)?.ends_with(&format!(":{port:04X}")) && fields.get(3) == Some(&ESTABLISHED);
+        let (_, unread) = fields.get(4)?.split_once(':')?;
+        is_of_port.then(|| u64::from_str_radix(unread, 16).ok())?
+    };
+    connections.lines().filter_map(unread).sum()
+}
+
 /// Established connections to a server on loopback, at its own end, as the kernel counts them.
 pub fn connections_to(port: u16) -> Result<usize> {
     const ESTABLISHED: &str = "01";

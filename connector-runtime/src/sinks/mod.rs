@@ -32,7 +32,8 @@ use crate::registry::{KindEntry, OrderClass};
 pub(crate) const KINDS: &[KindEntry] = &[
     entry("kafka",         "Apache Kafka",   "Message queue",        OrderClass::Lanes, &kafka::config::SCHEMA)
         .offered(cfg!(feature = "kafka")),
-    entry("pulsar",        "Apache Pulsar",  "Message queue",        OrderClass::Queue, &pulsar::config::SCHEMA),
+    entry("pulsar",        "Apache Pulsar",  "Message queue",        OrderClass::Queue, &pulsar::config::SCHEMA)
+        .offered(cfg!(feature = "pulsar")),
     entry("rabbitmq",      "RabbitMQ",       "Message queue",        OrderClass::Lanes, &rabbitmq::config::SCHEMA)
         .offered(cfg!(feature = "rabbitmq")),
     entry("mqtt",          "MQTT Bridge",    "Message queue",        OrderClass::Lanes, &mqtt::config::SCHEMA)

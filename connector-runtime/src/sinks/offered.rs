@@ -51,6 +51,8 @@ const OFFERED: &[Offered] = &[
     super::opentsdb::sink::OFFERED,
     #[cfg(feature = "postgres")]
     super::postgres::sink::OFFERED,
+    #[cfg(feature = "pulsar")]
+    super::pulsar::sink::OFFERED,
     #[cfg(feature = "rabbitmq")]
     super::rabbitmq::sink::OFFERED,
     #[cfg(feature = "redis")]

@@ -49,6 +49,13 @@ async fn cassandra() -> Result<()> {
     conforms::<kinds::cassandra::Cassandra>().await
 }
 
+/// And this one.
+#[cfg(feature = "pulsar")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulsar() -> Result<()> {
+    conforms::<kinds::pulsar::Pulsar>().await
+}
+
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;

@@ -65,6 +65,7 @@ const RULES: &[Rule] = &[
         says: "at most one way to authenticate: `token`, `oauth`, or `basic_name` with `basic_password`",
         check: one_authentication,
     },
+    Rule::Check { says: "`basic_name` has no colon, which ends it on its way to the broker", check: no_colon },
 ];
 
 fn one_authentication(checked: &Checked<'_>, report: &mut Report) {
@@ -74,6 +75,12 @@ fn one_authentication(checked: &Checked<'_>, report: &mut Report) {
         for other in others {
             report.problem(other, format!("cannot stand beside {first}: use one way to authenticate"));
         }
+    }
+}
+
+fn no_colon(checked: &Checked<'_>, report: &mut Report) {
+    if checked.was_sent("basic_name") && checked.text("basic_name").contains(':') {
+        report.problem("basic_name", "must have no colon: the broker would take what follows for the password");
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) mod json;
 #[cfg(any(feature = "greptime", feature = "influxdb"))]
 pub(crate) mod line_protocol;
 pub mod network;
-#[cfg(any(feature = "mqtt", feature = "rabbitmq"))]
+#[cfg(any(feature = "mqtt", feature = "pulsar", feature = "rabbitmq"))]
 pub(crate) mod outbox;
 #[cfg(any(
     feature = "cassandra",
@@ -23,6 +23,7 @@ pub(crate) mod outbox;
     feature = "mqtt",
     feature = "mysql",
     feature = "postgres",
+    feature = "pulsar",
     feature = "rabbitmq",
     feature = "redis"
 ))]
@@ -42,6 +43,7 @@ pub(crate) mod runs;
     feature = "mqtt",
     feature = "mysql",
     feature = "postgres",
+    feature = "pulsar",
     feature = "rabbitmq",
     feature = "redis"
 ))]

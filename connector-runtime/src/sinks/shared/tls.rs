@@ -43,6 +43,7 @@ pub(crate) enum TlsError {
         feature = "mqtt",
         feature = "mysql",
         feature = "postgres",
+        feature = "pulsar",
         feature = "rabbitmq",
         feature = "redis"
     ))]
@@ -80,6 +81,7 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsErr
     feature = "mqtt",
     feature = "mysql",
     feature = "postgres",
+    feature = "pulsar",
     feature = "rabbitmq",
     feature = "redis"
 ))]

@@ -15,6 +15,8 @@ pub mod mysql;
 pub mod opentsdb;
 mod points;
 pub mod postgres;
+#[cfg(feature = "pulsar")]
+pub mod pulsar;
 pub mod rabbitmq;
 pub mod redis;
 #[cfg(feature = "s3")]
@@ -70,7 +72,7 @@ const ADAPTED: &[&str] = for_each!(names_of_all);
 /// A sink without an adapter, and an adapter without a sink, do not compile. Sinks that are not offered yet have none, or
 /// a test of their own in main.rs.
 const _: () = assert!(
-    cfg!(any(feature = "cassandra", feature = "s3")) || same(KINDS, ADAPTED),
+    cfg!(any(feature = "cassandra", feature = "pulsar", feature = "s3")) || same(KINDS, ADAPTED),
     "a kind whose sink is offered needs a line in kinds/mod.rs, and no other"
 );
 

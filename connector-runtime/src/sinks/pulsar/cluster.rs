@@ -1,0 +1,219 @@
+//! The brokers of a cluster: connections that are kept, who has which topic, and how many partitions it has.
+//!
+//! ```text
+//!   server ──partitions──► n ──for each──► owner of topic-partition-i ──redirect──► … ──► connection to the owner
+//! ```
+//!
+//! Addresses that brokers name are looked up and checked like the one that the user named.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connect::{Address, Dialer};
+use super::connection::Connection;
+use super::fault::{down, target_fault};
+use super::proto::{AskOwner, AskPartitions, BaseCommand, CommandKind, Owner, OwnerAnswer};
+use super::wire::{self, Answer};
+use crate::sink::{TargetFault, TargetFaultKind};
+
+/// From a broker that does not have a topic to one that knows more.
+const HOPS_MAX: usize = 20;
+/// How long the number of partitions is believed: as long as by Pulsar's own clients. It can only grow.
+const PARTITIONS_FRESH_FOR: Duration = Duration::from_secs(60);
+const PORT: u16 = 6_650;
+const TLS_PORT: u16 = 6_651;
+
+pub(super) struct Cluster {
+    dialer: Dialer,
+    /// Any of them answers; never empty.
+    servers: Vec<Address>,
+    topic: String,
+    operation_timeout: Duration,
+    connections: Mutex<HashMap<Address, Kept>>,
+    partitions: tokio::sync::Mutex<Option<Partitions>>,
+}
+
+/// Held while somebody connects, so that there is one connection to a broker and not one for each who asks.
+type Kept = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
+
+#[derive(Clone, Copy)]
+struct Partitions {
+    count: u32,
+    since: Instant,
+}
+
+impl Cluster {
+    pub(super) fn new(dialer: Dialer, servers: Vec<Address>, topic: String, operation_timeout: Duration) -> Self {
+        Self {
+            dialer,
+            servers,
+            topic,
+            operation_timeout,
+            connections: Mutex::default(),
+            partitions: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    pub(super) fn operation_timeout(&self) -> Duration {
+        self.operation_timeout
+    }
+
+    /// 0: the topic is not partitioned.
+    pub(super) async fn partitions(&self) -> Result<u32, TargetFault> {
+        let mut known = self.partitions.lock().await;
+        let is_fresh = |partitions: &Partitions| partitions.since.elapsed() < PARTITIONS_FRESH_FOR;
+        if let Some(partitions) = known.filter(is_fresh) {
+            return Ok(partitions.count);
+        }
+        let count = self.look_up_partitions().await?;
+        *known = Some(Partitions { count, since: Instant::now() });
+        Ok(count)
+    }
+
+    /// Something about the topic is not as it was.
+    pub(super) async fn forget_partitions(&self) {
+        *self.partitions.lock().await = None;
+    }
+
+    async fn look_up_partitions(&self) -> Result<u32, TargetFault> {
+        let (_, connection) = self.any().await?;
+        let request_id = connection.next_id();
+        let ask = AskPartitions { topic: self.topic.clone(), request_id };
+        let ask = BaseCommand { partitions: Some(ask), ..wire::of(CommandKind::AskPartitions) };
+        match connection.request(request_id, ask, self.operation_timeout, "number of partitions").await? {
+            Answer::Partitions(found) => match found.error {
+                Some(error) => Err(target_fault(error, &found.message.unwrap_or_default())),
+                None => Ok(found.partitions.unwrap_or(0)),
+            },
+            Answer::Error(error) => Err(target_fault(error.error, &error.message)),
+            Answer::Success | Answer::Producer(_) | Answer::Owner(_) => Err(unexpected()),
+        }
+    }
+
+    /// The topic's name, or that of one of its partitions.
+    pub(super) fn topic(&self, partition: Option<u32>) -> String {
+        match partition {
+            Some(partition) => format!("{}-partition-{partition}", self.topic),
+            None => self.topic.clone(),
+        }
+    }
+
+    /// A connection to the broker that has this topic.
+    pub(super) async fn owner(&self, topic: &str) -> Result<Arc<Connection>, TargetFault> {
+        let (server, mut connection) = self.any().await?;
+        let mut authoritative = false;
+        for _ in 0..HOPS_MAX {
+            let found = self.ask_owner(&connection, topic, authoritative).await?;
+            let answer = found.response.and_then(|answer| OwnerAnswer::try_from(answer).ok());
+            match answer {
+                Some(OwnerAnswer::Connect) => return self.connection(&self.address(&found, server)?).await,
+                Some(OwnerAnswer::Redirect) => {
+                    authoritative = found.authoritative.unwrap_or(false);
+                    connection = self.connection(&self.address(&found, server)?).await?;
+                }
+                Some(OwnerAnswer::Failed) | None => {
+                    return Err(target_fault(found.error.unwrap_or(0), &found.message.unwrap_or_default()));
+                }
+            }
+        }
+        Err(down(format!("{HOPS_MAX} brokers in a row do not have the topic {topic}")))
+    }
+
+    async fn ask_owner(&self, connection: &Connection, topic: &str, authoritative: bool) -> Result<Owner, TargetFault> {
+        let request_id = connection.next_id();
+        let ask = AskOwner { topic: topic.to_owned(), request_id, authoritative: Some(authoritative) };
+        let ask = BaseCommand { lookup: Some(ask), ..wire::of(CommandKind::AskOwner) };
+        match connection.request(request_id, ask, self.operation_timeout, "owner of the topic").await? {
+            Answer::Owner(found) => Ok(found),
+            Answer::Error(error) => Err(target_fault(error.error, &error.message)),
+            Answer::Success | Answer::Producer(_) | Answer::Partitions(_) => Err(unexpected()),
+        }
+    }
+
+    /// Of the broker that is named: with TLS where the user's address has it. A server that is a proxy, or alone, wants to be
+    /// come to itself.
+    fn address(&self, owner: &Owner, server: &Address) -> Result<Address, TargetFault> {
+        let has_tls = self.dialer.trust.is_some();
+        let named = if has_tls { &owner.broker_url_tls } else { &owner.broker_url };
+        let Some(named) = named.as_deref().filter(|url| !url.is_empty()) else {
+            let way = if has_tls { "with" } else { "without" };
+            let message = format!("the broker that has the topic names no address {way} TLS");
+            return Err(TargetFault::new(TargetFaultKind::Misconfigured("TARGET_WITHOUT_TLS"), message));
+        };
+        let unusable = || down(format!("the broker that has the topic names an address that is none: {named}"));
+        let address = servers(named, has_tls).into_iter().next().ok_or_else(unusable)?;
+        if address == *server || !owner.proxy_through_service_url.unwrap_or(false) {
+            return Ok(address);
+        }
+        Ok(Address { behind: Some(address.to_string()), ..server.clone() })
+    }
+
+    /// To one of the servers that the user named.
+    async fn any(&self) -> Result<(&Address, Arc<Connection>), TargetFault> {
+        let mut last = None;
+        for server in &self.servers {
+            match self.connection(server).await {
+                Ok(connection) => return Ok((server, connection)),
+                Err(fault) => last = Some(fault),
+            }
+        }
+        Err(last.unwrap_or_else(|| down("no server is named")))
+    }
+
+    async fn connection(&self, address: &Address) -> Result<Arc<Connection>, TargetFault> {
+        let kept = {
+            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(connections.entry(address.clone()).or_default())
+        };
+        let mut kept = kept.lock().await;
+        if let Some(connection) = kept.as_ref().filter(|connection| !connection.is_lost()) {
+            return Ok(Arc::clone(connection));
+        }
+        let connection = Arc::new(Connection::open(&self.dialer, address).await?);
+        *kept = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+}
+
+fn unexpected() -> TargetFault {
+    down("the broker answered a request with something else")
+}
+
+/// Of `pulsar://host1:port1,host2:port2`; a port may be left out.
+pub(super) fn servers(url: &str, has_tls: bool) -> Vec<Address> {
+    let hosts = url.split_once("://").map_or(url, |(_, hosts)| hosts);
+    let hosts = hosts.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = if has_tls { TLS_PORT } else { PORT };
+    let address = |server: &str| {
+        let server = server.trim();
+        let (host, port) = match server.rsplit_once(':') {
+            // The last group of an IPv6 address in brackets is no port.
+            Some((host, text)) if !text.ends_with(']') => (host, text.parse().ok()?),
+            Some(_) | None => (server, port),
+        };
+        (!host.is_empty()).then(|| Address { host: host.to_owned(), port, behind: None })
+    };
+    hosts.split(',').filter_map(address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_read_with_and_without_ports() {
+        let check = |url: &str, has_tls, expect: &[(&str, u16)]| {
+            let found = servers(url, has_tls);
+            let found: Vec<(&str, u16)> = found.iter().map(|address| (address.host.as_str(), address.port)).collect();
+            assert_eq!(found, expect, "{url}");
+        };
+        check("pulsar://a", false, &[("a", 6_650)]);
+        check("pulsar+ssl://a", true, &[("a", 6_651)]);
+        check("PULSAR://a:1,b,c:3/x?y", false, &[("a", 1), ("b", 6_650), ("c", 3)]);
+        check("pulsar://[fd00::1]:7,[fd00::2]", false, &[("[fd00::1]", 7), ("[fd00::2]", 6_650)]);
+        check("pulsar://", false, &[]);
+    }
+}
