@@ -15,7 +15,7 @@ pub(super) enum Auth {
     None,
     Token(Secret),
     Basic { name: String, password: Secret },
-    OAuth(Box<OAuth>),
+    Issued(Box<OAuth>),
 }
 
 /// What a broker is shown.
@@ -33,7 +33,7 @@ impl Auth {
     ) -> Result<Arc<Self>, TargetFault> {
         let auth = match (&config.token, &config.oauth, &config.basic_name, &config.basic_password) {
             (Some(token), ..) => Self::Token(token.clone()),
-            (_, Some(oauth), ..) => Self::OAuth(Box::new(OAuth::new(oauth, config, context, aborted)?)),
+            (_, Some(oauth), ..) => Self::Issued(Box::new(OAuth::new(oauth, config, context, aborted)?)),
             (_, _, Some(name), Some(password)) => Self::Basic { name: name.clone(), password: password.clone() },
             _ => Self::None,
         };
@@ -47,7 +47,7 @@ impl Auth {
             Self::None => Ok(None),
             Self::Token(token) => of("token", token.reveal().to_owned()),
             Self::Basic { name, password } => of("basic", format!("{name}:{}", password.reveal())),
-            Self::OAuth(oauth) => of("token", oauth.token(renew).await?.reveal().to_owned()),
+            Self::Issued(oauth) => of("token", oauth.token(renew).await?.reveal().to_owned()),
         }
     }
 }
