@@ -1,8 +1,7 @@
 """Commands and finds by PyMongo: one JSON array in, one line of canonical extended JSON out for each document.
 
 mongo_client.py URL command DATABASE '{"ping": 1}'
-mongo_client.py URL find DATABASE COLLECTION '{"topic": "a"}'      by their ids
-mongo_client.py URL inserted DATABASE COLLECTION '{"topic": "a"}'  as they were inserted
+mongo_client.py URL find DATABASE COLLECTION '{"topic": "a"}'
 """
 
 import os
@@ -33,6 +32,5 @@ if what == "command":
     show(client[database].command(read(rest[0])))
 else:
     collection, query = rest
-    found = client[database][collection].find(read(query))
-    for document in found.sort("_id" if what == "find" else "$natural", 1):
+    for document in client[database][collection].find(read(query)).sort("_id", 1):
         show(document)

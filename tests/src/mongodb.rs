@@ -38,8 +38,6 @@ pub struct MongoDbOptions {
     /// Each insert takes so long.
     pub slow_ms: u64,
     pub standing: Standing,
-    /// What it names as a member of its set beside those of its standing.
-    pub names_also: Option<String>,
     /// What it says that a document may have.
     pub document_bytes_max: Option<u32>,
     /// Where others expect it.
@@ -110,11 +108,6 @@ impl MongoDb {
     /// The documents of a collection, by their ids.
     pub async fn documents(&self, collection: &str) -> Result<Vec<Value>> {
         self.client().find(DATABASE, collection, &json!({})).await
-    }
-
-    /// The same, in the order in which they were inserted.
-    pub async fn inserted(&self, collection: &str) -> Result<Vec<Value>> {
-        self.client().ask(&["inserted", DATABASE, collection, "{}"]).await
     }
 
     pub async fn count(&self, collection: &str) -> Result<u64> {
@@ -266,7 +259,7 @@ async fn spawn(
         Standing::Alone => {}
         Standing::Member { set, members, primary } => {
             let at = |port: &u16| format!("127.0.0.1:{port}");
-            let hosts: Vec<String> = members.iter().map(at).chain(options.names_also.clone()).collect();
+            let hosts: Vec<String> = members.iter().map(at).collect();
             command.args([format!("set={set}"), format!("hosts={}", hosts.join(","))]);
             command.args([format!("me={}", at(&port)), format!("primary={}", at(primary))]);
         }

@@ -30,8 +30,6 @@ struct Known {
     by_address: BTreeMap<String, State>,
     /// There was a server before.
     begun: bool,
-    /// One that is no host: the driver goes to it by itself, and not by the relay. It stays, whatever comes later.
-    no_host: Option<String>,
     /// Of the largest document that every server took when there was one that said so.
     document_bytes_max: Option<usize>,
 }
@@ -90,11 +88,6 @@ impl Servers {
         self.until(|known| known.said().next().map(drop)).await;
     }
 
-    /// Ends when a server has named a socket of this machine as another one.
-    pub(super) async fn no_host(&self) -> String {
-        self.until(|known| known.no_host.clone()).await
-    }
-
     async fn until<T>(&self, look: impl Fn(&Known) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -142,13 +135,7 @@ impl Servers {
 impl Known {
     /// The servers that the driver looks to from now on.
     fn are<'a>(&mut self, addresses: impl IntoIterator<Item = &'a ServerAddress>) {
-        let mut names = BTreeSet::new();
-        for address in addresses {
-            match address {
-                ServerAddress::Tcp { .. } => drop(names.insert(address.to_string())),
-                other => self.no_host = Some(other.to_string()),
-            }
-        }
+        let names: BTreeSet<String> = addresses.into_iter().map(ToString::to_string).collect();
         self.begun |= !names.is_empty();
         self.by_address.retain(|address, _| names.contains(address));
         for name in names {
@@ -203,7 +190,6 @@ fn said(hello: &Document) -> Said {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
     use mongodb::bson::doc;
 
     use super::*;
@@ -261,17 +247,6 @@ mod tests {
         assert!(servers.known().said().map(|(address, _)| address).eq(["127.0.0.1:1"]), "what it said is known still");
         are(&[]);
         assert_eq!(servers.known().hopeless(now), Some(Hopeless::NoneLeft));
-    }
-
-    #[tokio::test]
-    async fn a_server_that_is_no_host_is_remembered() {
-        let servers = Servers::default();
-        let [host, socket] = ["db:1", "/run/other.sock"].map(|address| address.parse().expect("is an address"));
-        servers.known().are([&host]);
-        assert_eq!(servers.no_host().now_or_never(), None);
-        servers.known().are([&host, &socket]);
-        servers.known().are([&host]);
-        assert_eq!(servers.no_host().now_or_never().as_deref(), Some("/run/other.sock"));
     }
 
     #[test]

@@ -31,8 +31,6 @@ pub(crate) const OFFERED: Offered =
 
 /// The servers are not what `deployment_mode` says.
 const DEPLOYMENT: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_DEPLOYMENT");
-/// A server sends the driver where nobody may go.
-const DENIED: TargetFaultKind = TargetFaultKind::Misconfigured("TARGET_DENIED");
 /// A quiet goodbye may take this long; after it the connections are cut.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -112,16 +110,12 @@ impl Sink for MongodbSink {
 
     async fn close(&self) {
         self.closed.cancel();
-        self.shut_down().await;
+        let _ = timeout(CLOSE_WITHIN, self.client.clone().shutdown().immediate(true)).await;
+        self.relay.end();
     }
 }
 
 impl MongodbSink {
-    async fn shut_down(&self) {
-        let _ = timeout(CLOSE_WITHIN, self.client.clone().shutdown().immediate(true)).await;
-        self.relay.end();
-    }
-
     async fn write(&self, batch: &Batch<'_>) -> Vec<Outcome> {
         let bytes_max = self.servers.document_bytes_max();
         let mut outcomes = batch.all(&Outcome::TargetFault(TargetFault::held()));
@@ -234,8 +228,6 @@ impl MongodbSink {
     ) -> Result<T, Failure> {
         let answered = tokio::select! {
             biased;
-            // Before anything goes there.
-            address = self.servers.no_host() => return Err(self.denied(&address).await),
             answered = timeout(self.request_within, request) => answered,
             hopeless = self.servers.hopeless(since) => return Err(self.hopeless(hopeless, since)),
         };
@@ -268,13 +260,6 @@ impl MongodbSink {
             Hopeless::NoneLeft => TargetFault::new(DEPLOYMENT, format!("no host is {}", self.wanted)),
         };
         Failure(Outcome::TargetFault(fault))
-    }
-
-    /// The driver is shut down, which goes there by itself.
-    async fn denied(&self, address: &str) -> Failure {
-        self.shut_down().await;
-        let message = format!("a server names {address} as another one, which is no host");
-        Failure(Outcome::TargetFault(TargetFault::new(DENIED, message)))
     }
 
     fn relay_fault(&self, since: Instant) -> Option<TargetFault> {

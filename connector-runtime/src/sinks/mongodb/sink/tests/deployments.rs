@@ -66,25 +66,6 @@ async fn another_primary_is_followed_after_an_election() {
     [first, second].into_iter().for_each(MongoDb::finish);
 }
 
-/// The driver opens such a socket itself, past the relay and `connectors.deny_networks`.
-#[tokio::test]
-async fn a_server_that_names_a_socket_of_this_machine_is_not_followed() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let socket = folder.path().join("other.sock");
-    let port = ports::free().expect("is free");
-    let standing = Standing::Member { set: "rs 0".to_owned(), members: vec![port], primary: port };
-    let names_also = Some(socket.display().to_string());
-    let server = server_with(MongoDbOptions { port: Some(port), standing, names_also, ..Default::default() }).await;
-    let fault = refused(server.config(&in_set("127.0.0.1"))).await;
-    assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_DENIED"), "{fault:?}");
-    assert!(fault.message.contains("other.sock as another one"), "{}", fault.message);
-    connections_become(port, 0).await;
-    // A single server is asked for no others.
-    let sink = open(&server, &json!({ "deployment_mode": "single" })).await;
-    assert_eq!(deliver(&*sink, &numbered(0..1)).await, [Outcome::Delivered]);
-    server.finish();
-}
-
 #[tokio::test]
 async fn a_set_of_another_name_is_not_written_to() {
     let [primary, secondary] = two_members().await;
