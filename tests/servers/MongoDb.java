@@ -60,6 +60,8 @@ public class MongoDb {
 
         Backend(Map<String, String> options) {
             super(options.get("file"));
+            // By itself it would write every second, in the middle of whatever is going on.
+            getMvStore().setAutoCommitDelay(0);
             this.options = options;
             this.slowMillis = Long.parseLong(options.getOrDefault("slow", "0"));
         }
@@ -72,12 +74,17 @@ public class MongoDb {
             } else if (name.equals("ismaster") && query.get("client") instanceof Document client) {
                 say("client " + client);
             }
+            if (WRITES.contains(name)) {
+                // Confirmed is on the disk, and nothing half done ever is.
+                synchronized (this) {
+                    Document answer = super.handleCommand(channel, database, command, query);
+                    commit();
+                    return answer;
+                }
+            }
             Document answer = super.handleCommand(channel, database, command, query);
             if (name.equals("ismaster")) {
                 answer.putAll(standing());
-            } else if (WRITES.contains(name)) {
-                // Confirmed is on the disk.
-                commit();
             }
             return answer;
         }

@@ -1,9 +1,10 @@
 //! Nodes that can be started, killed and started again.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOptions};
@@ -78,9 +79,17 @@ pub struct TestNode {
     runtime: Option<Runtime>,
 }
 
-/// A port nobody listens on; it is taken when the node starts.
+/// A port nobody listens on, and nobody else here was given; it is taken when the node starts.
 pub fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = listener.expect("a free port");
+        if given.insert(address) {
+            return address;
+        }
+    }
 }
 
 impl Site {

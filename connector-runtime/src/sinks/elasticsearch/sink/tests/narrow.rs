@@ -47,26 +47,42 @@ async fn documents_without_room_are_asked_for_again_alone() {
         let full = |outcome: &&Outcome| **outcome != Outcome::Delivered && kind(outcome) == THROTTLED;
         throttled = outcomes.iter().filter(full).count() as u64;
         from += SHARDS;
-        assert!(from < 100 * SHARDS, "always or never room for all: {outcomes:?}");
+        assert!(from < 1_000 * SHARDS, "always or never room for all: {outcomes:?}");
     }
     println!("measured: {throttled} of {SHARDS} documents had no room");
+    // With retries of its own one call is enough, unless others leave no room at all.
     let patient = open(&server, "room-${user.shard}", &json!({"max_retries": 10})).await;
-    assert_eq!(deliver(&*patient, &records(1_000 * SHARDS)).await, vec![Outcome::Delivered; SHARDS as usize]);
+    let delivered = ::tests::wait::until(std::time::Duration::from_secs(60), "there is room for all", async || {
+        let outcomes = deliver(&*patient, &records(1_000 * SHARDS)).await;
+        anyhow::ensure!(outcomes.iter().all(|outcome| *outcome == Outcome::Delivered), "{outcomes:?}");
+        Ok(())
+    });
+    delivered.await.expect("are delivered");
 
     // Without retries of its own, the pipeline asks for them again: alone, and until they are there.
-    let queue = MemoryQueue::with((0..120).map(|number| {
-        let user_properties = vec![("shard".to_owned(), (number % SHARDS).to_string())];
-        Message { user_properties, ..message(number, &json!({ "n": number, "of": "queue" })) }
-    }));
+    let some = |from: u64| {
+        (from..from + 120).map(|number| {
+            let user_properties = vec![("shard".to_owned(), (number % SHARDS).to_string())];
+            Message { user_properties, ..message(number, &json!({ "n": number, "of": "queue" })) }
+        })
+    };
+    let queue = MemoryQueue::with(some(0));
     let config = server.config("room-${user.shard}", &json!({"max_retries": 0, "batch_records": 60}));
     let task = run(&queue, config);
+    let mut count = 120;
     queue.all_committed().await;
+    // A quick server may have had room for all of them.
+    while task.report().counters.retry_total == 0 && count < 2_400 {
+        queue.append(some(count));
+        count += 120;
+        queue.all_committed().await;
+    }
     let counters = task.report().counters;
-    assert_eq!((counters.send_success_total, counters.discard_total), (120, 0));
+    assert_eq!((counters.send_success_total, counters.discard_total), (count, 0));
     assert!(counters.send_fail_total > 0 && counters.retry_total > 0, "{counters:?}");
-    let hits = server.hits("room-*", 1_000).await.expect("reads");
+    let hits = server.hits("room-*", 10_000).await.expect("reads");
     let of_queue = hits.iter().filter(|hit| hit.text().contains("queue")).count();
-    assert_eq!(of_queue, 120, "each once");
+    assert_eq!(of_queue as u64, count, "each once");
     server.finish();
 }
 
