@@ -23,7 +23,7 @@ use super::fault::down;
 use crate::config::tls::TlsOptions;
 use crate::secrets::SecretFences;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::{SinkContext, chain};
+use crate::sinks::offered::{SinkContext, chain, unusable};
 use crate::sinks::shared::http::{self, Answer};
 use crate::sinks::shared::network::Network;
 
@@ -92,7 +92,7 @@ impl OAuth {
         context: &SinkContext,
         aborted: CancellationToken,
     ) -> Result<Self, TargetFault> {
-        let settings = serde_json::from_str(settings.reveal()).map_err(|error| http::unusable(&error))?;
+        let settings = serde_json::from_str(settings.reveal()).map_err(|error| unusable(&error))?;
         Ok(Self {
             settings,
             fences: context.fences.clone(),
@@ -147,7 +147,7 @@ impl OAuth {
     }
 
     async fn discover(&self) -> Result<Discovered, TargetFault> {
-        let mut url = reqwest::Url::parse(&self.settings.issuer_url).map_err(|error| http::unusable(&error))?;
+        let mut url = reqwest::Url::parse(&self.settings.issuer_url).map_err(|error| unusable(&error))?;
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(DISCOVERY);
         }
@@ -199,7 +199,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A form is written like the query of a URL.
 fn encoded(form: &[(&str, &str)]) -> Result<String, TargetFault> {
-    let url = reqwest::Url::parse_with_params("http://form/", form).map_err(|error| http::unusable(&error))?;
+    let url = reqwest::Url::parse_with_params("http://form/", form).map_err(|error| unusable(&error))?;
     Ok(url.query().unwrap_or_default().to_owned())
 }
 

@@ -4,7 +4,8 @@ use reqwest::Url;
 
 use super::config::{Config, name_problem};
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::shared::http::{self, unusable};
+use crate::sinks::offered::unusable;
+use crate::sinks::shared::http;
 
 /// Directory buckets have sessions and hosts of their own.
 const DIRECTORY_BUCKET_ENDS: &str = "--x-s3";

@@ -13,8 +13,7 @@ use super::keys::Keys;
 use super::store::Store;
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext};
-use crate::sinks::shared::http::unusable;
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 
 pub(crate) const OFFERED: Offered = Offered { kind: "s3", open: |resolved, context| Box::pin(open(resolved, context)) };
 

@@ -22,7 +22,8 @@ use super::transport::{self, Transport};
 use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::SinkContext;
-use crate::sinks::shared::http::{self, unusable};
+use crate::sinks::offered::unusable;
+use crate::sinks::shared::http;
 
 /// Where AWS clients find credentials is on this machine or near it; most of those places do not exist.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);

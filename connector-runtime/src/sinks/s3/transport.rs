@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::chain;
+use crate::sinks::offered::{chain, unusable};
 use crate::sinks::shared::cause::find;
 use crate::sinks::shared::http::{self as shared, BodyEnd};
 
@@ -91,9 +91,9 @@ impl Transport {
         alias: Option<&str>,
     ) -> Result<shared::Answer, TargetFault> {
         let (mut parts, body) = request.into_parts();
-        let mut url = Url::parse(&parts.uri.to_string()).map_err(|error| shared::unusable(&error))?;
+        let mut url = Url::parse(&parts.uri.to_string()).map_err(|error| unusable(&error))?;
         if let Some(name) = alias {
-            url.set_host(Some(name)).map_err(|error| shared::unusable(&error))?;
+            url.set_host(Some(name)).map_err(|error| unusable(&error))?;
         }
         // The client knows the host that was signed for.
         parts.headers.remove(HOST);
