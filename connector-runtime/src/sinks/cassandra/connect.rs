@@ -41,6 +41,7 @@ pub(super) async fn relay(
         tls,
         connect_within: limit,
         answer_within: limit,
+        is_patient: false,
         aborted,
     };
     // Nodes tell each other's addresses, and only those of the configuration have names.

@@ -149,7 +149,7 @@ impl Shared {
         let Some(mut server) = self.carrier.connect(&place).await else { return };
         let within = self.carrier.connect_within();
         match timeout(within, cql::admit(first, &mut client, &mut server, &self.client_id)).await {
-            Ok(Ok(())) => self.carrier.carry(client, server, &place).await,
+            Ok(Ok(())) => self.carrier.carry(client, server, &place, |_| true).await,
             Ok(Err(Unadmitted::Server(error))) => self.carrier.note(&place, broken(&error)),
             Ok(Err(Unadmitted::Client(error))) => debug!(%error, "a connection to a relay came to nothing"),
             Err(_) => {
@@ -170,6 +170,7 @@ mod tests {
             tls: None,
             connect_within: Duration::from_secs(1),
             answer_within: Duration::from_secs(1),
+            is_patient: false,
             aborted: CancellationToken::new(),
         };
         let names = names.iter().map(|(address, name)| (address.parse().expect("valid"), (*name).to_owned()));

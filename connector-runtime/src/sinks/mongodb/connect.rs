@@ -8,10 +8,12 @@ use mongodb::Client;
 use mongodb::options::{ClientOptions, Credential, ServerAddress, ServerMonitoringMode, Socks5Proxy};
 
 use super::config::{Config, DeploymentMode};
-use super::relay::{self, Relay, Ways};
+use super::relay::{self, Relay};
 use super::servers::Servers;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::{SinkContext, chain};
+use crate::sinks::offered::{SinkContext, chain, unusable};
+use crate::sinks::shared::dial;
+use crate::sinks::shared::relay::Ways;
 use crate::sinks::shared::stream::Trust;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +38,7 @@ pub(super) async fn connect(
         tls,
         connect_within: Duration::from_secs(config.connect_timeout_secs),
         answer_within: Duration::from_secs(config.socket_timeout_secs),
+        is_patient: true,
         aborted,
     };
     let relay = Relay::open(ways).await.map_err(|error| no_relay(&error))?;
@@ -62,8 +65,7 @@ pub(super) async fn connect(
         DeploymentMode::Replicaset => options.repl_set_name.clone_from(&config.replica_set_name),
         DeploymentMode::Sharded => {}
     }
-    let unusable = |error| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(&error));
-    let client = Client::with_options(options).map_err(unusable)?;
+    let client = Client::with_options(options).map_err(|error| unusable(&error))?;
     Ok(Connected { client, servers, relay })
 }
 
@@ -101,13 +103,8 @@ fn app_name(connector: &str) -> String {
 /// `host`, `host:port`, several with commas; an IPv6 address in brackets where a port follows.
 fn addresses(hosts: &str, port: u16) -> Vec<ServerAddress> {
     let address = |text: &str| {
-        let text = text.trim();
-        let (host, port_of_host) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()),
-            Some(_) | None => (text, None),
-        };
-        let host = host.trim_matches(['[', ']']).to_owned();
-        ServerAddress::Tcp { host, port: Some(port_of_host.unwrap_or(port)) }
+        let (host, port) = dial::host_and_port(text, port);
+        ServerAddress::Tcp { host: host.to_owned(), port: Some(port) }
     };
     hosts.split(',').map(address).collect()
 }

@@ -24,7 +24,7 @@ use super::relay::Relay;
 use super::servers::{Hopeless, Servers};
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "mongodb", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -51,9 +51,7 @@ struct MongodbSink {
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
-    let config: Config = resolved
-        .typed()
-        .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(&error)))?;
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
     let aborted = CancellationToken::new();
     let since = Instant::now();
     let Connected { client, servers, relay } = connect(&config, context, aborted.clone()).await?;

@@ -66,7 +66,7 @@ async fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
 }
 
 /// Of `host` or `host:port`; an IPv6 address stands in brackets where a port follows. The host is without them.
-#[cfg(feature = "cassandra")]
+#[cfg(any(feature = "cassandra", feature = "mongodb"))]
 pub(crate) fn host_and_port(text: &str, port: u16) -> (&str, u16) {
     let text = text.trim();
     let (host, own) = match text.rsplit_once(':') {
@@ -106,7 +106,7 @@ pub(crate) fn is_denied(address: IpAddr, deny_networks: &[Network]) -> bool {
     deny_networks.iter().any(|network| network.contains(address))
 }
 
-#[cfg(all(test, feature = "cassandra"))]
+#[cfg(all(test, any(feature = "cassandra", feature = "mongodb")))]
 mod tests {
     use super::*;
 

@@ -19,7 +19,7 @@ use super::retry_after::retry_after;
 use super::tls;
 use crate::config::tls::TlsOptions;
 use crate::sink::{TargetFault, TargetFaultKind};
-use crate::sinks::offered::{chain, unusable};
+use crate::sinks::offered::{chain, tls_unusable, unusable};
 
 /// An answer that is read for its words only.
 pub(crate) const WORDS_BYTES_MAX: usize = 64 << 10;
@@ -155,8 +155,7 @@ fn target(
     }
     let is_tls = url.scheme() == "https";
     let mut tls = if is_tls {
-        tls::client_config(tls_options)
-            .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("TLS_UNUSABLE"), chain(&error)))?
+        tls::client_config(tls_options).map_err(|error| tls_unusable(&error))?
     } else {
         // Never used, but the client would look for a process-wide provider otherwise.
         tls::client_config(&without_verification(tls_options)).map_err(|error| unusable(&error))?

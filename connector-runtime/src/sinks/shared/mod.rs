@@ -32,7 +32,7 @@ pub(crate) mod outgoing;
 pub(crate) mod pool;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) mod relational;
-#[cfg(feature = "cassandra")]
+#[cfg(any(feature = "cassandra", feature = "mongodb"))]
 pub(crate) mod relay;
 pub(crate) mod retry_after;
 #[cfg(any(feature = "mqtt", feature = "rabbitmq"))]

@@ -9,6 +9,8 @@
 //! How a driver says where it wants to go, and who it is, is each sink's own.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "mongodb")]
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +34,7 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const UP_BYTES: usize = 64 << 10;
 const DOWN_BYTES: usize = 16 << 10;
-/// Servers name each other, so that their number is not ours to choose.
+/// Servers name each other, so that their number is not ours to choose; a replica set has at most 50.
 const FAULTS_MAX: usize = 64;
 
 /// How a relay connects to servers, whichever they are.
@@ -41,6 +43,8 @@ pub(crate) struct Ways {
     pub(crate) tls: Option<Trust>,
     pub(crate) connect_within: Duration,
     pub(crate) answer_within: Duration,
+    /// A server that takes nothing is missed by `answer_within` alone.
+    pub(crate) is_patient: bool,
     pub(crate) aborted: CancellationToken,
 }
 
@@ -56,23 +60,34 @@ pub(crate) struct Place {
 /// Carries connections, and knows why those to a server did not come about.
 pub(crate) struct Carrier {
     ways: Ways,
-    /// Why the last connection to a server did not come about or was lost, until there is another.
-    faults: Mutex<BTreeMap<Place, TargetFault>>,
+    faults: Mutex<Faults>,
 }
+
+/// Why the last connection to a server did not come about or was lost, until there is another.
+#[derive(Default)]
+struct Faults(BTreeMap<Place, (Instant, TargetFault)>);
 
 impl Carrier {
     pub(crate) fn new(ways: Ways) -> Self {
         Self { ways, faults: Mutex::default() }
     }
 
+    #[cfg(feature = "cassandra")]
     pub(crate) fn connect_within(&self) -> Duration {
         self.ways.connect_within
     }
 
     /// What is known about the servers that cannot be used: what a person must mend before what time may.
+    #[cfg(feature = "cassandra")]
     pub(crate) fn fault(&self) -> Option<TargetFault> {
         let faults = self.faults();
-        faults.values().max_by_key(|fault| fault.kind.needs_a_person()).cloned()
+        faults.0.values().map(|(_, fault)| fault).max_by_key(|fault| fault.kind.needs_a_person()).cloned()
+    }
+
+    /// Why none of these servers (`host:port`) could be used since.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn fault_of(&self, servers: &BTreeSet<String>, since: Instant) -> Option<TargetFault> {
+        self.faults().of(servers, since)
     }
 
     /// Serves every connection from this machine, until `ended` or an abort; then none is left.
@@ -113,7 +128,7 @@ impl Carrier {
         });
         match connected {
             Ok(server) => {
-                self.faults().remove(place);
+                self.faults().0.remove(place);
                 Some(server)
             }
             Err(fault) => {
@@ -131,14 +146,21 @@ impl Carrier {
             port: place.port,
             tls: tls.transpose()?,
             deny_networks: Arc::clone(&self.ways.deny_networks),
-            is_patient: false,
+            is_patient: self.ways.is_patient,
             aborted: self.ways.aborted.clone(),
         };
         route.connect().await
     }
 
-    /// Until one of both ends, or the server leaves a request without an answer.
-    pub(crate) async fn carry(&self, mut client: TcpStream, server: Box<dyn Stream>, place: &Place) {
+    /// Until one of both ends, or the server leaves a request without an answer. `ends_answer` is shown all bytes of the
+    /// server, and says whether they end with the end of an answer.
+    pub(crate) async fn carry(
+        &self,
+        mut client: TcpStream,
+        server: Box<dyn Stream>,
+        place: &Place,
+        ends_answer: impl FnMut(&[u8]) -> bool,
+    ) {
         let limit = self.ways.answer_within;
         let due = Due::new(limit);
         let (from_server, mut to_server) = tokio::io::split(server);
@@ -146,7 +168,7 @@ impl Carrier {
         let end = tokio::select! {
             () = self.ways.aborted.cancelled() => return,
             end = upwards(from_client, &mut to_server, &due) => end,
-            end = downwards(from_server, to_client, &due) => end,
+            end = downwards(from_server, to_client, &due, ends_answer) => end,
             () = due.passed() => {
                 let message = format!("no answer within {} s", limit.as_secs());
                 End::Server(io::Error::new(io::ErrorKind::TimedOut, message))
@@ -161,15 +183,36 @@ impl Carrier {
     }
 
     pub(crate) fn note(&self, place: &Place, fault: TargetFault) {
-        let mut faults = self.faults();
-        if faults.len() < FAULTS_MAX || faults.contains_key(place) {
-            let message = format!("{}:{}: {}", place.host, place.port, fault.message);
-            faults.insert(place.clone(), TargetFault { message: message.into(), ..fault });
-        }
+        let message = format!("{}:{}: {}", place.host, place.port, fault.message);
+        self.faults().note(place.clone(), Instant::now(), TargetFault { message: message.into(), ..fault });
     }
 
-    fn faults(&self) -> MutexGuard<'_, BTreeMap<Place, TargetFault>> {
+    fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Faults {
+    fn note(&mut self, place: Place, at: Instant, fault: TargetFault) {
+        if self.0.len() >= FAULTS_MAX && !self.0.contains_key(&place) {
+            let oldest = self.0.iter().min_by_key(|(_, (at, _))| *at).map(|(place, _)| place.clone());
+            if let Some(oldest) = oldest {
+                self.0.remove(&oldest);
+            }
+        }
+        self.0.insert(place, (at, fault));
+    }
+
+    /// What a person must mend before what time may. An old fault of one server says nothing about a request that
+    /// another one may have had; one that nobody looks to any more says nothing at all.
+    #[cfg(feature = "mongodb")]
+    fn of(&self, servers: &BTreeSet<String>, since: Instant) -> Option<TargetFault> {
+        let is_of_these = |place: &Place| servers.contains(&format!("{}:{}", place.host, place.port));
+        let of_these: Vec<&(Instant, TargetFault)> =
+            self.0.iter().filter(|(place, _)| is_of_these(place)).map(|(_, fault)| fault).collect();
+        let of_all = of_these.len() == servers.len();
+        let told = of_these.into_iter().filter(|(at, _)| of_all || *at >= since).map(|(_, fault)| fault);
+        told.max_by_key(|fault| fault.kind.needs_a_person()).cloned()
     }
 }
 
@@ -202,7 +245,12 @@ async fn send(server: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Resul
     server.flush().await
 }
 
-async fn downwards(mut server: impl AsyncRead + Unpin, mut driver: WriteHalf<'_>, due: &Due) -> End {
+async fn downwards(
+    mut server: impl AsyncRead + Unpin,
+    mut driver: WriteHalf<'_>,
+    due: &Due,
+    mut ends_answer: impl FnMut(&[u8]) -> bool,
+) -> End {
     let mut buffer = vec![0; DOWN_BYTES];
     loop {
         let length = match server.read(&mut buffer).await {
@@ -212,7 +260,11 @@ async fn downwards(mut server: impl AsyncRead + Unpin, mut driver: WriteHalf<'_>
             Ok(length) => length,
             Err(error) => return End::Server(error),
         };
-        due.end();
+        if ends_answer(&buffer[..length]) {
+            due.end();
+        } else {
+            due.begin();
+        }
         if driver.write_all(&buffer[..length]).await.is_err() {
             return End::Driver;
         }
@@ -258,5 +310,65 @@ impl Due {
                 }
             }
         }
+    }
+}
+
+#[cfg(all(test, feature = "mongodb"))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn an_old_fault_of_one_server_says_nothing_about_another() {
+        let before = Instant::now();
+        let since = before + Duration::from_secs(1);
+        let certificate = TargetFault::new(TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"), "untrusted");
+        let down = TargetFault::new(TargetFaultKind::Down, "refused");
+        let place = |host: &str| Place { host: host.to_owned(), port: 1, certificate_name: None };
+        let servers = |names: &[&str]| names.iter().map(|name| format!("{name}:1")).collect::<BTreeSet<String>>();
+        let mut faults = Faults::default();
+        faults.note(place("a"), before, certificate.clone());
+        assert_eq!(faults.of(&servers(&["a", "b"]), since), None, "b may have had the request");
+        assert_eq!(faults.of(&servers(&["a"]), since), Some(certificate.clone()), "there is no other");
+        faults.note(place("b"), since, down.clone());
+        assert_eq!(faults.of(&servers(&["a", "b"]), since), Some(certificate.clone()), "none can be used");
+        assert_eq!(faults.of(&servers(&["a", "b", "c"]), since), Some(down.clone()), "this one is new");
+        // The set has another member in place of it.
+        assert_eq!(faults.of(&servers(&["b"]), since), Some(down));
+        assert_eq!(faults.of(&servers(&["c"]), since), None);
+    }
+
+    /// Bytes come and no end: that is no answer yet.
+    #[tokio::test(start_paused = true)]
+    async fn half_of_an_answer_is_not_waited_for_for_ever() {
+        let due = Due::new(Duration::from_secs(3));
+        let (mut server, from_server) = tokio::io::duplex(64);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listens");
+        let address = listener.local_addr().expect("is bound");
+        let (driver, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_driver, (mut accepted, _)) = (driver.expect("connects"), accepted.expect("accepts"));
+        let (_, to_driver) = accepted.split();
+        due.begin();
+        server.write_all(b"\x10\0\0\0half").await.expect("writes");
+        tokio::select! {
+            _ = downwards(from_server, to_driver, &due, |_| false) => panic!("nobody ends the connection"),
+            passed = timeout(Duration::from_secs(60), due.passed()) => passed.expect("passes"),
+        }
+    }
+
+    #[test]
+    fn faults_are_bounded_and_the_newest_are_kept() {
+        let began = Instant::now();
+        let mut faults = Faults::default();
+        let fault = TargetFault::new(TargetFaultKind::Down, "refused");
+        for number in 0..=FAULTS_MAX {
+            let at = began + Duration::from_secs(number as u64);
+            let place = Place { host: number.to_string(), port: 1, certificate_name: None };
+            faults.note(place, at, fault.clone());
+        }
+        assert_eq!(faults.0.len(), FAULTS_MAX);
+        assert_eq!(faults.of(&BTreeSet::from(["0:1".to_owned()]), began), None, "the oldest made room");
+        assert_eq!(faults.of(&BTreeSet::from([format!("{FAULTS_MAX}:1")]), began), Some(fault));
     }
 }
