@@ -1,10 +1,9 @@
 //! Nodes that can be started, killed and started again.
 
-use std::collections::BTreeSet;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::connector::{ConnectorSpec, Delivery, Desired, Placement, QueueOptions};
@@ -81,15 +80,7 @@ pub struct TestNode {
 
 /// A port nobody listens on, and nobody else here was given; it is taken when the node starts.
 pub fn free_address() -> SocketAddr {
-    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    loop {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = listener.expect("a free port");
-        if given.insert(address) {
-            return address;
-        }
-    }
+    SocketAddr::from((Ipv4Addr::LOCALHOST, tests::ports::free().expect("a free port")))
 }
 
 impl Site {
