@@ -26,12 +26,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::cache;
 use crate::certificates::Certificates;
 use crate::jars::{self, class_path};
 use crate::process::{self, Process};
 use crate::scratch::Scratch;
-use crate::wait;
+use crate::{cache, ports, wait};
 
 use properties::Ports;
 
@@ -294,17 +293,7 @@ impl Kafka {
     /// What the broker's kernel has taken from clients and the broker has not read. Kafka bounds it by its
     /// `socket.receive.buffer.bytes`; the rest of a large request stays with the client's kernel.
     pub fn unread_bytes(&self, broker: usize) -> Result<u64> {
-        let port = format!(":{:04X}", self.brokers[broker].ports.plain);
-        let mut unread = 0;
-        for line in std::fs::read_to_string("/proc/net/tcp")?.lines().skip(1) {
-            // `0: 0100007F:7361 0100007F:8B5A 01 00000000:0003C0F0 …`: local, remote, state, unsent:unread.
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let (Some(local), Some(queues)) = (words.get(1), words.get(4)) else { continue };
-            if let (true, Some((_, bytes))) = (local.ends_with(&port), queues.split_once(':')) {
-                unread += u64::from_str_radix(bytes, 16)?;
-            }
-        }
-        Ok(unread)
+        ports::unread_bytes(self.brokers[broker].ports.plain)
     }
 
     /// The test passed: the folder may go.

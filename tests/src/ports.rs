@@ -36,48 +36,41 @@ pub fn holds_unread(port: u16) -> bool {
 
 /// Over how many connections somebody did.
 pub fn unread(port: u16) -> usize {
-    let Ok(connections) = std::fs::read_to_string("/proc/net/tcp") else { return 0 };
-    let is_one = |line: &&str| {
-        // number: local address:port, remote address:port, state, bytes to send:bytes to read, …
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let of_port = fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
-        const ESTABLISHED: &str = "01";
-        let unread =
-            fields.get(4).and_then(|queues| queues.split_once(':')).is_some_and(|(_, unread)| unread != "00000000");
-        of_port && fields.get(3) == Some(&ESTABLISHED) && unread
-    };
-    connections.lines().filter(is_one).count()
+    unread_of_each(port).unwrap_or_default().into_iter().filter(|bytes| *bytes > 0).count()
 }
 
 /// How many bytes they sent.
-#[cfg(feature = "cassandra")]
-pub fn unread_bytes(port: u16) -> u64 {
-    let Ok(connections) = std::fs::read_to_string("/proc/net/tcp") else { return 0 };
-    let unread = |line: &str| {
-        // As above.
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        const ESTABLISHED: &str = "01";
-        let is_of_port = fields.get(1)?.ends_with(&format!(":{port:04X}")) && fields.get(3) == Some(&ESTABLISHED);
-        let (_, unread) = fields.get(4)?.split_once(':')?;
-        is_of_port.then(|| u64::from_str_radix(unread, 16).ok())?
-    };
-    connections.lines().filter_map(unread).sum()
+pub fn unread_bytes(port: u16) -> Result<u64> {
+    Ok(unread_of_each(port)?.into_iter().sum())
 }
 
 /// Established connections to a server on loopback, at its own end, as the kernel counts them.
 pub fn connections_to(port: u16) -> Result<usize> {
+    Ok(unread_of_each(port)?.len())
+}
+
+/// For each of these connections the bytes that the server has not read.
+fn unread_of_each(port: u16) -> Result<Vec<u64>> {
     const ESTABLISHED: &str = "01";
     let table = std::fs::read_to_string("/proc/net/tcp").context("/proc/net/tcp")?;
     let local = format!(":{port:04X}");
-    let is_one = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        words.next().is_some_and(|address| address.ends_with(&local)) && words.nth(1) == Some(ESTABLISHED)
-    };
-    Ok(table.lines().filter(|line| is_one(line)).count())
+    let mut unread = Vec::new();
+    for line in table.lines().skip(1) {
+        // `0: 0100007F:7361 0100007F:8B5A 01 00000000:0003C0F0 …`: local, remote, state, unsent:unread.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, address, _, state, queues, ..] = &fields[..] else { continue };
+        if address.ends_with(&local) && *state == ESTABLISHED {
+            let (_, bytes) = queues.split_once(':').with_context(|| format!("no queues in {line}"))?;
+            unread.push(u64::from_str_radix(bytes, 16)?);
+        }
+    }
+    Ok(unread)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -85,9 +78,12 @@ mod tests {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, free().unwrap())).unwrap();
         let port = server.local_addr().unwrap().port();
         assert_eq!(connections_to(port).unwrap(), 0);
-        let _client = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let mut client = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let _accepted = server.accept().unwrap();
         assert_eq!(connections_to(port).unwrap(), 1);
+        assert_eq!(unread_bytes(port).unwrap(), 0);
+        client.write_all(b"12345").unwrap();
+        assert_eq!((holds_unread(port), unread(port), unread_bytes(port).unwrap()), (true, 1, 5));
     }
 
     #[test]

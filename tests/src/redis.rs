@@ -25,8 +25,6 @@ pub use cluster::RedisCluster;
 pub use sentinel::{RedisSentinels, Sentinel};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// State of a socket in `/proc/net/tcp`.
-const ESTABLISHED: &str = "01";
 const CLI_LIMIT: Duration = Duration::from_secs(60);
 
 pub const USER: &str = "sluice";
@@ -157,16 +155,7 @@ impl Redis {
 
     /// What clients have sent and the server, paused perhaps, has not read.
     pub fn unread_bytes(&self) -> Result<u64> {
-        let mut unread = 0;
-        for socket in std::fs::read_to_string("/proc/net/tcp")?.lines().skip(1) {
-            let fields: Vec<&str> = socket.split_whitespace().collect();
-            let [_, local, _, state, queues, ..] = &fields[..] else { continue };
-            let port = local.rsplit_once(':').context("no port")?.1;
-            if u16::from_str_radix(port, 16)? == self.port && *state == ESTABLISHED {
-                unread += u64::from_str_radix(queues.rsplit_once(':').context("no queues")?.1, 16)?;
-            }
-        }
-        Ok(unread)
+        ports::unread_bytes(self.port)
     }
 
     /// The test passed: the folder may go.

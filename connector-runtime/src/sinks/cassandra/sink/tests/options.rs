@@ -99,13 +99,13 @@ async fn no_more_inserts_are_under_way_than_configured() {
         let both = futures::future::join(deliver(&*sink, first), deliver(&*sink, second));
         let ((one, other), ()) = tokio::join!(both, async {
             let sent = wait::until(LIMIT, "the window is full", async || {
-                let unread = ports::unread_bytes(server.port());
+                let unread = ports::unread_bytes(server.port()).expect("reads");
                 ensure!(unread >= least as u64, "{unread}");
                 Ok(())
             });
             sent.await.expect("waits");
             // The rest would have come along.
-            let unread = ports::unread_bytes(server.port());
+            let unread = ports::unread_bytes(server.port()).expect("reads");
             assert!(unread < most as u64, "{unread} bytes are under way with a window of {window}");
             server.signal(Signal::CONT).expect("continues");
         });

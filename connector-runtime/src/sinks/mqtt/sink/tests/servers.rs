@@ -89,15 +89,7 @@ impl Server {
 
     /// Bytes that were sent to it and that it has not read, by the word of the kernel.
     pub(super) fn unread_bytes(&self) -> u64 {
-        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("is Linux");
-        let local = format!(":{:04X}", self.port);
-        let queues = sockets.lines().filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let is_here = fields.next()?.ends_with(&local);
-            let (_, unread) = fields.nth(2)?.split_once(':')?;
-            is_here.then(|| u64::from_str_radix(unread, 16).ok())?
-        });
-        queues.sum()
+        ::tests::ports::unread_bytes(self.port).expect("is Linux")
     }
 
     pub(super) fn signal(&self, signal: Signal) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use ::tests::ports;
 use api_types::Record;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,7 +48,7 @@ async fn a_server_that_stands_still_is_waited_for_and_has_everything_once() {
     server.signal(Signal::STOP).expect("stops");
     let (outcomes, ()) = tokio::join!(deliver(&*sink, &records), async {
         let waits = wait::until(LIMIT, "the records wait at the server", async || {
-            ensure!(unread_bytes(server.port())? > 0, "nothing has come");
+            ensure!(ports::unread_bytes(server.port())? > 0, "nothing has come");
             Ok(())
         });
         waits.await.expect("waits");
@@ -56,21 +57,6 @@ async fn a_server_that_stands_still_is_waited_for_and_has_everything_once() {
     assert_eq!(outcomes, vec![Outcome::Delivered; 100]);
     assert_eq!(server.count("mqtt_messages").await.expect("counts"), 100);
     server.finish();
-}
-
-/// What has arrived at this port, and nobody has taken.
-fn unread_bytes(port: u16) -> Result<u64> {
-    let table = std::fs::read_to_string("/proc/net/tcp")?;
-    let local = format!(":{port:04X}");
-    let mut unread = 0;
-    for line in table.lines().skip(1) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words.get(1).is_some_and(|address| address.ends_with(&local)) {
-            let queue = words.get(4).and_then(|queues| queues.split(':').nth(1)).unwrap_or("0");
-            unread += u64::from_str_radix(queue, 16)?;
-        }
-    }
-    Ok(unread)
 }
 
 #[tokio::test]

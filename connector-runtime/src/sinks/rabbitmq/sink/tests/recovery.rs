@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ::tests::ports;
 use ::tests::rabbitmq::VIRTUAL_HOST;
 
 use super::*;
@@ -14,22 +15,10 @@ async fn opened(server: &Rabbitmq, more: &Value) -> Box<dyn Sink> {
     open(server.config(VIRTUAL_HOST, more)).await
 }
 
-/// Bytes that were sent to the server and that it has not read, by the word of the kernel.
-fn unread_bytes(server: &Rabbitmq) -> u64 {
-    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("is Linux");
-    let local = format!(":{:04X}", server.port());
-    let queues = sockets.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let is_here = fields.next()?.ends_with(&local);
-        let (_, unread) = fields.nth(2)?.split_once(':')?;
-        is_here.then(|| u64::from_str_radix(unread, 16).ok())?
-    });
-    queues.sum()
-}
-
 async fn wait_unread(server: &Rabbitmq, bytes: u64) {
     let unread = wait::until(LIMIT, "records are on their way", async || {
-        ensure!(unread_bytes(server) > bytes, "{} bytes", unread_bytes(server));
+        let unread = ports::unread_bytes(server.port())?;
+        ensure!(unread > bytes, "{unread} bytes");
         Ok(())
     });
     unread.await.expect("are on their way");
@@ -130,12 +119,12 @@ async fn a_server_without_memory_blocks_and_the_same_connection_goes_on_afterwar
     assert_eq!((fault(refused).kind, fault(refused).reopen), (TargetFaultKind::Full, false), "{refused:?}");
     assert!(fault(refused).message.contains("the server blocks publishers: low on memory"), "{refused:?}");
     // Nobody has to wait to hear it again, and nothing of it is sent.
-    let unread = unread_bytes(&server);
+    let unread = ports::unread_bytes(server.port()).expect("reads");
     let again = Instant::now();
     let outcomes = deliver(&*sink, &numbered(100)).await;
     assert!(outcomes.iter().all(|outcome| fault(outcome).kind == TargetFaultKind::Full), "{outcomes:?}");
     assert!(again.elapsed() < Duration::from_secs(10), "{:?}", again.elapsed());
-    assert_eq!(unread_bytes(&server), unread);
+    assert_eq!(ports::unread_bytes(server.port()).expect("reads"), unread);
 
     server.control(&["set_vm_memory_high_watermark", "absolute", "4GB"]).await.expect("ends the alarm");
     delivers(&*sink, &numbered(100)).await;
