@@ -11,7 +11,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::Consistency;
 use scylla::value::CqlTimestamp;
-use tests::cassandra::{Cassandra, KEYSPACE, PASSWORD, USER};
+use tests::cassandra::{Cassandra, KEYSPACE};
 
 use super::records::Record;
 
@@ -46,7 +46,6 @@ async fn connect(server: &Cassandra) -> Result<Session> {
         ExecutionProfile::builder().consistency(Consistency::LocalQuorum).request_timeout(Some(REQUEST_LIMIT));
     let session = SessionBuilder::new()
         .known_node(format!("127.0.0.1:{}", server.port()))
-        .user(USER, PASSWORD)
         .default_execution_profile_handle(profile.build().into_handle())
         .pool_size(PoolSize::PerHost(NonZeroUsize::MIN))
         .disallow_shard_aware_port(true);

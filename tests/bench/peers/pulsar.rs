@@ -19,8 +19,8 @@ pub struct Load {
     pub pending: usize,
 }
 
-/// Gives the seconds from when its producer was there until it had so many receipts; it may have sent as many messages
-/// more as may be pending.
+/// Gives the seconds from when its producer was there until it had so many receipts; it may have sent twice as many
+/// messages more as may be pending.
 pub async fn produce(server: &Pulsar, topic: &str, load: &Load) -> Result<f64> {
     let mut perf = tokio::process::Command::new(server.home().join("bin/pulsar-perf"));
     // Its own statistics have the start of Java and its end in them, so the times of its log are taken.
