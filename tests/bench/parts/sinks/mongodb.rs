@@ -23,7 +23,7 @@ impl Target for Mongodb {
     const NOTE: &'static str = "`batch_size` 1 000, unordered, `w` 1, four inserts at a time for both, by the same driver. The \
         loop has its documents made before. MongoDB itself cannot be had here: mongo-java-server, which speaks its \
         protocol and keeps documents in a file, takes most of both cores.";
-    const RECORDS: u64 = 50_000;
+    const RECORDS: u64 = 20_000;
 
     async fn start() -> Result<Self> {
         Ok(Self { server: MongoDb::start().await? })
