@@ -44,9 +44,9 @@ impl Target for Clickhouse {
     const WRITES: &'static str = "rows of eight columns, ClickHouse 18.16";
     const TOOLS: &'static [&'static str] =
         &["`clickhouse-client`, blocks of 10,000 rows", "a bare HTTP client, inserts of 10,000 rows, four at a time"];
-    const NOTE: &'static str = "`MergeTree`. Sluice with its defaults: batches of 10,000, four under way, compressed. The \
-        others have the same rows: `clickhouse-client` from a file, in one `INSERT` of which every block becomes a part, \
-        over the server's own protocol, and the bare client in bodies made before, as they are.";
+    const NOTE: &'static str = "`MergeTree`. Sluice with its defaults: batches of 10,000, four under way, compressed. \
+        The others have the same rows: `clickhouse-client` from a file, in one `INSERT` of which every block becomes a \
+        part, over the server's own protocol, and the bare client in bodies made before, as they are.";
     const RECORDS: u64 = 300_000;
 
     async fn start() -> Result<Self> {

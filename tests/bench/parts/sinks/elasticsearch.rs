@@ -21,10 +21,10 @@ impl Target for Elasticsearch {
     const KIND: &'static str = "elasticsearch";
     const WRITES: &'static str = "envelopes as documents, Elasticsearch 8.19";
     const TOOLS: &'static [&'static str] = &["a bare HTTP client, four `_bulk` at a time"];
-    const NOTE: &'static str = "One shard without replicas, its translog synced for each request; the payload is kept, and \
-        not searched in. The defaults, 1,000 documents in a request and four requests at a time, for both, each document \
-        with `create` and its id. The client has its bodies made before, and sends them as they are; Sluice compresses \
-        its own.";
+    const NOTE: &'static str = "One shard without replicas, its translog synced for each request; the payload is kept, \
+        and not searched in. The defaults, 1,000 documents in a request and four requests at a time, for both, each \
+        document with `create` and its id. The client has its bodies made before, and sends them as they are; Sluice \
+        compresses its own.";
     const RECORDS: u64 = 60_000;
 
     /// Nobody makes an index by writing to it.

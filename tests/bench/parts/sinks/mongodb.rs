@@ -20,9 +20,9 @@ impl Target for Mongodb {
     const KIND: &'static str = "mongodb";
     const WRITES: &'static str = "envelopes as documents, to mongo-java-server";
     const TOOLS: &'static [&'static str] = &["its driver in a loop, `insert_many` of 1,000"];
-    const NOTE: &'static str = "`batch_size` 1 000, unordered, `w` 1, four inserts at a time for both, by the same driver. The \
-        loop has its documents made before. MongoDB itself cannot be had here: mongo-java-server speaks its protocol, \
-        keeps documents in a file, and works on one insert at a time.";
+    const NOTE: &'static str = "`batch_size` 1 000, unordered, `w` 1, four inserts at a time for both, by the same \
+        driver. The loop has its documents made before. MongoDB itself cannot be had here: mongo-java-server speaks \
+        its protocol, keeps documents in a file, and works on one insert at a time.";
     const RECORDS: u64 = 20_000;
 
     async fn start() -> Result<Self> {

@@ -21,10 +21,10 @@ impl Target for Topics {
     const KIND: &'static str = "pulsar";
     const WRITES: &'static str = "messages, one topic, receipts awaited, Pulsar 4.0";
     const TOOLS: &'static [&'static str] = &["`pulsar-perf produce`, one producer"];
-    const NOTE: &'static str = "One broker, standalone, whose journal is not synced, as its distribution has it. Both have \
-        entries of at most 1,000 messages that wait 5 ms, and at most 1,000 messages without a receipt. The tool's rate is \
-        counted from when its producer was there to when it had all receipts, its CPU includes the start of Java. Sluice's \
-        messages have a key, an event time and six properties, the tool's none.";
+    const NOTE: &'static str = "One broker, standalone, whose journal is not synced, as its distribution has it. Both \
+        have entries of at most 1,000 messages that wait 5 ms, and at most 1,000 messages without a receipt. The \
+        tool's rate is counted from when its producer was there to when it had all receipts, its CPU includes the \
+        start of Java. Sluice's messages have a key, an event time and six properties, the tool's none.";
     const RECORDS: u64 = 200_000;
     /// It counts receipts before it sends the next message, and its client makes room for messages before it tells of
     /// the receipts.

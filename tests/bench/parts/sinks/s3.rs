@@ -20,9 +20,9 @@ impl Target for Buckets {
     const KIND: &'static str = "s3";
     const WRITES: &'static str = "arrays of 10,000 envelopes, to versitygw 1.8";
     const TOOLS: &'static [&'static str] = &["opendal in a loop, four objects at a time"];
-    const NOTE: &'static str = "The gateway writes to a folder. Sluice with the default batches of 10,000, of which four are \
-        under way; the last one waits for 1 s. The loop writes the very objects that the sink has written, with the same \
-        checksum, out of memory.";
+    const NOTE: &'static str = "The gateway writes to a folder. Sluice with the default batches of 10,000, of which \
+        four are under way; the last one waits for 1 s. The loop writes the very objects that the sink has written, \
+        with the same checksum, out of memory.";
     const RECORDS: u64 = 400_000;
 
     async fn start() -> Result<Self> {
