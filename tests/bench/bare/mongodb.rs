@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use ::tests::mongodb::{DATABASE, MongoDb};
 use anyhow::Result;
 use futures::stream::{self, TryStreamExt};
 use mongodb::Client;
 use mongodb::bson::{DateTime, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::{ClientOptions, ServerAddress, WriteConcern};
-use tests::mongodb::{DATABASE, MongoDb};
 
 use super::records::Record;
 
