@@ -50,9 +50,18 @@ pub struct ClickHouseOptions {
 pub struct ClickHouse {
     process: Process,
     interface: Interface,
-    tls_port: Option<u16>,
+    ports: Ports,
     options: ClickHouseOptions,
     scratch: Scratch,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    http: u16,
+    /// Where it speaks TLS.
+    https: Option<u16>,
+    /// Of its own client.
+    native: u16,
 }
 
 impl ClickHouse {
@@ -62,15 +71,15 @@ impl ClickHouse {
 
     pub async fn with(options: ClickHouseOptions) -> Result<Self> {
         let scratch = Scratch::new("clickhouse")?;
-        let port = ports::free()?;
-        let tls_port = options.certificates.as_ref().map(|_| ports::free()).transpose()?;
-        configure(scratch.path(), port, tls_port, &options)?;
+        let https = options.certificates.as_ref().map(|_| ports::free()).transpose()?;
+        let ports = Ports { http: ports::free()?, https, native: ports::free()? };
+        configure(scratch.path(), ports, &options)?;
         std::fs::write(scratch.path().join("users.xml"), users(PASSWORD, "writer", &options.profile))?;
         let process = spawn(scratch.path())?;
-        let interface = Interface::new(port, ADMIN, ADMIN);
+        let interface = Interface::new(ports.http, ADMIN, ADMIN);
         interface.ready(START_LIMIT, &process).await?;
         interface.run(&format!("CREATE DATABASE {DATABASE}")).await?;
-        Ok(Self { process, interface, tls_port, options, scratch })
+        Ok(Self { process, interface, ports, options, scratch })
     }
 
     /// As the administrator.
@@ -82,13 +91,22 @@ impl ClickHouse {
         self.interface.port()
     }
 
+    /// Of the protocol that its own client speaks.
+    pub fn native_port(&self) -> u16 {
+        self.ports.native
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub fn url(&self) -> String {
         self.interface.url()
     }
 
     /// Where it speaks TLS.
     pub fn tls_url(&self) -> Result<String> {
-        let port = self.tls_port.context("this ClickHouse speaks no TLS")?;
+        let port = self.ports.https.context("this ClickHouse speaks no TLS")?;
         Ok(format!("https://127.0.0.1:{port}"))
     }
 
@@ -166,16 +184,16 @@ fn spawn(folder: &Path) -> Result<Process> {
     Process::spawn_unprivileged("clickhouse-server", &mut command, &folder.join("clickhouse.log"), folder)
 }
 
-fn configure(folder: &Path, port: u16, tls_port: Option<u16>, options: &ClickHouseOptions) -> Result<()> {
+fn configure(folder: &Path, ports: Ports, options: &ClickHouseOptions) -> Result<()> {
     for name in ["data", "tmp"] {
         std::fs::create_dir_all(folder.join(name))?;
     }
-    let tls = match (&options.certificates, tls_port) {
-        (Some(certificates), Some(tls_port)) => {
+    let tls = match (&options.certificates, ports.https) {
+        (Some(certificates), Some(https)) => {
             let own = certificates.copied_to(folder)?;
             let mode = if options.client_certificate { "strict" } else { "none" };
             format!(
-                "<https_port>{tls_port}</https_port><openSSL><server><certificateFile>{}</certificateFile>\
+                "<https_port>{https}</https_port><openSSL><server><certificateFile>{}</certificateFile>\
                  <privateKeyFile>{}</privateKeyFile><verificationMode>{mode}</verificationMode><caConfig>{}</caConfig>\
                  <loadDefaultCAFile>false</loadDefaultCAFile></server></openSSL>",
                 own.server.display(),
@@ -185,11 +203,11 @@ fn configure(folder: &Path, port: u16, tls_port: Option<u16>, options: &ClickHou
         }
         _ => String::new(),
     };
-    let (tcp, interserver, at) = (ports::free()?, ports::free()?, folder.display());
+    let (Ports { http, native, .. }, interserver, at) = (ports, ports::free()?, folder.display());
     let text = format!(
         "<yandex>
 <logger><level>debug</level><console>1</console></logger>
-<listen_host>127.0.0.1</listen_host><http_port>{port}</http_port><tcp_port>{tcp}</tcp_port>
+<listen_host>127.0.0.1</listen_host><http_port>{http}</http_port><tcp_port>{native}</tcp_port>
 <interserver_http_port>{interserver}</interserver_http_port><interserver_http_host>127.0.0.1</interserver_http_host>
 {tls}
 <path>{at}/data/</path><tmp_path>{at}/tmp/</tmp_path><users_config>{at}/users.xml</users_config>

@@ -115,7 +115,16 @@ impl Drop for Process {
 
 /// Runs a program to its end and gives what it wrote, or both streams in the error.
 pub async fn run(command: &mut tokio::process::Command, limit: Duration) -> Result<Finished> {
-    let output = tokio::time::timeout(limit, command.kill_on_drop(true).stdin(Stdio::null()).output())
+    run_with_input(command, Stdio::null(), limit).await
+}
+
+/// As [`run`], with something to read.
+pub async fn run_with_input(
+    command: &mut tokio::process::Command,
+    input: impl Into<Stdio>,
+    limit: Duration,
+) -> Result<Finished> {
+    let output = tokio::time::timeout(limit, command.kill_on_drop(true).stdin(input).output())
         .await
         .with_context(|| format!("{command:?} did not end within {limit:?}"))?
         .with_context(|| format!("start {command:?}"))?;

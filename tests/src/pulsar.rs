@@ -114,6 +114,11 @@ impl Pulsar {
         self.certificates.as_ref().context("the server speaks no TLS")
     }
 
+    /// The distribution that it was started from, with its tools.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// Of a connector into this topic, with these fields more.
     pub fn config(&self, topic: &str, more: &Value) -> Value {
         let mut config = json!({ "server": format!("pulsar://127.0.0.1:{}", self.port()), "topic": topic });

@@ -117,6 +117,11 @@ impl S3 {
         std::fs::rename(self.scratch.path().join(bucket), self.bucket(bucket)).context("bring the bucket back")
     }
 
+    /// For good, with everything in it.
+    pub fn remove_bucket(&self, bucket: &str) -> Result<()> {
+        std::fs::remove_dir_all(self.bucket(bucket)).context("remove the bucket")
+    }
+
     /// Gives [`USER`] another secret, at once.
     pub async fn set_secret(&self, secret: &str) -> Result<()> {
         self.admin(&["update-user", "--access", USER, "--secret", secret]).await

@@ -1,11 +1,13 @@
 //! The other products: started as their own documentation says, tuned where their defaults would make them look bad.
 
+pub mod clickhouse;
 pub mod connect;
 pub mod etcd;
 pub mod kafka;
 pub mod mosquitto;
 pub mod nats;
 pub mod postgres;
+pub mod pulsar;
 pub mod rabbitmq;
 pub mod telegraf;
 
