@@ -265,16 +265,18 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_first_release() {
         let records = noise(200);
-        for (format, compression, expect) in [
-            (Format::Json, Compression::None, "?"),
-            (Format::Ndjson, Compression::None, "?"),
-            (Format::Json, Compression::Gzip, "?"),
-            (Format::Json, Compression::Zstd, "?"),
-        ] {
+        let hash = |format, compression| {
             let bytes = parts(writing(format, compression, PayloadFormat::Envelope, 1 << 30), &records).concat();
-            let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(hash, expect, "{format:?} {compression:?}");
-        }
+            Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let hashes = [
+            hash(Format::Json, Compression::None),
+            hash(Format::Ndjson, Compression::None),
+            hash(Format::Json, Compression::Gzip),
+            hash(Format::Json, Compression::Zstd),
+        ];
+        let expect = ["53f49256a6a4025728fc6cb673cae897155f834d9ded6e963adc624bf83c796e", "?", "?", "?"];
+        assert_eq!(hashes, expect);
     }
 
     #[test]

@@ -39,7 +39,6 @@ struct Page {
     uploads: Vec<Unfinished>,
     is_truncated: bool,
     next_key_marker: String,
-    next_upload_id_marker: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,6 +46,12 @@ struct Page {
 struct Unfinished {
     key: String,
     upload_id: String,
+}
+
+impl Page {
+    fn has_more(&self) -> bool {
+        self.is_truncated && !self.next_key_marker.is_empty()
+    }
 }
 
 /// Removes what earlier sinks of the connector, and failed uploads of this one, have left.
@@ -90,8 +95,8 @@ struct State {
 struct Listing {
     /// Its beginning: what was left later may stand before the marker.
     left: u64,
+    /// Goes on behind this key. There is no marker inside a key: versitygw takes none.
     key_marker: String,
-    upload_id_marker: String,
 }
 
 /// What is asked for next.
@@ -149,6 +154,7 @@ impl Cleanup {
         for _ in 0..self.bounds.pages {
             let Some(question) = self.next() else { return Ok(()) };
             let page = self.ask(&question).await?;
+            let before = *removed;
             for upload in &page.uploads {
                 if *removed == self.bounds.removed {
                     // The same page comes again, without those.
@@ -160,7 +166,10 @@ impl Cleanup {
                     *removed += 1;
                 }
             }
-            self.looked(question, page);
+            // What was removed makes room on the same page: nothing between the two is missed.
+            if *removed == before || !page.has_more() {
+                self.looked(question, page);
+            }
         }
         self.pause(PAUSE);
         Ok(())
@@ -174,7 +183,6 @@ impl Cleanup {
                 query.push(("prefix", self.keys.folder()));
                 if !listing.key_marker.is_empty() {
                     query.push(("key-marker", &listing.key_marker));
-                    query.push(("upload-id-marker", &listing.upload_id_marker));
                 }
             }
             Question::Key(key) => query.push(("prefix", key)),
@@ -206,22 +214,16 @@ impl Cleanup {
     }
 
     fn looked(&self, question: Question, page: Page) {
-        let has_more = page.is_truncated && !page.next_key_marker.is_empty();
+        let has_more = page.has_more();
         let mut state = self.lock();
         match question {
             Question::Below(listing) if has_more => {
-                state.listing = Some(Listing {
-                    left: listing.left,
-                    key_marker: page.next_key_marker,
-                    upload_id_marker: page.next_upload_id_marker,
-                });
+                state.listing = Some(Listing { key_marker: page.next_key_marker, ..listing });
             }
             Question::Below(listing) => {
                 state.listing = None;
                 state.looked_into = listing.left;
             }
-            // What was removed is not in the next page.
-            Question::Key(_) if has_more => {}
             Question::Key(key) => {
                 state.keys.remove(&key);
             }
@@ -317,7 +319,7 @@ mod tests {
         let page = read(two).expect("is read");
         let found: Vec<(&str, &str)> = page.uploads.iter().map(|upload| (&*upload.key, &*upload.upload_id)).collect();
         assert_eq!(found, [("a/k&1", "1"), ("k2", "2")]);
-        assert_eq!((page.is_truncated, &*page.next_key_marker, &*page.next_upload_id_marker), (true, "k2", "2"));
+        assert_eq!((page.has_more(), &*page.next_key_marker), (true, "k2"));
         assert!(read(b"<html>").is_err());
     }
 }

@@ -76,7 +76,7 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
-    use api_types::RaftId;
+    use api_types::{RaftId, RecordId, Sequence};
     use serde_json::json;
 
     use super::*;
@@ -136,8 +136,9 @@ mod tests {
     #[test]
     fn the_longest_key_fits_whatever_a_reference_stood_for() {
         assert!(made(&"r".repeat(700), &"p".repeat(69), "none").is_err());
-        let mut last = record(u64::MAX, "");
-        (last.id.raft_id, last.id.incarnation) = (RaftId(u64::MAX), Incarnation(u64::MAX));
+        let mut last = record(1, "");
+        let most = u64::MAX;
+        last.id = RecordId { raft_id: RaftId(most), incarnation: Incarnation(most), sequence: Sequence(most) };
         let mut keys = keys(&"r".repeat(700), &"p".repeat(68), "zstd");
         keys.cluster = ClusterId(u128::MAX);
         keys.extension = format!("{}.zst", "e".repeat(16));
