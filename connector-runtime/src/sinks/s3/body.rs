@@ -275,7 +275,12 @@ mod tests {
             hash(Format::Json, Compression::Gzip),
             hash(Format::Json, Compression::Zstd),
         ];
-        let expect = ["53f49256a6a4025728fc6cb673cae897155f834d9ded6e963adc624bf83c796e", "?", "?", "?"];
+        let expect = [
+            "53f49256a6a4025728fc6cb673cae897155f834d9ded6e963adc624bf83c796e",
+            "b4969f50ae91b599f67b6bfa3578c4c3efff97659bdf3d06a8b10cbae04d7413",
+            "cf75973b3cc3880b12394a4f52ccba8cfad79f4acb7ea62bbcae3cf958c14f56",
+            "9b8c20577c3f5bb262e7ca289f27a0567cb2d16477c04b9b87cdbf5c5c1acd6a",
+        ];
         assert_eq!(hashes, expect);
     }
 
