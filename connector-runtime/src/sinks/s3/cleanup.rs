@@ -140,34 +140,35 @@ impl Cleanup {
 
     /// Looks until there is nothing more to look for, or for as long as a round may take.
     pub(super) async fn round(&self) {
-        let mut removed = 0;
+        let mut removed = Vec::new();
         match self.look(&mut removed).await {
             Ok(()) => {}
             Err(fault) => self.failed(&fault),
         }
-        if removed > 0 {
-            debug!(removed, "unfinished uploads removed");
+        if !removed.is_empty() {
+            debug!(removed = removed.len(), "unfinished uploads removed");
+            self.removed(&removed);
         }
     }
 
-    async fn look(&self, removed: &mut usize) -> Result<(), TargetFault> {
+    async fn look(&self, removed: &mut Vec<String>) -> Result<(), TargetFault> {
         for _ in 0..self.bounds.pages {
             let Some(question) = self.next() else { return Ok(()) };
             let page = self.ask(&question).await?;
-            let before = *removed;
+            let before = removed.len();
             for upload in &page.uploads {
-                if *removed == self.bounds.removed {
+                if removed.len() == self.bounds.removed {
                     // The same page comes again, without those.
                     self.pause(PAUSE);
                     return Ok(());
                 }
                 if self.is_left(&question, &upload.key) {
                     self.store.ask(Method::DELETE, &upload.key, &[("uploadId", &upload.upload_id)]).await?;
-                    *removed += 1;
+                    removed.push(upload.key.clone());
                 }
             }
             // What was removed makes room on the same page: nothing between the two is missed.
-            if *removed == before || !page.has_more() {
+            if removed.len() == before || !page.has_more() {
                 self.looked(question, page);
             }
         }
@@ -242,6 +243,16 @@ impl Cleanup {
                 self.lock().is_refused = true;
                 warn!(error = %fault.message, "unfinished uploads cannot be removed");
             }
+        }
+    }
+
+    /// A part that was on its way to the store may have come back after its upload: these are looked for once more, later.
+    fn removed(&self, keys: &[String]) {
+        self.pause(PAUSE);
+        let mut state = self.lock();
+        state.left += 1;
+        for key in keys {
+            self.remember(&mut state, key);
         }
     }
 

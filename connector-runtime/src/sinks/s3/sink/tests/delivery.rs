@@ -103,7 +103,7 @@ async fn a_batch_that_comes_again_is_the_same_object_byte_by_byte() {
 #[tokio::test]
 async fn a_large_batch_that_comes_again_is_the_same_object_byte_by_byte() {
     let server = server().await;
-    let records = large(16 << 20);
+    let records = large(8 << 20);
     let mut before = None;
     for _ in 0..2 {
         for compression in ["none", "gzip", "zstd"] {
@@ -209,7 +209,7 @@ async fn a_payload_alone_is_a_json_value_and_what_is_no_text_ends_when_its_neigh
 #[tokio::test]
 async fn a_large_object_goes_in_parts_and_is_the_same_as_in_one() {
     let server = server().await;
-    let records = large(12 << 20);
+    let records = large(8 << 20);
     let whole = open(&server, &json!({"part_bytes": 64 << 20, "root": "whole"})).await;
     assert_eq!(deliver(&*whole, &records).await, vec![Outcome::Delivered; records.len()]);
     assert_eq!((server.count("PutObject").expect("counts"), server.count("UploadPart").expect("counts")), (1, 0));
@@ -228,6 +228,6 @@ async fn a_large_object_goes_in_parts_and_is_the_same_as_in_one() {
     assert!(of("packed/").len() > PART_BYTES, "in parts as well");
     let made = server.count("CompleteMultipartUpload").expect("counts");
     assert_eq!((made, server.unfinished(BUCKET).expect("counts")), (2, 0));
-    assert!(server.count("UploadPart").expect("counts") >= 3 + 2);
+    assert!(server.count("UploadPart").expect("counts") >= 2 + 2);
     server.finish();
 }
