@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::process::{self, Process};
@@ -54,8 +54,11 @@ impl Minio {
             .arg(folder.join("data"));
         let process = Process::spawn_unprivileged("minio", &mut command, &folder.join("minio.log"), folder)?;
         let minio = Self { process, port, scratch };
-        // Its own word for ready comes before it knows its users.
-        let ready = wait::until(START_LIMIT, "MinIO is ready", async || minio.curl("s3", &[], "").await);
+        // Its own word for ready comes before it knows its users, and it knows its root before the others.
+        let ready = wait::until(START_LIMIT, "MinIO is ready", async || {
+            minio.curl("s3", &[], "").await?;
+            minio.knows_its_users().await
+        });
         ready.await.with_context(|| minio.process.log_tail())?;
         Ok(Some(minio))
     }
@@ -112,6 +115,15 @@ impl Minio {
     /// The test passed: the folder may go.
     pub fn finish(mut self) {
         self.scratch.passed();
+    }
+
+    /// It says of somebody that there is no such user; before, it says that it cannot tell.
+    async fn knows_its_users(&self) -> Result<()> {
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["-sS", "--aws-sigv4", &format!("aws:amz:{REGION}:s3"), "-u", "nobody:nothing", &self.url()]);
+        let answer = process::run(&mut curl, ASK_LIMIT).await?.success()?.stdout;
+        ensure!(answer.contains("InvalidAccessKeyId"), "{answer}");
+        Ok(())
     }
 
     async fn curl(&self, service: &str, arguments: &[&str], path: &str) -> Result<String> {

@@ -77,6 +77,8 @@ pub(crate) struct SinkContext {
     pub(crate) deny_networks: Arc<[Network]>,
     #[cfg(feature = "file")]
     pub(crate) file_writers: super::file::writers::Writers,
+    #[cfg(feature = "s3")]
+    pub(crate) s3_objects: super::s3::open_objects::OpenObjects,
 }
 
 /// Makes the sink of one task.
@@ -108,6 +110,8 @@ impl CompiledSinks {
             deny_networks: options.deny_networks.clone().into(),
             #[cfg(feature = "file")]
             file_writers: super::file::writers::Writers::default(),
+            #[cfg(feature = "s3")]
+            s3_objects: super::s3::open_objects::OpenObjects::default(),
         };
         Self { context }
     }

@@ -42,6 +42,8 @@ impl TestNode {
             data_dir,
             deny_networks: deny_networks.into(),
             file_writers: super::file::writers::Writers::default(),
+            #[cfg(feature = "s3")]
+            s3_objects: super::s3::open_objects::OpenObjects::default(),
         };
         Self { sinks: CompiledSinks::with_context(context), fences }
     }
@@ -57,6 +59,11 @@ impl TestNode {
     pub(crate) fn of_cluster(mut self, cluster: ClusterId) -> Self {
         self.sinks = CompiledSinks::with_context(SinkContext { cluster, ..self.sinks.context().clone() });
         self
+    }
+
+    #[cfg(feature = "s3")]
+    pub(crate) fn context(&self) -> &SinkContext {
+        self.sinks.context()
     }
 
     pub(crate) fn sink_for(&self, name: &str, kind: &str, config: Value) -> TaskSink {

@@ -15,6 +15,8 @@ use crate::sinks::shared::json::payload_as_json;
 
 /// What is compressed at a time.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Room for the text of records that is kept; a long record takes more for a while.
+const TEXT_BYTES: usize = 2 * CHUNK_BYTES;
 /// Objects are kept for long and read often: zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -53,7 +55,7 @@ impl Writing {
             }
             Compression::Zstd => Encoder::Zstd(ZstdEncoder::new(Vec::with_capacity(room), ZSTD_LEVEL)?),
         };
-        Ok(Body { writing: *self, encoder, chunk: Vec::with_capacity(2 * CHUNK_BYTES), records: 0 })
+        Ok(Body { writing: *self, encoder, text: Vec::with_capacity(TEXT_BYTES), compressed: 0, records: 0 })
     }
 }
 
@@ -61,8 +63,9 @@ impl Writing {
 pub(super) struct Body {
     writing: Writing,
     encoder: Encoder,
-    /// Not yet compressed.
-    chunk: Vec<u8>,
+    /// Of records, of which so many bytes are compressed.
+    text: Vec<u8>,
+    compressed: usize,
     records: usize,
 }
 
@@ -79,15 +82,18 @@ impl Body {
             PayloadFormat::Envelope => None,
             PayloadFormat::Raw => Some(payload_as_json(&record.message.payload)?),
         };
+        // Less than a chunk is left of the records before.
+        self.text.drain(..self.compressed);
+        self.compressed = 0;
         if self.writing.format == Format::Json {
-            self.chunk.push(if self.records == 0 { b'[' } else { b',' });
+            self.text.push(if self.records == 0 { b'[' } else { b',' });
         }
         match raw {
-            Some(json) => self.chunk.extend_from_slice(&json),
-            None => write_envelope(record, &mut self.chunk),
+            Some(json) => self.text.extend_from_slice(&json),
+            None => write_envelope(record, &mut self.text),
         }
         if self.writing.format == Format::Ndjson {
-            self.chunk.push(b'\n');
+            self.text.push(b'\n');
         }
         self.records += 1;
         Ok(())
@@ -97,30 +103,40 @@ impl Body {
         self.records == 0
     }
 
-    /// There is so much that it should be compressed, and others get their turn in between.
-    pub(super) fn is_chunk(&self) -> bool {
-        self.chunk.len() >= CHUNK_BYTES
+    /// Nothing comes after it.
+    pub(super) fn end(&mut self) {
+        if self.writing.format == Format::Json {
+            self.text.push(b']');
+        }
     }
 
+    /// There is so much that it should be compressed.
+    pub(super) fn has_chunk(&self) -> bool {
+        self.text.len() - self.compressed >= CHUNK_BYTES
+    }
+
+    /// No more than a chunk, so that others get their turn between two, and parts are taken out.
     pub(super) fn compress(&mut self) -> io::Result<()> {
         let writer: &mut dyn Write = match &mut self.encoder {
             Encoder::Plain(bytes) => bytes,
             Encoder::Gzip(encoder) => encoder,
             Encoder::Zstd(encoder) => encoder,
         };
-        writer.write_all(&self.chunk)?;
-        self.chunk.clear();
+        let end = self.text.len().min(self.compressed + CHUNK_BYTES);
+        writer.write_all(&self.text[self.compressed..end])?;
+        self.compressed = end;
+        if self.compressed == self.text.len() {
+            self.compressed = 0;
+            self.text.clear();
+            self.text.shrink_to(TEXT_BYTES);
+        }
         Ok(())
     }
 
     /// A whole part, when there is more than one.
     pub(super) fn part(&mut self) -> Option<Vec<u8>> {
         let part_bytes = self.writing.part_bytes;
-        let bytes = match &mut self.encoder {
-            Encoder::Plain(bytes) => bytes,
-            Encoder::Gzip(encoder) => encoder.get_mut(),
-            Encoder::Zstd(encoder) => encoder.get_mut(),
-        };
+        let bytes = self.bytes();
         if bytes.len() <= part_bytes {
             return None;
         }
@@ -130,12 +146,19 @@ impl Body {
         Some(std::mem::replace(bytes, rest))
     }
 
-    /// Ends the object; what is left of it are parts, the last of which may be small.
-    pub(super) fn finish(mut self) -> io::Result<Vec<Vec<u8>>> {
-        if self.writing.format == Format::Json {
-            self.chunk.push(b']');
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        match &mut self.encoder {
+            Encoder::Plain(bytes) => bytes,
+            Encoder::Gzip(encoder) => encoder.get_mut(),
+            Encoder::Zstd(encoder) => encoder.get_mut(),
         }
-        self.compress()?;
+    }
+
+    /// What is left of it, as parts, the last of which may be small.
+    pub(super) fn finish(mut self) -> io::Result<Vec<Vec<u8>>> {
+        while self.compressed < self.text.len() {
+            self.compress()?;
+        }
         let part_bytes = self.writing.part_bytes;
         let mut bytes = match self.encoder {
             Encoder::Plain(bytes) => bytes,
@@ -158,6 +181,7 @@ mod tests {
 
     use api_types::envelope::envelope;
     use serde_json::{Value, json};
+    use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::sinks::opened::record;
@@ -173,11 +197,12 @@ mod tests {
         for record in records {
             // What is refused is left out.
             let _ = body.add(record);
-            if body.is_chunk() {
+            while body.has_chunk() {
                 body.compress().expect("compresses");
+                parts.extend(std::iter::from_fn(|| body.part()));
             }
-            parts.extend(std::iter::from_fn(|| body.part()));
         }
+        body.end();
         parts.extend(body.finish().expect("ends"));
         parts
     }
@@ -231,6 +256,58 @@ mod tests {
             let (last, others) = cut.split_last().expect("parts");
             assert!(others.iter().all(|part| part.len() == 100_000) && (1..=100_000).contains(&last.len()));
             assert!(cut.concat() == whole[0], "{compression:?}");
+        }
+    }
+
+    /// A batch that comes again after an upgrade must be the same object. A library that makes other bytes is noticed here:
+    /// then take a version of it that does not, or say in the release notes that batches under way may be written twice
+    /// with other bytes under the same key.
+    #[test]
+    fn the_bytes_are_those_of_the_first_release() {
+        let records = noise(200);
+        let hash = |format, compression| {
+            let bytes = parts(writing(format, compression, PayloadFormat::Envelope, 1 << 30), &records).concat();
+            Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let hashes = [
+            hash(Format::Json, Compression::None),
+            hash(Format::Ndjson, Compression::None),
+            hash(Format::Json, Compression::Gzip),
+            hash(Format::Json, Compression::Zstd),
+        ];
+        let expect = [
+            "53f49256a6a4025728fc6cb673cae897155f834d9ded6e963adc624bf83c796e",
+            "b4969f50ae91b599f67b6bfa3578c4c3efff97659bdf3d06a8b10cbae04d7413",
+            "cf75973b3cc3880b12394a4f52ccba8cfad79f4acb7ea62bbcae3cf958c14f56",
+            "9b8c20577c3f5bb262e7ca289f27a0567cb2d16477c04b9b87cdbf5c5c1acd6a",
+        ];
+        assert_eq!(hashes, expect);
+    }
+
+    #[test]
+    fn a_long_record_is_compressed_in_pieces_and_no_more_than_a_part_is_held_back() {
+        let long = record(
+            1,
+            format!("\"{}\"", noise(300).iter().map(|r| format!("{:?}", r.id)).collect::<String>().repeat(200)),
+        );
+        let text = envelope(&long).to_string().len();
+        assert!(text > 1_000_000, "{text}");
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let mut body = writing(Format::Json, compression, PayloadFormat::Envelope, 100_000).body().expect("begins");
+            body.add(&long).expect("is text");
+            let mut steps = 0;
+            let mut bytes = Vec::new();
+            while body.has_chunk() {
+                body.compress().expect("compresses");
+                steps += 1;
+                assert!(body.bytes().len() <= 100_000 + 2 * CHUNK_BYTES, "{compression:?}: {}", body.bytes().len());
+                bytes.extend(std::iter::from_fn(|| body.part()).flatten());
+            }
+            assert_eq!(steps, (text + 1) / CHUNK_BYTES, "{compression:?}");
+            body.end();
+            bytes.extend(body.finish().expect("ends").concat());
+            let array: Vec<Value> = serde_json::from_slice(&plain(compression, &bytes)).expect("an array");
+            assert_eq!(array, [envelope(&long)], "{compression:?}");
         }
     }
 

@@ -1,19 +1,36 @@
 //! Uploads that nobody will finish: of a node that died, or whose end the store did not confirm. Their parts cost money and
 //! are in no listing of objects.
+//!
+//! ```text
+//! object complete ──► anything to look for? ──► a round, beside the next objects: list, remove what is the connector's own
+//!   an earlier sink may have left something: the uploads below the prefixes, once
+//!   an upload of this sink failed, or was given up: the same again
+//!   a store of one's own, which may list no more than the uploads of one key: those of the keys that may have some
+//! ```
 
-use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use api_types::Record;
 use reqwest::Method;
 use serde::Deserialize;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::keys::Keys;
+use super::open_objects::{OpenObject, OpenObjects};
 use super::store::Store;
 use crate::sink::{TargetFault, TargetFaultKind};
 
-/// Of a thousand uploads each: what a bucket has beyond that is somebody else's, or the next round's.
-const PAGES_MAX: usize = 50;
+/// What a bucket has beyond that is the next round's.
+const BOUNDS: Bounds = Bounds { uploads: 1_000, pages: 50, removed: 1_000 };
+/// Keys that are remembered; the uploads of others are left to the store.
+const KEYS_MAX: usize = 1_000;
+/// After a round that did not come to its end.
+const PAUSE: Duration = Duration::from_mins(1);
+/// How far the clocks of two nodes are believed.
+const CLOCKS_DIFFER: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -22,7 +39,6 @@ struct Page {
     uploads: Vec<Unfinished>,
     is_truncated: bool,
     next_key_marker: String,
-    next_upload_id_marker: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,88 +48,230 @@ struct Unfinished {
     upload_id: String,
 }
 
+impl Page {
+    fn has_more(&self) -> bool {
+        self.is_truncated && !self.next_key_marker.is_empty()
+    }
+}
+
 /// Removes what earlier sinks of the connector, and failed uploads of this one, have left.
 pub(super) struct Cleanup {
+    store: Arc<Store>,
+    keys: Arc<Keys>,
+    open: OpenObjects,
+    /// AWS lists all uploads below a prefix; MinIO only those of the very key that is asked for.
+    asks_for_keys: bool,
+    /// A batch that came in later was never given to an earlier sink.
+    opened_at_ms: u64,
+    bounds: Bounds,
     state: Mutex<State>,
-    /// One round at a time.
-    round: tokio::sync::Mutex<()>,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Of a page; stores give no more than a thousand.
+    pub(super) uploads: usize,
+    /// Of a round.
+    pub(super) pages: usize,
+    /// In a round.
+    pub(super) removed: usize,
+}
+
+#[derive(Default)]
 struct State {
-    /// There may be something.
-    due: bool,
-    /// Keys that this sink writes at the moment.
-    open: HashSet<String>,
+    /// How often something may have been left below the prefixes, and how many of those times were looked into.
+    left: u64,
+    looked_into: u64,
+    /// A listing that has not come to its end.
+    listing: Option<Listing>,
+    /// Whose uploads are asked for one by one.
+    keys: BTreeSet<String>,
+    not_before: Option<Instant>,
+    /// The store does not let this sink look.
+    is_refused: bool,
 }
 
-/// A key that is being written.
-pub(super) struct Open<'a> {
+#[derive(Clone, Debug, Default)]
+struct Listing {
+    /// Its beginning: what was left later may stand before the marker.
+    left: u64,
+    /// Goes on behind this key. There is no marker inside a key: versitygw takes none.
+    key_marker: String,
+}
+
+/// What is asked for next.
+enum Question {
+    Below(Listing),
+    Key(String),
+}
+
+/// An object on its way.
+pub(super) struct Attempt<'a> {
     cleanup: &'a Cleanup,
-    key: String,
+    object: OpenObject,
+    /// There may be an upload at the store.
+    in_parts: bool,
 }
 
 impl Cleanup {
     /// An earlier sink may have left something.
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { due: true, open: HashSet::new() }), round: tokio::sync::Mutex::default() }
+    pub(super) fn new(store: Arc<Store>, keys: Arc<Keys>, open: OpenObjects, asks_for_keys: bool) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let opened_at_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let state = Mutex::new(State { left: 1, ..State::default() });
+        Self { store, keys, open, asks_for_keys, opened_at_ms, bounds: BOUNDS, state }
+    }
+
+    #[cfg(test)]
+    pub(super) fn within(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
     }
 
     /// Nothing of this key is removed meanwhile.
-    pub(super) fn open(&self, key: &str) -> Open<'_> {
-        self.lock().open.insert(key.to_owned());
-        Open { cleanup: self, key: key.to_owned() }
+    pub(super) fn begin(&self, key: &str) -> Attempt<'_> {
+        Attempt { cleanup: self, object: self.open.open(key), in_parts: false }
     }
 
-    /// An upload ended in a way that may have left parts.
-    pub(super) fn is_due(&self) {
-        self.lock().due = true;
+    pub(super) fn is_due(&self) -> bool {
+        let state = self.lock();
+        let is_time = state.not_before.is_none_or(|at| at <= Instant::now());
+        is_time && !state.is_refused && self.next_of(&state).is_some()
     }
 
-    /// Asked after an object was written: then the store is there, and nothing waits for it. A store that refuses to tell is
-    /// not asked again by this sink.
-    pub(super) async fn run_if_due(&self, store: &Store, keys: &Keys) {
-        let Ok(_round) = self.round.try_lock() else { return };
-        if !std::mem::replace(&mut self.lock().due, false) {
-            return;
+    /// Looks until there is nothing more to look for, or for as long as a round may take.
+    pub(super) async fn round(&self) {
+        let mut removed = Vec::new();
+        match self.look(&mut removed).await {
+            Ok(()) => {}
+            Err(fault) => self.failed(&fault),
         }
-        match self.run(store, keys).await {
-            Ok(0) => {}
-            Ok(removed) => debug!(removed, "unfinished uploads removed"),
-            Err(fault) => {
-                let again = matches!(
-                    fault.kind,
-                    TargetFaultKind::Interrupted | TargetFaultKind::Down | TargetFaultKind::Throttled { .. }
-                );
-                self.lock().due |= again;
-                if !again {
-                    warn!(error = %fault.message, "unfinished uploads cannot be removed");
+        if !removed.is_empty() {
+            debug!(removed = removed.len(), "unfinished uploads removed");
+            self.removed(&removed);
+        }
+    }
+
+    async fn look(&self, removed: &mut Vec<String>) -> Result<(), TargetFault> {
+        for _ in 0..self.bounds.pages {
+            let Some(question) = self.next() else { return Ok(()) };
+            let page = self.ask(&question).await?;
+            let before = removed.len();
+            for upload in &page.uploads {
+                if removed.len() == self.bounds.removed {
+                    // The same page comes again, without those.
+                    self.pause(PAUSE);
+                    return Ok(());
+                }
+                if self.is_left(&question, &upload.key) {
+                    self.store.ask(Method::DELETE, &upload.key, &[("uploadId", &upload.upload_id)]).await?;
+                    removed.push(upload.key.clone());
                 }
             }
+            // What was removed makes room on the same page: nothing between the two is missed.
+            if removed.len() == before || !page.has_more() {
+                self.looked(question, page);
+            }
+        }
+        self.pause(PAUSE);
+        Ok(())
+    }
+
+    async fn ask(&self, question: &Question) -> Result<Page, TargetFault> {
+        let uploads = self.bounds.uploads.to_string();
+        let mut query = vec![("uploads", ""), ("max-uploads", &*uploads)];
+        match question {
+            Question::Below(listing) => {
+                query.push(("prefix", self.keys.folder()));
+                if !listing.key_marker.is_empty() {
+                    query.push(("key-marker", &listing.key_marker));
+                }
+            }
+            Question::Key(key) => query.push(("prefix", key)),
+        }
+        read(&self.store.ask(Method::GET, "", &query).await?)
+    }
+
+    fn is_left(&self, question: &Question, key: &str) -> bool {
+        let asked_for = match question {
+            Question::Below(_) => self.keys.is_own(key),
+            Question::Key(asked_for) => key == asked_for,
+        };
+        asked_for && !self.open.contain(key)
+    }
+
+    fn next(&self) -> Option<Question> {
+        self.next_of(&self.lock())
+    }
+
+    fn next_of(&self, state: &State) -> Option<Question> {
+        if let Some(listing) = &state.listing {
+            return Some(Question::Below(listing.clone()));
+        }
+        if state.left > state.looked_into {
+            return Some(Question::Below(Listing { left: state.left, ..Listing::default() }));
+        }
+        // Those that are open are asked for when they are complete.
+        state.keys.iter().find(|key| !self.open.contain(key)).cloned().map(Question::Key)
+    }
+
+    fn looked(&self, question: Question, page: Page) {
+        let has_more = page.has_more();
+        let mut state = self.lock();
+        match question {
+            Question::Below(listing) if has_more => {
+                state.listing = Some(Listing { key_marker: page.next_key_marker, ..listing });
+            }
+            Question::Below(listing) => {
+                state.listing = None;
+                state.looked_into = listing.left;
+            }
+            Question::Key(key) => {
+                state.keys.remove(&key);
+            }
         }
     }
 
-    async fn run(&self, store: &Store, keys: &Keys) -> Result<usize, TargetFault> {
-        let (mut key_marker, mut id_marker) = (String::new(), String::new());
-        let mut removed = 0;
-        for _ in 0..PAGES_MAX {
-            let mut query = vec![("uploads", ""), ("prefix", keys.folder())];
-            if !key_marker.is_empty() {
-                query.extend([("key-marker", &*key_marker), ("upload-id-marker", &*id_marker)]);
+    /// What was not looked into stays to be done.
+    fn failed(&self, fault: &TargetFault) {
+        match fault.kind {
+            TargetFaultKind::Interrupted => {}
+            TargetFaultKind::Down
+            | TargetFaultKind::Throttled { .. }
+            | TargetFaultKind::Full
+            | TargetFaultKind::Missing => self.pause(fault.retry_after().unwrap_or_default().max(PAUSE)),
+            TargetFaultKind::Auth | TargetFaultKind::Permission | TargetFaultKind::Misconfigured(_) => {
+                self.lock().is_refused = true;
+                warn!(error = %fault.message, "unfinished uploads cannot be removed");
             }
-            let page = read(&store.ask(Method::GET, "", &query).await?)?;
-            for upload in page.uploads.iter().filter(|upload| keys.is_own(&upload.key)) {
-                if self.lock().open.contains(&upload.key) {
-                    continue;
-                }
-                store.ask(Method::DELETE, &upload.key, &[("uploadId", &upload.upload_id)]).await?;
-                removed += 1;
-            }
-            if !page.is_truncated || page.next_key_marker.is_empty() {
-                break;
-            }
-            (key_marker, id_marker) = (page.next_key_marker, page.next_upload_id_marker);
         }
-        Ok(removed)
+    }
+
+    /// A part that was on its way to the store may have come back after its upload: these are looked for once more, later.
+    fn removed(&self, keys: &[String]) {
+        self.pause(PAUSE);
+        let mut state = self.lock();
+        state.left += 1;
+        for key in keys {
+            self.remember(&mut state, key);
+        }
+    }
+
+    fn pause(&self, pause: Duration) {
+        self.lock().not_before = Some(Instant::now() + pause);
+    }
+
+    /// An upload of this sink may be left.
+    fn left(&self, key: &str) {
+        let mut state = self.lock();
+        state.left += 1;
+        state.not_before = None;
+        self.remember(&mut state, key);
+    }
+
+    fn remember(&self, state: &mut State, key: &str) {
+        if self.asks_for_keys && state.keys.len() < KEYS_MAX {
+            state.keys.insert(key.to_owned());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,9 +279,28 @@ impl Cleanup {
     }
 }
 
-impl Drop for Open<'_> {
+impl Attempt<'_> {
+    pub(super) fn is_in_parts(&mut self) {
+        self.in_parts = true;
+    }
+
+    /// The store has the object. Was the batch there before this sink, an earlier one may have begun it.
+    pub(super) fn complete(mut self, last: &Record) {
+        let cleanup = self.cleanup;
+        let earlier = Duration::from_millis(last.message.timestamp_ms).saturating_sub(CLOCKS_DIFFER);
+        if self.in_parts && earlier < Duration::from_millis(cleanup.opened_at_ms) {
+            cleanup.remember(&mut cleanup.lock(), self.object.key());
+        }
+        self.in_parts = false;
+    }
+}
+
+/// It failed, or was given up in the middle.
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.cleanup.lock().open.remove(&self.key);
+        if self.in_parts {
+            self.cleanup.left(self.object.key());
+        }
     }
 }
 
@@ -153,7 +330,7 @@ mod tests {
         let page = read(two).expect("is read");
         let found: Vec<(&str, &str)> = page.uploads.iter().map(|upload| (&*upload.key, &*upload.upload_id)).collect();
         assert_eq!(found, [("a/k&1", "1"), ("k2", "2")]);
-        assert_eq!((page.is_truncated, &*page.next_key_marker, &*page.next_upload_id_marker), (true, "k2", "2"));
+        assert_eq!((page.has_more(), &*page.next_key_marker), (true, "k2"));
         assert!(read(b"<html>").is_err());
     }
 }

@@ -17,6 +17,8 @@ use crate::secrets::has_reference;
 const PREFIX_CHARS_MAX: usize = 512;
 /// A key of S3 has at most 1,024 bytes; the parts of it that the sink makes need the rest.
 const PREFIX_BYTES_MAX: usize = 768;
+/// An object takes two parts of memory.
+const OPEN_BYTES_MAX: u64 = 1 << 30;
 /// S3 takes no smaller part, but for the last one of an object.
 const PART_BYTES_MIN: u64 = 5 << 20;
 
@@ -53,6 +55,8 @@ config_fields! {
         /// Most objects that are on their way at the same time, whichever queue their batches are from. Each takes two
         /// parts of memory at most, beside its records.
         pub max_open_objects: u64 = integer(1, 64).default_integer(4).added();
+        /// `crc32c`: every request with data has its checksum, which the store compares; `none`: for stores that refuse it.
+        pub checksum: Checksum = choice(&["crc32c", "none"]).default_text("crc32c").added();
         /// How long one request may take.
         pub timeout_secs: u64 = integer(1, 300).default_integer(30).added();
         flatten tls: TlsOptions;
@@ -74,6 +78,13 @@ pub enum Compression {
     Zstd,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksum {
+    Crc32c,
+    None,
+}
+
 /// One object is one batch: these three bound its size.
 const BATCH: &[Field] =
     &[batch_records(10_000, 100_000), batch_bytes(16 << 20), linger_ms(10_000, 600_000), max_in_flight(4)];
@@ -90,6 +101,7 @@ const RULES: &[Rule] = &[
                no white space around it; both together have at most 768 bytes",
         check: key_can_be_made,
     },
+    Rule::Check { says: "`max_open_objects` × `part_bytes` is at most 1073741824 (1 GiB)", check: parts_have_room },
 ];
 
 /// What keeps a text from being a bucket's or a region's name: both become parts of addresses.
@@ -97,6 +109,12 @@ pub fn name_problem(name: &str) -> Option<&'static str> {
     let plain = name.chars().all(|character| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_'));
     let fits = plain && !name.is_empty() && !name.starts_with('.');
     (!fits).then_some("must have only letters, digits, dots, dashes and underscores, and not begin with a dot")
+}
+
+/// What keeps two texts from being the beginning of a key together.
+pub fn prefixes_problem(bytes: usize) -> Option<String> {
+    (bytes > PREFIX_BYTES_MAX)
+        .then(|| format!("has, with root, {bytes} bytes, of which a key has room for {PREFIX_BYTES_MAX}"))
 }
 
 /// What keeps a text from being the beginning of a key. An HTTP client follows `..` before a store sees it.
@@ -128,9 +146,17 @@ fn key_can_be_made(checked: &Checked<'_>, report: &mut Report) {
         }
     }
     let bytes: usize = fields.iter().map(|field| checked.text(field).len()).sum();
-    if bytes > PREFIX_BYTES_MAX {
-        let says = format!("has, with root, {bytes} bytes, of which a key has room for {PREFIX_BYTES_MAX}");
-        report.problem("object_key_prefix", says);
+    if let Some(problem) = prefixes_problem(bytes) {
+        report.problem("object_key_prefix", problem);
+    }
+}
+
+fn parts_have_room(checked: &Checked<'_>, report: &mut Report) {
+    if let (Some(objects), Some(bytes)) = (checked.integer("max_open_objects"), checked.integer("part_bytes"))
+        && objects * bytes > OPEN_BYTES_MAX
+    {
+        let says = format!("is {objects}, which makes, with part_bytes, {} bytes of {OPEN_BYTES_MAX}", objects * bytes);
+        report.problem("max_open_objects", says);
     }
 }
 
@@ -150,6 +176,19 @@ pub const SCHEMA: Schema = Schema {
     one_by_one: None,
     fits_type: fits::<Config>,
 };
+
+#[cfg(test)]
+impl Config {
+    /// With the defaults, but for these fields.
+    pub(super) fn with(more: &serde_json::Value) -> Self {
+        let mut config = serde_json::json!({"bucket": "b", "region": "r"});
+        let (Some(sent), Some(more)) = (config.as_object_mut(), more.as_object()) else { panic!("objects") };
+        sent.extend(more.clone());
+        let kind = crate::registry::kind("s3").expect("known");
+        let valid = crate::config::validate(kind, sent, &crate::secrets::SecretFences::default()).expect("is valid");
+        serde_json::from_value(valid.effective.into()).expect("a configuration")
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -187,6 +226,13 @@ mod tests {
         check(&json!({"root": "/a/./b/"}), &["root"]);
         check(&json!({"root": "/a b/ü/", "object_key_prefix": ""}), &[]);
         check(&json!({"file_extension": "tar.gz"}), &["file_extension"]);
+    }
+
+    #[test]
+    fn the_parts_of_all_open_objects_have_a_bound() {
+        check(&json!({"max_open_objects": 64, "part_bytes": 16 << 20}), &[]);
+        check(&json!({"max_open_objects": 16, "part_bytes": 64 << 20}), &[]);
+        check(&json!({"max_open_objects": 17, "part_bytes": 64 << 20}), &["max_open_objects"]);
     }
 
     #[test]

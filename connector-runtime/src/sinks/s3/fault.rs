@@ -17,7 +17,7 @@ struct Refusal {
 
 /// Also for a status of 200: a store that answers before it knows may say afterwards that it failed.
 pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: &str) -> TargetFault {
-    let refusal = quick_xml::de::from_str::<Refusal>(body).unwrap_or_default();
+    let refusal = refusal(body);
     let words = match &*refusal.code {
         "" => shortened(body),
         code => shortened(&format!("{code}: {}", refusal.message)),
@@ -37,12 +37,21 @@ pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: &str) -> TargetF
     }
 }
 
+/// The upload that was to be removed is not there: somebody removed it, or it became an object.
+pub(super) fn is_gone(body: &str) -> bool {
+    refusal(body).code == "NoSuchUpload"
+}
+
 /// A refusal that came with a status of 200.
 pub(super) fn is_refusal(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     let root = text.trim_start().strip_prefix("<?xml").and_then(|rest| rest.split_once("?>")).map(|(_, rest)| rest);
     let name = root.unwrap_or(&text).trim_start().strip_prefix("<Error");
     name.is_some_and(|rest| rest.starts_with(['>', ' ']))
+}
+
+fn refusal(body: &str) -> Refusal {
+    quick_xml::de::from_str(body).unwrap_or_default()
 }
 
 fn meaning(code: &str) -> Option<TargetFaultKind> {
@@ -52,6 +61,12 @@ fn meaning(code: &str) -> Option<TargetFaultKind> {
         | "SlowDownWrite"
         | "TooManyRequests"
         | "RequestLimitExceeded"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "Throttling"
+        | "ThrottlingException"
+        | "KMS.ThrottlingException"
+        | "LimitExceededException"
         | "BandwidthLimitExceeded" => TargetFaultKind::Throttled { retry_after: None },
         // XAdminUserNotFound: versitygw's word for a key that nobody has.
         "InvalidAccessKeyId"
@@ -63,7 +78,7 @@ fn meaning(code: &str) -> Option<TargetFaultKind> {
         | "NotSignedUp"
         | "MissingSecurityHeader"
         | "XAdminUserNotFound" => TargetFaultKind::Auth,
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "MethodNotAllowed" => TargetFaultKind::Permission,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => TargetFaultKind::Permission,
         "NoSuchBucket" => TargetFaultKind::Missing,
         // Signatures hold for some minutes only.
         "RequestTimeTooSkewed" => TargetFaultKind::Misconfigured("CLOCK_SKEWED"),
@@ -84,7 +99,7 @@ fn meaning(code: &str) -> Option<TargetFaultKind> {
         | "ConditionalRequestConflict"
         | "InternalError"
         | "ServiceUnavailable" => TargetFaultKind::Down,
-        "NotImplemented" => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
+        "MethodNotAllowed" | "NotImplemented" => TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"),
         _ => return None,
     })
 }
@@ -128,6 +143,34 @@ mod tests {
         check(507, &document("XMinioStorageFull"), TargetFaultKind::Full, "XMinioStorageFull");
         check(400, &document("AuthorizationHeaderMalformed"), REFUSES, "AuthorizationHeaderMalformed");
         check(501, &document("NotImplemented"), REFUSES, "NotImplemented");
+        check(405, &document("MethodNotAllowed"), REFUSES, "MethodNotAllowed");
+    }
+
+    #[test]
+    fn every_word_for_too_much_is_known_whatever_its_status() {
+        for (status, code) in [
+            (503, "SlowDown"),
+            (503, "SlowDownRead"),
+            (503, "SlowDownWrite"),
+            (429, "TooManyRequests"),
+            (503, "RequestLimitExceeded"),
+            (509, "BandwidthLimitExceeded"),
+            (400, "RequestThrottled"),
+            (400, "RequestThrottledException"),
+            (400, "Throttling"),
+            (400, "ThrottlingException"),
+            (400, "KMS.ThrottlingException"),
+            (400, "LimitExceededException"),
+        ] {
+            check(status, &document(code), TargetFaultKind::Throttled { retry_after: None }, code);
+        }
+    }
+
+    #[test]
+    fn an_upload_that_is_not_there_is_gone() {
+        assert!(is_gone(&document("NoSuchUpload")));
+        assert!(!is_gone(&document("NoSuchBucket")));
+        assert!(!is_gone("") && !is_gone("<html>NoSuchUpload</html>"));
     }
 
     #[test]

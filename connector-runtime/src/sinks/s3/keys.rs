@@ -3,7 +3,7 @@
 use api_types::{ClusterId, Incarnation, Record};
 use chrono::DateTime;
 
-use super::config::{Compression, Config, prefix_problem};
+use super::config::{Compression, Config, prefix_problem, prefixes_problem};
 
 /// The keys of one connector.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Keys {
 #[error("{field} {problem}")]
 pub(super) struct UnusablePrefix {
     field: &'static str,
-    problem: &'static str,
+    problem: String,
 }
 
 impl Keys {
@@ -28,13 +28,16 @@ impl Keys {
         let mut folder = String::new();
         for (field, prefix) in [("root", &config.root), ("object_key_prefix", &config.object_key_prefix)] {
             if let Some(problem) = prefix_problem(prefix) {
-                return Err(UnusablePrefix { field, problem });
+                return Err(UnusablePrefix { field, problem: problem.to_owned() });
             }
             let prefix = prefix.trim_matches('/');
             if !prefix.is_empty() {
                 folder.push_str(prefix);
                 folder.push('/');
             }
+        }
+        if let Some(problem) = prefixes_problem(config.root.len() + config.object_key_prefix.len()) {
+            return Err(UnusablePrefix { field: "object_key_prefix", problem });
         }
         let compression = match config.compression {
             Compression::None => "",
@@ -73,22 +76,21 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use api_types::{RaftId, RecordId, Sequence};
     use serde_json::json;
 
     use super::*;
     use crate::sinks::opened::record;
 
-    fn config(root: &str, prefix: &str, compression: &str) -> Config {
-        let config = json!({
-            "bucket": "b", "region": "r", "root": root, "object_key_prefix": prefix, "file_extension": "json",
-            "format": "json", "compression": compression, "payload_format": "envelope", "part_bytes": 5 << 20,
-            "max_open_objects": 4, "timeout_secs": 30, "tls_verify": true,
-        });
-        serde_json::from_value(config).expect("a configuration")
+    fn made(root: &str, prefix: &str, compression: &str) -> Result<Keys, UnusablePrefix> {
+        // As they are when what a reference stands for is known.
+        let mut config = Config::with(&json!({"compression": compression}));
+        (config.root, config.object_key_prefix) = (root.to_owned(), prefix.to_owned());
+        Keys::new(&config, ClusterId(7), Incarnation(7))
     }
 
     fn keys(root: &str, prefix: &str, compression: &str) -> Keys {
-        Keys::new(&config(root, prefix, compression), ClusterId(7), Incarnation(7)).expect("can be made")
+        made(root, prefix, compression).expect("can be made")
     }
 
     fn check(root: &str, prefix: &str, compression: &str, expect: &str) {
@@ -111,13 +113,13 @@ mod tests {
     fn the_keys_of_others_are_not_its_own() {
         let own = keys("", "mqtt", "none").of(&record(10, ""), &record(200, ""));
         let theirs = [
-            Keys::new(&config("", "mqtt", "none"), ClusterId(8), Incarnation(7)),
-            Keys::new(&config("", "mqtt", "none"), ClusterId(7), Incarnation(8)),
-            Keys::new(&config("", "other", "none"), ClusterId(7), Incarnation(7)),
-            Keys::new(&config("", "mqtt/deep", "none"), ClusterId(7), Incarnation(7)),
+            Keys { cluster: ClusterId(8), ..keys("", "mqtt", "none") },
+            Keys { incarnation: Incarnation(8), ..keys("", "mqtt", "none") },
+            keys("", "other", "none"),
+            keys("", "mqtt/deep", "none"),
         ];
         for keys in theirs {
-            assert!(!keys.expect("can be made").is_own(&own), "{own}");
+            assert!(!keys.is_own(&own), "{own}");
         }
         for key in ["mqtt/2023-11-14/backup.json", "mqtt/x", "mqtt/", ""] {
             assert!(!keys("", "mqtt", "none").is_own(key), "{key}");
@@ -127,7 +129,20 @@ mod tests {
     #[test]
     fn nothing_leads_out_of_the_bucket() {
         for (root, prefix) in [("..", ""), ("a/../../b", ""), ("", "a//b"), ("", "./a"), (" a", ""), ("a/ b", "")] {
-            assert!(Keys::new(&config(root, prefix, "none"), ClusterId(7), Incarnation(7)).is_err(), "{root} {prefix}");
+            assert!(made(root, prefix, "none").is_err(), "{root} {prefix}");
         }
+    }
+
+    #[test]
+    fn the_longest_key_fits_whatever_a_reference_stood_for() {
+        assert!(made(&"r".repeat(700), &"p".repeat(69), "none").is_err());
+        let mut last = record(1, "");
+        let most = u64::MAX;
+        last.id = RecordId { raft_id: RaftId(most), incarnation: Incarnation(most), sequence: Sequence(most) };
+        let mut keys = keys(&"r".repeat(700), &"p".repeat(68), "zstd");
+        keys.cluster = ClusterId(u128::MAX);
+        keys.extension = format!("{}.zst", "e".repeat(16));
+        let key = keys.of(&last, &last);
+        assert!(key.len() <= 1_024, "{} bytes", key.len());
     }
 }

@@ -12,6 +12,16 @@ const DIRECTORY_BUCKET_ENDS: &str = "--x-s3";
 /// What AWS clients write for the endpoint of the region.
 const AWS_ANYWHERE: &str = "s3.amazonaws.com";
 
+/// How regions begin whose domain is another one.
+const PARTITIONS: &[(&str, &str)] = &[
+    ("cn-", "amazonaws.com.cn"),
+    ("eusc-", "amazonaws.eu"),
+    ("us-iso-", "c2s.ic.gov"),
+    ("us-isob-", "sc2s.sgov.gov"),
+    ("us-isof-", "csp.hci.ic.gov"),
+    ("eu-isoe-", "cloud.adc-e.uk"),
+];
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// Without a slash at its end.
@@ -65,8 +75,9 @@ fn own_endpoint(endpoint: &str, region: &str) -> Result<String, TargetFault> {
 }
 
 fn aws_endpoint(region: &str) -> String {
-    let partition = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-    format!("https://s3.{region}.{partition}")
+    let domain =
+        PARTITIONS.iter().find(|(begin, _)| region.starts_with(begin)).map_or("amazonaws.com", |(_, domain)| domain);
+    format!("https://s3.{region}.{domain}")
 }
 
 fn refused(says: String) -> TargetFault {
@@ -75,18 +86,16 @@ fn refused(says: String) -> TargetFault {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
     fn place(bucket: &str, region: &str, endpoint: Option<&str>) -> Result<Place, TargetFault> {
-        let mut config = json!({
-            "bucket": bucket, "region": region, "root": "", "object_key_prefix": "mqtt", "file_extension": "json",
-            "format": "json", "compression": "none", "payload_format": "envelope", "part_bytes": 5 << 20,
-            "max_open_objects": 4, "timeout_secs": 30, "tls_verify": true,
-        });
-        config["endpoint"] = endpoint.map_or(Value::Null, Value::from);
-        Place::of(&serde_json::from_value(config).expect("a configuration"))
+        // As they are when what a reference stands for is known.
+        let mut config = Config::with(&json!({}));
+        (config.bucket, config.region) = (bucket.to_owned(), region.to_owned());
+        config.endpoint = endpoint.map(str::to_owned);
+        Place::of(&config)
     }
 
     fn check(bucket: &str, region: &str, endpoint: Option<&str>, expect: &str) {
@@ -98,6 +107,10 @@ mod tests {
     fn aws_has_the_bucket_in_the_host_and_an_endpoint_in_the_path() {
         check("b", "eu-west-1", None, "https://b.s3.eu-west-1.amazonaws.com/");
         check("b", "cn-north-1", None, "https://b.s3.cn-north-1.amazonaws.com.cn/");
+        check("b", "us-gov-west-1", None, "https://b.s3.us-gov-west-1.amazonaws.com/");
+        check("b", "eusc-de-east-1", None, "https://b.s3.eusc-de-east-1.amazonaws.eu/");
+        check("b", "us-iso-east-1", None, "https://b.s3.us-iso-east-1.c2s.ic.gov/");
+        check("b", "us-isob-east-1", None, "https://b.s3.us-isob-east-1.sc2s.sgov.gov/");
         check("a.b", "eu-west-1", None, "https://s3.eu-west-1.amazonaws.com/a.b");
         check("b", "auto", Some("http://127.0.0.1:9000/"), "http://127.0.0.1:9000/b");
         check("b", "auto", Some("HTTPS://Store.Example.org/deep/"), "https://store.example.org/deep/b");

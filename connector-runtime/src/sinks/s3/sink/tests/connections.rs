@@ -1,6 +1,9 @@
 //! Where a sink may go, and how it speaks.
 
+use std::collections::BTreeSet;
+
 use ::tests::certificates::Certificates;
+use ::tests::front::Passed;
 
 use super::*;
 
@@ -57,14 +60,51 @@ async fn an_endpoint_is_asked_in_path_style_and_the_connection_is_used_again() {
     let server = server().await;
     let front = front(&server, "client_max_body_size 64m;", None).await;
     let sink = open(&server, &json!({"endpoint": format!("{}/", front.url())})).await;
-    assert_eq!(deliver(&*sink, &records(3)).await, vec![Outcome::Delivered; 3]);
-    let passed = front.passed_are(2).await.expect("two requests");
+    for count in 1..4 {
+        assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+    }
+    let passed = front.passed_are(4).await.expect("three objects, and a look for unfinished uploads");
     assert_eq!((&*passed[0].method, passed[0].status), ("PUT", 200));
     assert!(passed[0].uri.starts_with(&format!("/{BUCKET}/mqtt/2023-11-14/")), "{}", passed[0].uri);
     assert!(passed[0].authorization.starts_with("AWS4-HMAC-SHA256 Credential=sluice/"), "{}", passed[0].authorization);
     assert!(passed[0].authorization.contains(&format!("/{REGION}/s3/aws4_request")), "{}", passed[0].authorization);
-    assert_eq!((&*passed[1].method, &*passed[1].uri), ("GET", "/lake?uploads=&prefix=mqtt%2F"));
-    assert_eq!(passed[0].connection, passed[1].connection);
+    let asked: Vec<&str> = passed.iter().filter(|one| one.method == "GET").map(|one| &*one.uri).collect();
+    assert_eq!(asked, ["/lake?uploads=&max-uploads=1000&prefix=mqtt%2F"]);
+    let connections: BTreeSet<u64> = passed.iter().map(|request| request.connection).collect();
+    assert!(connections.len() <= 2, "no more than requests at the same time: {connections:?}");
+    front.finish();
+    server.finish();
+}
+
+#[tokio::test]
+async fn every_request_with_data_has_a_checksum_unless_the_store_refuses_them() {
+    let server = server().await;
+    let front = front(&server, "client_max_body_size 64m;", None).await;
+    let batch = large(6 << 20);
+    for (more, expect) in [(json!({}), true), (json!({"checksum": "none"}), false)] {
+        let before = front.passed().expect("reads").len();
+        let mut more = more;
+        (more["endpoint"], more["part_bytes"]) = (front.url().into(), PART_BYTES.into());
+        let sink = open(&server, &more).await;
+        assert_eq!(deliver(&*sink, &records(1)).await, [Outcome::Delivered]);
+        assert_eq!(deliver(&*sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
+        double::until("all are logged", || {
+            front.passed().expect("reads")[before..].iter().any(|request| request.uri.contains("?uploadId="))
+        })
+        .await;
+        let passed = front.passed().expect("reads").split_off(before);
+        let has = |request: &Passed, header: &str| {
+            let signed = request.authorization.split_once("SignedHeaders=").expect("is signed").1;
+            signed.split([';', ',']).any(|name| name == header)
+        };
+        let data: Vec<&Passed> = passed.iter().filter(|request| request.method == "PUT").collect();
+        assert_eq!(data.len(), 1 + 2, "an object, and two parts: {passed:?}");
+        for request in data {
+            assert_eq!(has(request, "x-amz-checksum-crc32c"), expect, "{request:?}");
+        }
+        let begun = passed.iter().find(|request| request.uri.ends_with("?uploads")).expect("an upload is begun");
+        assert_eq!(has(begun, "x-amz-checksum-algorithm"), expect, "{begun:?}");
+    }
     front.finish();
     server.finish();
 }

@@ -103,6 +103,123 @@ async fn the_role_of_a_container_is_asked_for() {
     minio.finish();
 }
 
+/// Where a role's keys are asked for, and what comes back.
+async fn places(lines: &str) -> Front {
+    Front::start(FrontOptions { lines: lines.to_owned(), ..FrontOptions::default() }).await.expect("nginx starts")
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_asked_is_down_and_nobody_else_is_asked_in_its_stead() {
+    let server = server().await;
+    let config = keyless(server.config(BUCKET, &json!({})));
+    // Keys that would do, of the instance: whoever asks for them is another one.
+    let keys = json!({
+        "AccessKeyId": "sluice", "SecretAccessKey": SECRET, "Token": "", "Expiration": "2099-01-01T00:00:00Z",
+        "Code": "Success", "Message": "",
+    });
+    let places = places(&format!(
+        "location = /broken {{ return 500 'no luck today'; }} location = /busy {{ return 429; }}
+         location = /refused {{ return 403 'not you'; }} location = /wrong {{ return 404; }}
+         location = /latest/api/token {{ return 200 'a-token'; }}
+         location = /latest/meta-data/iam/security-credentials/ {{ return 200 'a-role'; }}
+         location = /latest/meta-data/iam/security-credentials/a-role {{ return 200 '{keys}'; }}"
+    ))
+    .await;
+    let url = places.url();
+    let instance = [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url)];
+    let nowhere = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/role");
+    let role = |path: &str| ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{url}{path}"));
+    for (path, expect, words) in [
+        ("/broken", "kind: Down", "no luck today"),
+        ("/busy", "kind: Throttled", "429"),
+        ("/refused", "kind: Auth", "not you"),
+        ("/wrong", "kind: Auth", "not found"),
+    ] {
+        let (name, value) = role(path);
+        let outcome = elsewhere(&config, &[instance[0], instance[1], (name, &value)]).await;
+        assert!(outcome.contains(expect) && outcome.contains(words), "{path}: {outcome}");
+        assert!(outcome.contains("no credentials from the role of the container"), "{path}: {outcome}");
+    }
+    let outcome = elsewhere(&config, &[instance[0], instance[1], nowhere]).await;
+    assert!(outcome.contains("kind: Down") && outcome.contains("refused"), "{outcome}");
+    let unreadable = [("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"), ("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token")];
+    let outcome = elsewhere(&config, &[instance[0], instance[1], unreadable[0], unreadable[1]]).await;
+    assert!(outcome.contains("kind: Auth") && outcome.contains("from the web identity"), "{outcome}");
+    let asked: Vec<String> = places.passed().expect("reads").into_iter().map(|request| request.uri).collect();
+    assert!(asked.iter().all(|uri| !uri.starts_with("/latest")), "the instance was asked: {asked:?}");
+    assert_eq!(server.objects(BUCKET).expect("reads").len(), 0);
+    places.finish();
+    server.finish();
+}
+
+#[tokio::test]
+async fn the_security_token_service_that_is_not_reached_is_down() {
+    let server = server().await;
+    let config = keyless(server.config(BUCKET, &json!({})));
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a-token").expect("writes");
+    let identity = [
+        ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().expect("text")),
+        // No region, and so no host, has this name.
+        ("AWS_REGION", "nowhere-1"),
+        ("AWS_STS_REGIONAL_ENDPOINTS", "regional"),
+    ];
+    let outcome = elsewhere(&config, &identity).await;
+    assert!(outcome.contains("kind: Down") && outcome.contains("no credentials from the web identity"), "{outcome}");
+    assert!(!outcome.contains("a-token"), "{outcome}");
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_process_that_a_profile_names_is_not_run_and_said_so() {
+    let server = server().await;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (file, ran) = (folder.path().join("config"), folder.path().join("ran"));
+    std::fs::write(&file, format!("[default]\ncredential_process = /usr/bin/touch {}\n", ran.display()))
+        .expect("writes");
+    let profile = [("AWS_CONFIG_FILE", file.to_str().expect("text"))];
+    let outcome = elsewhere(&keyless(server.config(BUCKET, &json!({}))), &profile).await;
+    assert!(outcome.contains("kind: Auth") && outcome.contains("credential_process is not run"), "{outcome}");
+    assert!(!ran.exists());
+    server.finish();
+}
+
+#[tokio::test]
+async fn the_role_of_an_instance_is_asked_for_and_one_that_should_be_there_is_missed() {
+    let Some(minio) = Minio::start().await.expect("MinIO starts") else { return };
+    minio.make_bucket(BUCKET).await.expect("makes a bucket");
+    let role = minio.temporary().await.expect("gives some");
+    let keys = json!({
+        "AccessKeyId": role.access_key_id, "SecretAccessKey": role.secret_access_key, "Token": role.session_token,
+        "Expiration": "2099-01-01T00:00:00Z", "Code": "Success", "Message": "",
+    });
+    let instance = |keys: &str| {
+        format!(
+            "location = /latest/api/token {{ return 200 'a-token'; }}
+             location = /latest/meta-data/iam/security-credentials/ {{ return 200 'a-role'; }}
+             location = /latest/meta-data/iam/security-credentials/a-role {{ {keys} }}"
+        )
+    };
+    let config = keyless(minio.config(BUCKET, &json!({})));
+    for (answer, expect) in [(format!("return 200 '{keys}';"), "Delivered"), ("return 503;".to_owned(), "kind: Down")] {
+        let places = places(&instance(&answer)).await;
+        let url = places.url();
+        let instance = [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url)];
+        let outcome = elsewhere(&config, &instance).await;
+        assert!(outcome.contains(expect), "{answer}: {outcome}");
+        let asked = places.passed().expect("reads");
+        assert_eq!((&*asked[0].method, &*asked[0].uri), ("PUT", "/latest/api/token"), "IMDSv2: {asked:?}");
+        places.finish();
+    }
+    let instance =
+        [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")];
+    let outcome = elsewhere(&config, &instance).await;
+    assert!(outcome.contains("kind: Down") && outcome.contains("the role of the instance"), "{outcome}");
+    minio.finish();
+}
+
 #[tokio::test]
 async fn a_clock_that_is_wrong_is_told_as_such() {
     let library = other_clock();

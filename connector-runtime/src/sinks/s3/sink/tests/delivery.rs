@@ -101,6 +101,24 @@ async fn a_batch_that_comes_again_is_the_same_object_byte_by_byte() {
 }
 
 #[tokio::test]
+async fn a_large_batch_that_comes_again_is_the_same_object_byte_by_byte() {
+    let server = server().await;
+    let records = large(8 << 20);
+    let mut before = None;
+    for _ in 0..2 {
+        for compression in ["none", "gzip", "zstd"] {
+            let more = json!({"compression": compression, "part_bytes": PART_BYTES, "root": compression});
+            assert_eq!(deliver(&*open(&server, &more).await, &records).await, vec![Outcome::Delivered; records.len()]);
+        }
+        let objects = server.objects(BUCKET).expect("reads");
+        assert_eq!(objects.len(), 3);
+        assert!(*before.get_or_insert_with(|| objects.clone()) == objects, "another object, or other bytes");
+    }
+    assert_eq!(server.count("CompleteMultipartUpload").expect("counts"), 6);
+    server.finish();
+}
+
+#[tokio::test]
 async fn formats_compressions_and_extensions_are_what_was_asked_for() {
     let server = server().await;
     let records = records(100);
@@ -152,8 +170,8 @@ async fn a_prefix_may_have_every_character_and_stays_in_its_place() {
     let objects = server.objects(BUCKET).expect("reads");
     let (key, _) = only(&objects);
     assert!(key.starts_with("plant 1/ü'(!)*/a+b=c&d?e#f/%2e%2e/$x/{y}~/2023-11-14/"), "{key}");
-    // The answer about unfinished uploads was asked for with the same prefix.
-    assert_eq!(server.count("ListMultipartUploads").expect("counts"), 1);
+    // The answer about unfinished uploads is asked for with the same prefix.
+    double::until("it is answered", || server.count("ListMultipartUploads").expect("counts") == 1).await;
     server.finish();
 }
 
@@ -191,7 +209,7 @@ async fn a_payload_alone_is_a_json_value_and_what_is_no_text_ends_when_its_neigh
 #[tokio::test]
 async fn a_large_object_goes_in_parts_and_is_the_same_as_in_one() {
     let server = server().await;
-    let records = large(12 << 20);
+    let records = large(8 << 20);
     let whole = open(&server, &json!({"part_bytes": 64 << 20, "root": "whole"})).await;
     assert_eq!(deliver(&*whole, &records).await, vec![Outcome::Delivered; records.len()]);
     assert_eq!((server.count("PutObject").expect("counts"), server.count("UploadPart").expect("counts")), (1, 0));
@@ -210,6 +228,6 @@ async fn a_large_object_goes_in_parts_and_is_the_same_as_in_one() {
     assert!(of("packed/").len() > PART_BYTES, "in parts as well");
     let made = server.count("CompleteMultipartUpload").expect("counts");
     assert_eq!((made, server.unfinished(BUCKET).expect("counts")), (2, 0));
-    assert!(server.count("UploadPart").expect("counts") >= 3 + 2);
+    assert!(server.count("UploadPart").expect("counts") >= 2 + 2);
     server.finish();
 }

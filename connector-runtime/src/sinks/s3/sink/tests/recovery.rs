@@ -2,11 +2,16 @@
 
 use std::time::Instant;
 
-use ::tests::ports;
+use ::tests::s3::Answered;
+use ::tests::{ports, wait};
+use api_types::{ClusterId, Incarnation};
 use rustix::process::Signal;
 
 use super::*;
+use crate::sinks::s3::cleanup::Bounds;
+use crate::sinks::s3::open_objects::OpenObjects;
 
+const LIMIT: Duration = Duration::from_secs(60);
 const COUNT: u64 = 20_000;
 
 #[tokio::test]
@@ -43,11 +48,21 @@ fn in_parts() -> Value {
 /// Ends it as a crash would: in the middle of an upload.
 async fn leave_unfinished(server: &S3, records: &[Record]) {
     let sink = open(server, &in_parts()).await;
+    give_up(server, &*sink, records).await;
+}
+
+/// In the middle of an upload.
+async fn give_up(server: &S3, sink: &dyn Sink, records: &[Record]) {
     let before = server.unfinished(BUCKET).expect("counts");
     tokio::select! {
-        outcomes = deliver(&*sink, records) => panic!("was too fast: {outcomes:?}"),
+        outcomes = deliver(sink, records) => panic!("was too fast: {outcomes:?}"),
         () = double::until("an upload is begun", || server.unfinished(BUCKET).expect("counts") > before) => {}
     }
+}
+
+/// Nobody waits for what is removed.
+async fn only_these_are_unfinished(server: &S3, expect: usize) {
+    double::until("the others are removed", || server.unfinished(BUCKET).expect("counts") == expect).await;
 }
 
 #[tokio::test]
@@ -65,11 +80,16 @@ async fn what_a_crash_left_unfinished_is_removed_and_the_uploads_of_others_stay(
     // The next owner gets the same batch.
     let sink = open(&server, &in_parts()).await;
     assert_eq!(deliver(&*sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
-    assert_eq!(server.unfinished(BUCKET).expect("counts"), strangers.len());
+    only_these_are_unfinished(&server, strangers.len()).await;
     assert_eq!(server.objects(BUCKET).expect("reads").len(), 1);
-    // It has looked once, and looks again only after an upload of its own has failed.
-    assert_eq!(deliver(&*sink, &records(1)).await, [Outcome::Delivered]);
-    assert_eq!(server.count("ListMultipartUploads").expect("counts"), 1);
+    // It has looked below the prefix, and for the key that an earlier sink may have begun; it looks again only after an
+    // upload of its own has failed.
+    double::until("it has looked twice", || server.count("ListMultipartUploads").expect("counts") == 2).await;
+    for count in 1..4 {
+        assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+    }
+    assert_eq!(server.count("ListMultipartUploads").expect("counts"), 2);
+    assert_eq!(server.unfinished(BUCKET).expect("counts"), strangers.len());
     server.finish();
 }
 
@@ -87,7 +107,163 @@ async fn an_upload_that_nobody_could_be_told_of_is_looked_for_later() {
     server.start_again().await.expect("starts again");
     assert_eq!(server.unfinished(BUCKET).expect("counts"), 1, "nobody could be told");
     assert_eq!(deliver(&*sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
-    assert_eq!(server.unfinished(BUCKET).expect("counts"), 0);
+    only_these_are_unfinished(&server, 0).await;
+    server.finish();
+}
+
+#[tokio::test]
+async fn an_upload_that_was_given_up_half_way_is_removed_by_the_same_sink() {
+    let server = server().await;
+    // No part comes to the server, where it could be on its way when its upload is removed.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+    let silent_at = silent.local_addr().expect("has an address");
+    let held = format!(
+        "if ($arg_partNumber) {{ rewrite ^ /held last; }} client_max_body_size 64m; \
+         location = /held {{ proxy_pass http://{silent_at}; }}"
+    );
+    let front = front(&server, &held, None).await;
+    let mut more = in_parts();
+    more["endpoint"] = front.url().into();
+    let sink = open(&server, &more).await;
+    assert_eq!(deliver(&*sink, &records(1)).await, [Outcome::Delivered]);
+    double::until("its first look is over", || server.count("ListMultipartUploads").expect("counts") == 1).await;
+    for lost in 1..3 {
+        give_up(&server, &*sink, &large(12 << 20)).await;
+        assert_eq!(server.unfinished(BUCKET).expect("counts"), 1, "the {lost}. one was given up, and nobody told");
+        assert_eq!(deliver(&*sink, &records(1 + lost)).await, vec![Outcome::Delivered; records(1 + lost).len()]);
+        only_these_are_unfinished(&server, 0).await;
+    }
+    assert_eq!(server.objects(BUCKET).expect("reads").len(), 3);
+    drop(sink);
+    front.finish();
+    server.finish();
+}
+
+#[tokio::test]
+async fn what_a_replaced_sink_still_writes_is_left_to_it() {
+    let server = server().await;
+    let node = node();
+    let opener = node.sink_for("objects", "s3", server.config(BUCKET, &in_parts())).opener;
+    let (replaced, next) = (opener.open().await.expect("opens"), opener.open().await.expect("opens"));
+    let batch = large(20 << 20);
+    let mut writing = Box::pin(deliver(&*replaced, &batch));
+    tokio::select! {
+        outcomes = &mut writing => panic!("was too fast: {outcomes:?}"),
+        () = double::until("an upload is begun", || server.unfinished(BUCKET).expect("counts") == 1) => {}
+    }
+    assert_eq!(deliver(&*next, &records(1)).await, [Outcome::Delivered]);
+    double::until("the next one has looked", || server.count("ListMultipartUploads").expect("counts") == 1).await;
+    assert_eq!(writing.await, vec![Outcome::Delivered; batch.len()]);
+    assert_eq!(server.count("AbortMultipartUpload").expect("counts"), 0);
+    assert_eq!(server.objects(BUCKET).expect("reads").len(), 2);
+    server.finish();
+}
+
+#[tokio::test]
+async fn no_object_waits_for_what_is_looked_for_beside_it() {
+    let server = server().await;
+    // Takes connections and answers nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+    let silent_at = silent.local_addr().expect("has an address");
+    let held = format!(
+        "if ($args ~ ^uploads=) {{ rewrite ^ /held last; }} location = /held {{ proxy_pass http://{silent_at}; }}"
+    );
+    let front = front(&server, &held, None).await;
+    let sink = open(&server, &json!({"endpoint": front.url(), "max_open_objects": 1, "timeout_secs": 300})).await;
+    let started = Instant::now();
+    for count in 1..4 {
+        assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+    }
+    silent.set_nonblocking(true).expect("is set");
+    double::until("it is asked for unfinished uploads", || silent.accept().is_ok()).await;
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    assert_eq!(server.objects(BUCKET).expect("reads").len(), 3);
+    drop(sink);
+    front.finish();
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_tell_is_not_asked_for_ever() {
+    let server = server().await;
+    for (status, asked_again) in [(403, false), (503, true)] {
+        let refusing = format!(
+            "if ($args ~ ^uploads=) {{ return {status}; }} if ($arg_partNumber = 2) {{ return 500; }} \
+             client_max_body_size 64m;"
+        );
+        let front = front(&server, &refusing, None).await;
+        let mut more = in_parts();
+        more["endpoint"] = front.url().into();
+        let sink = open(&server, &more).await;
+        let asked = || {
+            let passed = front.passed().expect("reads");
+            passed.iter().filter(|request| request.method == "GET").count()
+        };
+        assert_eq!(deliver(&*sink, &records(1)).await, [Outcome::Delivered]);
+        double::until("it is asked", || asked() == 1).await;
+        for count in 2..5 {
+            assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+        }
+        assert_eq!(asked(), 1, "{status}: not after every object");
+        let outcomes = deliver(&*sink, &large(20 << 20)).await;
+        assert_eq!(kind(&outcomes[0]), TargetFaultKind::Down, "{:?}", outcomes[0]);
+        for count in 5..8 {
+            assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+        }
+        if asked_again {
+            double::until("it is asked after an upload has failed", || asked() == 2).await;
+        } else {
+            assert_eq!(asked(), 1, "it does not let this sink look");
+        }
+        front.finish();
+    }
+    server.finish();
+}
+
+#[tokio::test]
+async fn a_long_list_is_read_page_by_page_and_goes_on_where_the_last_round_ended() {
+    let server = server().await;
+    let node = node();
+    let context = node.context();
+    let config = Config::with(&server.config(BUCKET, &json!({})));
+    let keys = Arc::new(Keys::new(&config, context.cluster, Incarnation(7)).expect("can be made"));
+    let store = Arc::new(Store::open(&config, context).await.expect("opens"));
+    let own: Vec<String> = (0..9).map(|number| keys.of(&record(number, ""), &record(number, ""))).collect();
+    let strangers = ["mqtt/2023-11-13/first", "mqtt/2023-11-14/in-between", "mqtt/2023-11-15/last"];
+    for key in own.iter().map(String::as_str).chain(strangers) {
+        server.begin_upload(BUCKET, key).await.expect("begins");
+    }
+    let open = OpenObjects::default();
+    let bounded = |bounds| Cleanup::new(Arc::clone(&store), Arc::clone(&keys), open.clone(), false).within(bounds);
+    let left = || server.unfinished(BUCKET).expect("counts");
+    let pages = || server.count("ListMultipartUploads").expect("counts");
+    let cleanup = bounded(Bounds { uploads: 2, pages: 3, removed: 100 });
+    let writing = open.open(&own[8]);
+    assert!(cleanup.is_due() && left() == 12);
+    // A page has a stranger and one to remove; at last the stranger and the one that is being written; and what is behind.
+    for expect in [9, 6, 4, 4] {
+        cleanup.round().await;
+        assert_eq!(left(), expect);
+        assert!(!cleanup.is_due(), "a round that does not come to its end is followed by a pause");
+    }
+    assert_eq!(
+        pages(),
+        3 + 3 + 3 + (1 + 2),
+        "the last round goes on where the one before has ended, and looks once more"
+    );
+    drop(writing);
+    cleanup.round().await;
+    assert_eq!((pages(), left()), (12, 4), "it has looked at everything");
+    for key in &own[..3] {
+        server.begin_upload(BUCKET, key).await.expect("begins");
+    }
+    let next = bounded(Bounds { uploads: 1_000, pages: 50, removed: 2 });
+    for expect in [5, 3] {
+        next.round().await;
+        assert_eq!(left(), expect);
+    }
+    let begun: Vec<Answered> = server.answered().expect("reads");
+    assert!(begun.iter().all(|one| one.status < 300), "{begun:?}");
     server.finish();
 }
 
@@ -128,6 +304,74 @@ async fn minio_takes_parts_as_well() {
     minio.finish();
 }
 
+/// It lists no uploads below a prefix.
+#[tokio::test]
+async fn minio_is_cleaned_of_what_a_crash_left_and_of_what_was_given_up() {
+    let Some(minio) = Minio::start().await.expect("MinIO starts") else { return };
+    minio.make_bucket(BUCKET).await.expect("makes a bucket");
+    let config = minio.config(BUCKET, &in_parts());
+    let batch = large(24 << 20);
+    let key = &format!("mqtt/2023-11-14/{}-1-7-0-1-7-{}.json", ClusterId(7), batch.len() - 1);
+    let unfinished = async || minio.unfinished(BUCKET, key).await.expect("counts");
+    let are_left = async |expect: usize| {
+        let counts = wait::until(LIMIT, "as many are unfinished", async || {
+            let left = unfinished().await;
+            anyhow::ensure!(left == expect, "{left} instead of {expect}");
+            Ok(())
+        });
+        counts.await.expect("are as many");
+    };
+    let give_up = async |sink: &dyn Sink, expect: usize| {
+        tokio::select! {
+            outcomes = deliver(sink, &batch) => panic!("was too fast: {outcomes:?}"),
+            () = are_left(expect) => {}
+        }
+    };
+    let open = async || node().open("objects", "s3", config.clone()).await.expect("opens");
+    give_up(&*open().await, 1).await;
+    let sink = open().await;
+    give_up(&*sink, 2).await;
+    assert_eq!(unfinished().await, 2, "of a crash, and of a call that was dropped");
+    assert_eq!(deliver(&*sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
+    are_left(0).await;
+    give_up(&*open().await, 1).await;
+    assert_eq!(deliver(&*open().await, &batch).await.len(), batch.len());
+    // A sink that is gone looks no more: the next one does.
+    let next = open().await;
+    assert_eq!(deliver(&*next, &batch).await, vec![Outcome::Delivered; batch.len()]);
+    are_left(0).await;
+    assert_eq!(minio.keys(BUCKET).await.expect("lists"), [key.as_str()]);
+    minio.finish();
+}
+
+#[tokio::test]
+async fn an_abort_between_two_parts_ends_the_object_without_another_request() {
+    let server = server().await;
+    let batch = large(40 << 20);
+    let sink = open(&server, &in_parts()).await;
+    let parts = || server.count("UploadPart").expect("counts");
+    let (outcomes, before) = tokio::join!(deliver(&*sink, &batch), async {
+        double::until("a part is there", || parts() > 0).await;
+        sink.abort();
+        parts()
+    });
+    assert_eq!(kind(&outcomes[0]), TargetFaultKind::Interrupted, "{:?}", outcomes[0]);
+    assert!(before < 5, "{before} parts of eight");
+    // Whatever came to the server before this has been answered before it.
+    let other = open(&server, &json!({"root": "after"})).await;
+    assert_eq!(deliver(&*other, &records(1)).await, [Outcome::Delivered]);
+    double::until("the other one has looked", || server.count("ListMultipartUploads").expect("counts") == 1).await;
+    assert!(parts() <= before + 1, "only the part that was on its way: {before}, {}", parts());
+    let more = ["CompleteMultipartUpload", "AbortMultipartUpload"];
+    for answered in server.answered().expect("reads") {
+        assert!(!more.contains(&&*answered.operation), "sent after the abort: {answered:?}");
+    }
+    assert_eq!(server.unfinished(BUCKET).expect("counts"), 1, "the next owner removes it");
+    let objects = server.objects(BUCKET).expect("reads");
+    assert!(only(&objects).0.starts_with("after/"), "{:?}", objects.keys());
+    server.finish();
+}
+
 #[tokio::test]
 async fn a_slow_server_is_given_up_and_an_abort_is_at_once_and_for_good() {
     let server = server().await;
@@ -153,11 +397,9 @@ async fn a_slow_server_is_given_up_and_an_abort_is_at_once_and_for_good() {
     println!("measured: aborted after {:?}", ended - aborted_at);
     assert!(ended - aborted_at < crate::sink::ABORT_WITHIN * 10, "{:?}", ended - aborted_at);
     server.signal(Signal::CONT).expect("continues");
-    let before = server.answered().expect("reads").len();
     assert_eq!(kind(&deliver(&*sink, &records(3)).await[0]), TargetFaultKind::Interrupted, "it stays aborted");
     let other = open(&server, &json!({})).await;
     assert_eq!(deliver(&*other, &records(4)).await, vec![Outcome::Delivered; 4]);
-    assert!(server.answered().expect("reads").len() > before);
     let keys: Vec<String> = server.objects(BUCKET).expect("reads").into_keys().collect();
     assert!(!keys.iter().any(|key| key.ends_with("-1-7-2.json")), "sent after the abort: {keys:?}");
     server.finish();

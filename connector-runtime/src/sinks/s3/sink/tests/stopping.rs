@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ::tests::ports;
 use rustix::process::Signal;
 
 use super::*;
@@ -52,22 +53,38 @@ async fn an_object_under_way_is_finished_before_a_stop() {
 
 #[tokio::test]
 async fn no_more_objects_are_open_than_was_asked_for() {
-    let server = server().await;
-    let sink = open(&server, &json!({"max_open_objects": 1, "timeout_secs": 1})).await;
-    server.signal(Signal::STOP).expect("pauses");
-    let batches = [records(1), records(2), records(3)];
-    let outcomes =
-        futures::future::join_all(batches.iter().map(|batch| async { deliver(&*sink, batch).await.remove(0) })).await;
-    // When the first one is given up, one of the others may take its place; not both.
-    let waiting: Vec<&Outcome> =
-        outcomes.iter().filter(|outcome| kind(outcome) == TargetFaultKind::Interrupted).collect();
-    assert!((1..=2).contains(&waiting.len()), "{outcomes:?}");
-    assert!(waiting.iter().all(|outcome| fault(outcome).message.contains("max_open_objects")), "{waiting:?}");
-    assert!(waiting.iter().all(|outcome| !fault(outcome).reopen), "they come again to the same sink: {waiting:?}");
-    server.signal(Signal::CONT).expect("continues");
-    for batch in &batches {
-        assert_eq!(deliver(&*sink, batch).await, vec![Outcome::Delivered; batch.len()]);
+    for most in [1, 3] {
+        let server = server().await;
+        let sink = open(&server, &json!({"max_open_objects": most})).await;
+        server.signal(Signal::STOP).expect("pauses");
+        let batches = [records(1), records(2), records(3)];
+        let deliveries = batches.iter().map(|batch| deliver(&*sink, batch));
+        let (outcomes, ()) = tokio::join!(futures::future::join_all(deliveries), async {
+            double::until("as many requests wait at the server", || ports::unread(server.port()) == most).await;
+            assert_eq!(ports::connections_to(server.port()).expect("counts"), most);
+            server.signal(Signal::CONT).expect("continues");
+        });
+        assert!(outcomes.iter().flatten().all(|outcome| *outcome == Outcome::Delivered), "{outcomes:?}");
+        assert_eq!(server.objects(BUCKET).expect("reads").len(), 3);
+        server.finish();
     }
-    assert_eq!(server.objects(BUCKET).expect("reads").len(), 3);
+}
+
+#[tokio::test]
+async fn an_object_that_finds_no_place_comes_again_to_the_same_sink() {
+    let server = server().await;
+    let sink = open(&server, &json!({"max_open_objects": 1, "timeout_secs": 1, "part_bytes": PART_BYTES})).await;
+    server.signal(Signal::STOP).expect("pauses");
+    // Its first request is sent when two parts of it are made: after the other one has begun to wait.
+    let (large, small) = (large(20 << 20), records(1));
+    let mut first = Box::pin(deliver(&*sink, &large));
+    assert!(futures::poll!(&mut first).is_pending(), "it has the place");
+    let (waited, first) = tokio::join!(deliver(&*sink, &small), first);
+    assert_eq!(kind(&first[0]), TargetFaultKind::Down, "{:?}", first[0]);
+    assert_eq!(kind(&waited[0]), TargetFaultKind::Interrupted, "{waited:?}");
+    assert!(fault(&waited[0]).message.contains("max_open_objects"), "{waited:?}");
+    assert!(!fault(&waited[0]).reopen, "{waited:?}");
+    server.signal(Signal::CONT).expect("continues");
+    assert_eq!(deliver(&*sink, &small).await, [Outcome::Delivered]);
     server.finish();
 }
