@@ -65,8 +65,8 @@ async fn a_message_is_its_record() {
         let expect: BTreeMap<String, String> =
             expect.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         assert_eq!(found.properties, expect);
-        // The same wherever the queue is delivered from: cluster, disk, connector.
-        assert_eq!(found.producer, format!("sluice-{}-1-7", ClusterId(7)));
+        // The same wherever the queue is delivered from: cluster, disk, connector, partitions.
+        assert_eq!(found.producer, format!("sluice-{}-1-7-0", ClusterId(7)));
     }
     assert_eq!((nobody.key.as_str(), nobody.event_time_ms), ("plant/one", 1_700_000_000_123));
     assert_eq!(nobody.payload().expect("is base64"), Vec::<u8>::new());
@@ -88,7 +88,9 @@ async fn a_key_goes_to_the_partition_where_other_clients_send_it() {
     let server = server().await;
     server.create_partitioned("partitioned", PARTITIONS).await.expect("makes the topic");
     let sink = opened(server.config("partitioned", &json!({}))).await;
-    let keys: Vec<String> = (0..40).map(|number| format!("device-{number}")).collect();
+    let mut keys: Vec<String> = (0..38).map(|number| format!("device-{number}")).collect();
+    // Units of UTF-16 count, and not bytes.
+    keys.extend(["größe-ß".to_owned(), "計器-🌡".to_owned()]);
     let mut records: Vec<Record> = Vec::new();
     for (number, key) in (1..).zip(keys.iter().chain(&keys).chain(&keys)) {
         records.push(of_client(number, key, format!("{number}")));
