@@ -7,7 +7,7 @@
 //!          ──Java client (tests/servers/PulsarKeys.java)──▶ where keys belong
 //! ```
 //!
-//! The distribution comes from Maven and the client from PyPI, by `scripts/setup pulsar`; Java is the machine's.
+//! The distribution comes from Maven and the client from PyPI, by `scripts/setup all`; Java is the machine's.
 
 mod accounts;
 mod admin;
@@ -196,7 +196,7 @@ fn home(scratch: &Path) -> Result<PathBuf> {
     let home = cache::folder()?.join(format!("servers/pulsar-{VERSION}/home"));
     ensure!(
         home.is_dir(),
-        "Pulsar {VERSION} is not at {}: run `scripts/setup pulsar`, which fetches it with Maven (mvn)",
+        "Pulsar {VERSION} is not at {}: run `scripts/setup all`, which fetches it with Maven (mvn)",
         home.display()
     );
     cache::readable(&home, scratch)
@@ -204,7 +204,7 @@ fn home(scratch: &Path) -> Result<PathBuf> {
 
 fn python() -> Result<PathBuf> {
     let python = cache::folder()?.join(format!("servers/pulsar-client-{CLIENT_VERSION}/bin/python"));
-    ensure!(python.exists(), "Pulsar's client is not at {}: run `scripts/setup pulsar`", python.display());
+    ensure!(python.exists(), "Pulsar's client is not at {}: run `scripts/setup all`", python.display());
     Ok(python)
 }
 
