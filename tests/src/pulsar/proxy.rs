@@ -28,7 +28,8 @@ impl Pulsar {
         let process = Process::spawn_unprivileged("pulsar-proxy", &mut command, &folder.join("proxy.log"), folder)?;
         let proxy = Proxy { process, port, scratch };
         let ready = wait::until(START_LIMIT, "the proxy answers", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop).context("no connection")
+            // It begins to speak HTTP last.
+            tokio::net::TcpStream::connect(("127.0.0.1", web_port)).await.map(drop).context("no connection")
         });
         ready.await.with_context(|| proxy.process.log_tail())?;
         Ok(proxy)

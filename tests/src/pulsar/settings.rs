@@ -86,6 +86,7 @@ pub(super) fn proxy(home: &Path, port: u16, web_port: u16, server: &Ports) -> Re
     let changed = [
         ("bindAddress", "127.0.0.1".to_owned()),
         ("advertisedAddress", "127.0.0.1".to_owned()),
+        ("clusterName", "standalone".to_owned()),
         ("servicePort", port.to_string()),
         ("webServicePort", web_port.to_string()),
         ("brokerServiceURL", format!("pulsar://127.0.0.1:{internal}")),

@@ -72,10 +72,10 @@ impl Cluster {
         let ask = BaseCommand { partitions: Some(ask), ..wire::of(CommandKind::AskPartitions) };
         match connection.request(request_id, ask, self.operation_timeout, "number of partitions").await? {
             Answer::Partitions(found) => match found.error {
-                Some(error) => Err(target_fault(error, &found.message.unwrap_or_default())),
+                Some(error) => Err(refused(&self.topic, error, &found.message.unwrap_or_default())),
                 None => Ok(found.partitions.unwrap_or(0)),
             },
-            Answer::Error(error) => Err(target_fault(error.error, &error.message)),
+            Answer::Error(error) => Err(refused(&self.topic, error.error, &error.message)),
             Answer::Success | Answer::Producer(_) | Answer::Owner(_) => Err(unexpected()),
         }
     }
@@ -103,7 +103,7 @@ impl Cluster {
                     connection = self.connection(&asked).await?;
                 }
                 Some(OwnerAnswer::Failed) | None => {
-                    return Err(target_fault(found.error.unwrap_or(0), &found.message.unwrap_or_default()));
+                    return Err(refused(topic, found.error.unwrap_or(0), &found.message.unwrap_or_default()));
                 }
             }
         }
@@ -116,7 +116,7 @@ impl Cluster {
         let ask = BaseCommand { lookup: Some(ask), ..wire::of(CommandKind::AskOwner) };
         match connection.request(request_id, ask, self.operation_timeout, "owner of the topic").await? {
             Answer::Owner(found) => Ok(found),
-            Answer::Error(error) => Err(target_fault(error.error, &error.message)),
+            Answer::Error(error) => Err(refused(topic, error.error, &error.message)),
             Answer::Success | Answer::Producer(_) | Answer::Partitions(_) => Err(unexpected()),
         }
     }
@@ -179,6 +179,12 @@ impl Cluster {
     fn connections(&self) -> MutexGuard<'_, HashMap<Address, Arc<Joint<Arc<Connection>>>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Brokers do not say which topic they mean, and some have no words at all.
+fn refused(topic: &str, error: i32, words: &str) -> TargetFault {
+    let fault = target_fault(error, words);
+    TargetFault { message: format!("{topic}: {}", fault.message).into(), ..fault }
 }
 
 /// A number that cannot be asked for holds on: it says where records go, and not whether they can get there.

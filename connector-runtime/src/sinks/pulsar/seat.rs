@@ -96,7 +96,7 @@ impl Seat {
                         outcomes.extend(std::iter::repeat_n(held, behind.len()));
                     }
                 }
-                // A topic that moved while nothing came for it: the broker has seen nothing of this batch yet.
+                // A topic that moved while nothing came for it: the broker has seen nothing of this entry.
                 End::Unsent if !was_unsent => was_unsent = true,
                 End::Unsent => outcomes.extend(all(closed())),
                 End::Fault(fault) => {
@@ -129,7 +129,7 @@ impl Seat {
         };
         let permits = u32::try_from(messages.len()).unwrap_or(u32::MAX);
         let acquired = tokio::time::timeout(publishing.send_timeout, publishing.pending.acquire_many(permits)).await;
-        let _pending = match acquired {
+        let pending = match acquired {
             Ok(Ok(pending)) => pending,
             Ok(Err(_)) => return End::Fault(interrupted("the sink was closed")),
             Err(_) => {
@@ -138,7 +138,9 @@ impl Seat {
                 return End::Fault(down(message));
             }
         };
-        match producer.publish(entry, publishing.send_timeout).await {
+        let receipt = producer.publish(entry, publishing.send_timeout).await;
+        drop(pending);
+        match receipt {
             Ok(Receipt::Taken) => End::Taken,
             Ok(Receipt::Refused(refusal)) if is_too_large(refusal.error, &refusal.message) => {
                 let words = too_large_words(refusal.error, &refusal.message);

@@ -29,17 +29,17 @@ async fn each_compression_is_the_brokers_and_is_read_by_another_client() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_has_as_many_records_as_it_is_told() {
     let server = server().await;
-    for (topic, more, largest) in [
-        ("batch-size", json!({"batch_size": 7, "linger_ms": 60_000}), Some(7)),
-        ("single", json!({"batch_size": 1}), None),
-        ("pending", json!({"batch_size": 100, "linger_ms": 60_000, "max_pending_messages": 9}), Some(9)),
+    for (topic, more, count, largest) in [
+        ("batch-size", json!({"batch_size": 7, "linger_ms": 60_000}), 70, Some(7)),
+        ("single", json!({"batch_size": 1}), 70, None),
+        ("pending", json!({"batch_size": 100, "linger_ms": 60_000, "max_pending_messages": 9}), 100, Some(9)),
     ] {
         let sink = node().sink_for(NAME, "pulsar", server.config(topic, &more));
-        let queue = MemoryQueue::numbered(700);
+        let queue = MemoryQueue::numbered(count);
         let _task = Setup { order: sink.order, ..Setup::default() }.start_with(&queue, sink.opener, sink.options);
         queue.all_committed().await;
         let entries = server.entries(topic).await.expect("reads");
-        assert_eq!(entries.iter().map(|entry| entry.batched.unwrap_or(1)).sum::<u64>(), 700, "{topic}");
+        assert_eq!(entries.iter().map(|entry| entry.batched.unwrap_or(1)).sum::<u64>(), count, "{topic}");
         assert_eq!(entries.iter().filter_map(|entry| entry.batched).max(), largest, "{topic}");
     }
 }

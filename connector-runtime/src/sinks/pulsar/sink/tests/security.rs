@@ -98,7 +98,7 @@ async fn each_way_to_authenticate_works_and_is_refused() {
 async fn a_token_that_ends_is_renewed_on_the_same_connection() {
     let guarded = guarded().await;
     let server = guarded.server.lock().await;
-    let mut issuer = server.issuer(Duration::from_secs(5)).await.expect("starts");
+    let mut issuer = server.issuer(Duration::from_secs(3)).await.expect("starts");
     let settings = oauth(&issuer.url(), json!({"client_id": USER, "client_secret": PASSWORD}));
     let sink = opened(server.config("renewed", &settings)).await;
     let mut next = 0;
