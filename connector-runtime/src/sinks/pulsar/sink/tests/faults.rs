@@ -47,7 +47,7 @@ async fn what_is_above_the_topics_limit_is_told_from_what_only_shares_its_entry(
     let sink = opened(server.config("small", &json!({}))).await;
     let probe = record(1, vec![b'x'; 2_000]);
     let limited = wait::until(LIMIT, "the limit holds", async || {
-        let outcomes = deliver(&*sink, &[probe.clone()]).await;
+        let outcomes = deliver(&*sink, std::slice::from_ref(&probe)).await;
         ensure!(matches!(outcomes[0], Outcome::RecordFault(_)), "{outcomes:?}");
         Ok(outcomes)
     });
