@@ -223,17 +223,26 @@ async fn a_broker_that_is_killed_in_the_middle_and_comes_back_has_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_aborted_sink_is_silent_at_once() {
+    // All together more than the kernel takes for a process that reads nothing.
+    const DISKS: u64 = 12;
     let alone = alone().await;
     let server = alone.turn().await;
     let sink = Arc::<dyn Sink>::from(opened(server.config("aborted", &json!({}))).await);
-    delivered(&*sink, &numbered(1..=2)).await;
-    server.signal(Signal::STOP).expect("stops");
-    // Already the first entry is more than the kernel takes for a process that reads nothing.
-    let large: Vec<Record> = (3..40).map(|number| record(number, vec![b'x'; MESSAGE_BYTES_MAX / 5])).collect();
-    let delivering = {
-        let sink = Arc::clone(&sink);
-        tokio::spawn(async move { deliver(&*sink, &large).await })
+    let of_disk = |disk: u64, mut records: Vec<Record>| -> Vec<Record> {
+        records.iter_mut().for_each(|record| record.id.raft_id = RaftId(disk));
+        records
     };
+    for disk in 1..=DISKS {
+        delivered(&*sink, &of_disk(disk, numbered(1..=1))).await;
+    }
+    server.signal(Signal::STOP).expect("stops");
+    let delivering: Vec<_> = (1..=DISKS)
+        .map(|disk| {
+            let large = (2..=5).map(|number| record(number, vec![b'x'; MESSAGE_BYTES_MAX / 5])).collect();
+            let (sink, records) = (Arc::clone(&sink), of_disk(disk, large));
+            tokio::spawn(async move { deliver(&*sink, &records).await })
+        })
+        .collect();
     let sent = wait::until(LIMIT, "some of it is sent", async || {
         ensure!(ports::holds_unread(server.port()), "nothing");
         Ok(())
@@ -241,15 +250,23 @@ async fn an_aborted_sink_is_silent_at_once() {
     sent.await.expect("is sent");
     let started = Instant::now();
     sink.abort();
-    let outcomes = delivering.await.expect("ends");
+    for delivering in delivering {
+        let outcomes = delivering.await.expect("ends");
+        assert!(outcomes.iter().all(|outcome| fault(outcome).kind == TargetFaultKind::Interrupted), "{outcomes:?}");
+    }
     assert!(started.elapsed() < ABORT_WITHIN, "{:?}", started.elapsed());
-    assert!(outcomes.iter().all(|outcome| fault(outcome).kind == TargetFaultKind::Interrupted), "{outcomes:?}");
     let after = deliver(&*sink, &numbered(50..=50)).await;
     assert_eq!(fault(&after[0]).kind, TargetFaultKind::Interrupted);
     server.signal(Signal::CONT).expect("continues");
     connections_become(server.port(), 0).await;
-    // An entry that was cut in the middle is none.
-    assert_eq!(texts(&server, "aborted").await, as_texts(1..=2));
+    // An entry that was cut in the middle is none, and of those behind it nothing was sent.
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for found in messages(&server, "aborted").await {
+        *counts.entry(found.producer).or_default() += 1;
+    }
+    assert_eq!(counts.len() as u64, DISKS);
+    assert!(counts.values().all(|count| [1, 5].contains(count)), "{counts:?}");
+    assert!(counts.values().sum::<u64>() < 5 * DISKS, "{counts:?}");
 }
 
 #[tokio::test]
