@@ -1,7 +1,6 @@
 """Pulsar's own client for Python, one line of JSON out for each thing.
 
 pulsar_client.py URL read TOPIC           every message of a topic and of all its partitions, from the first to the last
-pulsar_client.py URL send TOPIC KEY…      a message for each key; the topic or partition that each went to
 pulsar_client.py URL take TOPIC           takes the topic over from all who publish, and keeps it until stdin ends
 """
 
@@ -12,7 +11,7 @@ import sys
 
 import pulsar
 
-url, what, topic, *rest = sys.argv[1:]
+url, what, topic = sys.argv[1:]
 login = {}
 if "PULSAR_TOKEN" in os.environ:
     login = {"authentication": pulsar.AuthenticationToken(os.environ["PULSAR_TOKEN"])}
@@ -48,11 +47,6 @@ def read(partition):
 if what == "read":
     for partition in client.get_topic_partitions(topic):
         read(partition)
-elif what == "send":
-    producer = client.create_producer(topic, batching_enabled=False)
-    for key in rest:
-        producer.send(b"", partition_key=key)
-        show(key)
 elif what == "take":
     mode = pulsar.ProducerAccessMode.ExclusiveWithFencing
     producer = client.create_producer(topic, access_mode=mode)

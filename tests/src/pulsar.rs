@@ -4,6 +4,7 @@
 //!   sluice ──▶ broker: plain · TLS · behind a proxy ──▶ topics
 //!   tests  ──curl──▶ its administration: topics, namespaces, entries as they lie in a topic
 //!          ──Python client (tests/servers/pulsar_client.py)──▶ messages
+//!          ──Java client (tests/servers/PulsarKeys.java)──▶ where keys belong
 //! ```
 //!
 //! The distribution comes from Maven and the client from PyPI, by `scripts/setup all`; Java is the machine's.
@@ -11,6 +12,7 @@
 mod accounts;
 mod admin;
 mod client;
+mod proxy;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -32,11 +34,14 @@ use settings::Ports;
 pub use accounts::{Issuer, PASSWORD, STRANGER, USER};
 pub use admin::Entry;
 pub use client::{Received, TakenOver};
+pub use proxy::Proxy;
 
 pub const VERSION: &str = "4.0.8";
 const CLIENT_VERSION: &str = "3.13.0";
 /// Several Java processes start at a time on a small machine.
 const START_LIMIT: Duration = Duration::from_secs(180);
+const MEMORY: &str = "-Xms256m -Xmx512m -XX:MaxDirectMemorySize=512m";
+const PROXY_MEMORY: &str = "-Xms64m -Xmx128m -XX:MaxDirectMemorySize=128m";
 
 #[derive(Clone, Debug, Default)]
 pub struct PulsarOptions {
@@ -148,6 +153,10 @@ impl Pulsar {
         self.process.kill().map(drop)
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(!self.process.is_running(), "Pulsar still runs");
         self.process = spawn(&self.home, self.scratch.path())?;
@@ -205,19 +214,25 @@ fn python() -> Result<PathBuf> {
 }
 
 /// The script ends in `exec java`, so the process is the server's own.
-fn spawn(home: &Path, folder: &Path) -> Result<Process> {
-    let conf = folder.join("standalone.conf");
+fn command(home: &Path, folder: &Path, memory: &str) -> Command {
     let mut command = Command::new(home.join("bin/pulsar"));
     command
         .current_dir(folder)
-        .env("PULSAR_STANDALONE_CONF", &conf)
         .env("PULSAR_LOG_DIR", folder.join("logs"))
         .env("PULSAR_LOG_APPENDER", "Console")
         .env("PULSAR_LOG_LEVEL", "info")
-        .env("PULSAR_MEM", "-Xms256m -Xmx512m -XX:MaxDirectMemorySize=512m")
+        .env("PULSAR_MEM", memory)
         .env("PULSAR_GC", "-XX:+UseSerialGC")
         .env("PULSAR_GC_LOG", " ")
-        .env("PULSAR_EXTRA_OPTS", "-XX:TieredStopAtLevel=1")
+        .env("PULSAR_EXTRA_OPTS", "-XX:TieredStopAtLevel=1");
+    command
+}
+
+fn spawn(home: &Path, folder: &Path) -> Result<Process> {
+    let conf = folder.join("standalone.conf");
+    let mut command = command(home, folder, MEMORY);
+    command
+        .env("PULSAR_STANDALONE_CONF", &conf)
         .args(["standalone", "-nfw", "-nss", "-c"])
         .arg(&conf)
         .arg("--metadata-dir")

@@ -1,4 +1,4 @@
-//! Pulsar's own client for Python.
+//! Pulsar's own clients: for Python, and where keys count for Java.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -17,6 +17,7 @@ use crate::process;
 const READ_LIMIT: Duration = Duration::from_secs(120);
 const TAKE_LIMIT: Duration = Duration::from_secs(60);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/pulsar_client.py");
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/PulsarKeys.java");
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Received {
@@ -68,9 +69,14 @@ impl Pulsar {
         out.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
     }
 
-    /// A message of another producer for each of these keys.
+    /// A message of another producer, by the client for Java, for each of these keys.
     pub async fn send(&self, topic: &str, keys: &[&str]) -> Result<()> {
-        process::run(self.client("send", topic)?.args(keys), READ_LIMIT).await?.success().map(drop)
+        let mut java = Command::new("java");
+        java.args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8", "-cp"]);
+        java.arg(format!("{}/*", self.home.join("lib").display()));
+        // A key is an argument, which Java reads as the locale says.
+        java.env("LC_ALL", "C.UTF-8").arg(KEYS).arg(self.url()).arg(topic).args(keys);
+        process::run(&mut java, READ_LIMIT).await?.success().map(drop)
     }
 
     pub async fn take_over(&self, topic: &str) -> Result<TakenOver> {

@@ -1,4 +1,4 @@
-//! standalone.conf: the distribution's own, with what a small server for tests needs otherwise.
+//! standalone.conf and proxy.conf: the distribution's own, with what small servers for tests need otherwise.
 
 use std::path::Path;
 
@@ -77,7 +77,29 @@ pub(super) fn text(
         changed.extend(accounts.settings(folder));
     }
     changed.extend(options.settings.iter().cloned());
-    let original = std::fs::read_to_string(home.join("conf/standalone.conf")).context("standalone.conf")?;
+    changed_text(home, "standalone.conf", &changed)
+}
+
+/// Of a proxy that stands before this server.
+pub(super) fn proxy(home: &Path, port: u16, web_port: u16, server: &Ports) -> Result<String> {
+    let Ports { internal, admin, .. } = server;
+    let changed = [
+        ("bindAddress", "127.0.0.1".to_owned()),
+        ("advertisedAddress", "127.0.0.1".to_owned()),
+        ("clusterName", "standalone".to_owned()),
+        ("servicePort", port.to_string()),
+        ("webServicePort", web_port.to_string()),
+        ("brokerServiceURL", format!("pulsar://127.0.0.1:{internal}")),
+        ("brokerWebServiceURL", format!("http://127.0.0.1:{admin}")),
+        ("brokerProxyAllowedTargetPorts", "*".to_owned()),
+        ("numIOThreads", "2".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value));
+    changed_text(home, "proxy.conf", &changed)
+}
+
+fn changed_text(home: &Path, file: &str, changed: &[(String, String)]) -> Result<String> {
+    let original = std::fs::read_to_string(home.join("conf").join(file)).with_context(|| file.to_owned())?;
     let is_changed = |line: &str| {
         let name = line.trim_start_matches('#').split('=').next().unwrap_or_default();
         changed.iter().any(|(changed, _)| changed == name)

@@ -7,14 +7,15 @@
 //! Addresses that brokers name are looked up and checked like the one that the user named.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::connect::{Address, Dialer};
 use super::connection::Connection;
-use super::fault::{down, target_fault};
+use super::fault::{down, target_fault, unexpected};
+use super::joint::Joint;
 use super::proto::{AskOwner, AskPartitions, BaseCommand, CommandKind, Owner, OwnerAnswer};
 use super::wire::{self, Answer};
 use crate::sink::{TargetFault, TargetFaultKind};
@@ -32,14 +33,12 @@ pub(super) struct Cluster {
     servers: Vec<Address>,
     topic: String,
     operation_timeout: Duration,
-    connections: Mutex<HashMap<Address, Kept>>,
-    partitions: tokio::sync::Mutex<Option<Partitions>>,
+    /// There is one to a broker, and not one for each who asks.
+    connections: Mutex<HashMap<Address, Arc<Joint<Arc<Connection>>>>>,
+    partitions: Joint<Partitions>,
 }
 
-/// Held while somebody connects, so that there is one connection to a broker and not one for each who asks.
-type Kept = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
-
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Partitions {
     count: u32,
     since: Instant,
@@ -47,14 +46,7 @@ struct Partitions {
 
 impl Cluster {
     pub(super) fn new(dialer: Dialer, servers: Vec<Address>, topic: String, operation_timeout: Duration) -> Self {
-        Self {
-            dialer,
-            servers,
-            topic,
-            operation_timeout,
-            connections: Mutex::default(),
-            partitions: tokio::sync::Mutex::new(None),
-        }
+        Self { dialer, servers, topic, operation_timeout, connections: Mutex::default(), partitions: Joint::default() }
     }
 
     pub(super) fn operation_timeout(&self) -> Duration {
@@ -63,19 +55,14 @@ impl Cluster {
 
     /// 0: the topic is not partitioned.
     pub(super) async fn partitions(&self) -> Result<u32, TargetFault> {
-        let mut known = self.partitions.lock().await;
         let is_fresh = |partitions: &Partitions| partitions.since.elapsed() < PARTITIONS_FRESH_FOR;
-        if let Some(partitions) = known.filter(is_fresh) {
-            return Ok(partitions.count);
-        }
-        let count = self.look_up_partitions().await?;
-        *known = Some(Partitions { count, since: Instant::now() });
-        Ok(count)
+        let ask = async |known| refreshed(known, self.look_up_partitions().await, Instant::now());
+        self.partitions.get(is_fresh, ask).await.map(|partitions| partitions.count)
     }
 
     /// Something about the topic is not as it was.
     pub(super) async fn forget_partitions(&self) {
-        *self.partitions.lock().await = None;
+        self.partitions.forget().await;
     }
 
     async fn look_up_partitions(&self) -> Result<u32, TargetFault> {
@@ -85,10 +72,10 @@ impl Cluster {
         let ask = BaseCommand { partitions: Some(ask), ..wire::of(CommandKind::AskPartitions) };
         match connection.request(request_id, ask, self.operation_timeout, "number of partitions").await? {
             Answer::Partitions(found) => match found.error {
-                Some(error) => Err(target_fault(error, &found.message.unwrap_or_default())),
+                Some(error) => Err(refused(&self.topic, error, &found.message.unwrap_or_default())),
                 None => Ok(found.partitions.unwrap_or(0)),
             },
-            Answer::Error(error) => Err(target_fault(error.error, &error.message)),
+            Answer::Error(error) => Err(refused(&self.topic, error.error, &error.message)),
             Answer::Success | Answer::Producer(_) | Answer::Owner(_) => Err(unexpected()),
         }
     }
@@ -103,19 +90,20 @@ impl Cluster {
 
     /// A connection to the broker that has this topic.
     pub(super) async fn owner(&self, topic: &str) -> Result<Arc<Connection>, TargetFault> {
-        let (server, mut connection) = self.any().await?;
+        let (mut asked, mut connection) = self.any().await?;
         let mut authoritative = false;
         for _ in 0..HOPS_MAX {
             let found = self.ask_owner(&connection, topic, authoritative).await?;
             let answer = found.response.and_then(|answer| OwnerAnswer::try_from(answer).ok());
             match answer {
-                Some(OwnerAnswer::Connect) => return self.connection(&self.address(&found, server)?).await,
+                Some(OwnerAnswer::Connect) => return self.connection(&self.address(&found, &asked)?).await,
                 Some(OwnerAnswer::Redirect) => {
                     authoritative = found.authoritative.unwrap_or(false);
-                    connection = self.connection(&self.address(&found, server)?).await?;
+                    asked = self.address(&found, &asked)?;
+                    connection = self.connection(&asked).await?;
                 }
                 Some(OwnerAnswer::Failed) | None => {
-                    return Err(target_fault(found.error.unwrap_or(0), &found.message.unwrap_or_default()));
+                    return Err(refused(topic, found.error.unwrap_or(0), &found.message.unwrap_or_default()));
                 }
             }
         }
@@ -128,62 +116,94 @@ impl Cluster {
         let ask = BaseCommand { lookup: Some(ask), ..wire::of(CommandKind::AskOwner) };
         match connection.request(request_id, ask, self.operation_timeout, "owner of the topic").await? {
             Answer::Owner(found) => Ok(found),
-            Answer::Error(error) => Err(target_fault(error.error, &error.message)),
+            Answer::Error(error) => Err(refused(topic, error.error, &error.message)),
             Answer::Success | Answer::Producer(_) | Answer::Partitions(_) => Err(unexpected()),
         }
     }
 
-    /// Of the broker that is named: with TLS where the user's address has it. A server that is a proxy, or alone, wants to be
-    /// come to itself.
-    fn address(&self, owner: &Owner, server: &Address) -> Result<Address, TargetFault> {
+    /// Of the broker that is named: with TLS where the user's address has it. One that answers as a proxy, or is alone, wants
+    /// to be come to itself.
+    fn address(&self, owner: &Owner, asked: &Address) -> Result<Address, TargetFault> {
         let has_tls = self.dialer.trust.is_some();
-        let named = if has_tls { &owner.broker_url_tls } else { &owner.broker_url };
+        let (named, way, reason) = if has_tls {
+            (&owner.broker_url_tls, "with", "TARGET_WITHOUT_TLS")
+        } else {
+            (&owner.broker_url, "without", "TARGET_WANTS_TLS")
+        };
         let Some(named) = named.as_deref().filter(|url| !url.is_empty()) else {
-            let way = if has_tls { "with" } else { "without" };
             let message = format!("the broker that has the topic names no address {way} TLS");
-            return Err(TargetFault::new(TargetFaultKind::Misconfigured("TARGET_WITHOUT_TLS"), message));
+            return Err(TargetFault::new(TargetFaultKind::Misconfigured(reason), message));
         };
         let unusable = || down(format!("the broker that has the topic names an address that is none: {named}"));
-        let address = servers(named, has_tls).into_iter().next().ok_or_else(unusable)?;
-        if address == *server || !owner.proxy_through_service_url.unwrap_or(false) {
+        let address = servers(named, has_tls).and_then(|servers| servers.into_iter().next()).ok_or_else(unusable)?;
+        let is_there = (&address.host, address.port) == (&asked.host, asked.port);
+        if is_there || !owner.proxy_through_service_url.unwrap_or(false) {
             return Ok(address);
         }
-        Ok(Address { behind: Some(address.to_string()), ..server.clone() })
+        Ok(Address { behind: Some(address.to_string()), ..asked.clone() })
     }
 
-    /// To one of the servers that the user named.
-    async fn any(&self) -> Result<(&Address, Arc<Connection>), TargetFault> {
+    /// To one of the servers that the user named: one that is connected to already, else the first that can be.
+    async fn any(&self) -> Result<(Address, Arc<Connection>), TargetFault> {
+        let live = |server: &Address| Some((server.clone(), self.live(server)?));
+        if let Some(live) = self.servers.iter().find_map(live) {
+            return Ok(live);
+        }
         let mut last = None;
         for server in &self.servers {
             match self.connection(server).await {
-                Ok(connection) => return Ok((server, connection)),
+                Ok(connection) => return Ok((server.clone(), connection)),
                 Err(fault) => last = Some(fault),
             }
         }
         Err(last.unwrap_or_else(|| down("no server is named")))
     }
 
+    fn live(&self, address: &Address) -> Option<Arc<Connection>> {
+        let known = self.connections().get(address).and_then(|kept| kept.peek());
+        known.filter(|connection| !connection.is_lost())
+    }
+
     async fn connection(&self, address: &Address) -> Result<Arc<Connection>, TargetFault> {
         let kept = {
-            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut connections = self.connections();
+            // Brokers come and go: what is lost, and nobody asks for, is forgotten.
+            connections
+                .retain(|_, kept| Arc::strong_count(kept) > 1 || kept.peek().is_some_and(|kept| !kept.is_lost()));
             Arc::clone(connections.entry(address.clone()).or_default())
         };
-        let mut kept = kept.lock().await;
-        if let Some(connection) = kept.as_ref().filter(|connection| !connection.is_lost()) {
-            return Ok(Arc::clone(connection));
-        }
-        let connection = Arc::new(Connection::open(&self.dialer, address).await?);
-        *kept = Some(Arc::clone(&connection));
-        Ok(connection)
+        let dial = async |_| Connection::open(&self.dialer, address).await.map(Arc::new);
+        kept.get(|connection| !connection.is_lost(), dial).await
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<Address, Arc<Joint<Arc<Connection>>>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn unexpected() -> TargetFault {
-    down("the broker answered a request with something else")
+/// Brokers do not say which topic they mean, and some have no words at all.
+fn refused(topic: &str, error: i32, words: &str) -> TargetFault {
+    let fault = target_fault(error, words);
+    TargetFault { message: format!("{topic}: {}", fault.message).into(), ..fault }
 }
 
-/// Of `pulsar://host1:port1,host2:port2`; a port may be left out.
-pub(super) fn servers(url: &str, has_tls: bool) -> Vec<Address> {
+/// A number that cannot be asked for holds on: it says where records go, and not whether they can get there.
+fn refreshed(
+    known: Option<Partitions>,
+    asked: Result<u32, TargetFault>,
+    now: Instant,
+) -> Result<Partitions, TargetFault> {
+    match (asked, known) {
+        (Ok(count), _) => Ok(Partitions { count, since: now }),
+        (Err(TargetFault { kind: TargetFaultKind::Down | TargetFaultKind::Throttled { .. }, .. }), Some(known)) => {
+            Ok(Partitions { since: now, ..known })
+        }
+        (Err(fault), _) => Err(fault),
+    }
+}
+
+/// Of `pulsar://host1:port1,host2:port2`; a port may be left out. `None` where one of them is none.
+pub(super) fn servers(url: &str, has_tls: bool) -> Option<Vec<Address>> {
     let hosts = url.split_once("://").map_or(url, |(_, hosts)| hosts);
     let hosts = hosts.split(['/', '?', '#']).next().unwrap_or_default();
     let port = if has_tls { TLS_PORT } else { PORT };
@@ -196,24 +216,8 @@ pub(super) fn servers(url: &str, has_tls: bool) -> Vec<Address> {
         };
         (!host.is_empty()).then(|| Address { host: host.to_owned(), port, behind: None })
     };
-    hosts.split(',').filter_map(address).collect()
+    hosts.split(',').map(address).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn servers_are_read_with_and_without_ports() {
-        let check = |url: &str, has_tls, expect: &[(&str, u16)]| {
-            let found = servers(url, has_tls);
-            let found: Vec<(&str, u16)> = found.iter().map(|address| (address.host.as_str(), address.port)).collect();
-            assert_eq!(found, expect, "{url}");
-        };
-        check("pulsar://a", false, &[("a", 6_650)]);
-        check("pulsar+ssl://a", true, &[("a", 6_651)]);
-        check("PULSAR://a:1,b,c:3/x?y", false, &[("a", 1), ("b", 6_650), ("c", 3)]);
-        check("pulsar://[fd00::1]:7,[fd00::2]", false, &[("[fd00::1]", 7), ("[fd00::2]", 6_650)]);
-        check("pulsar://", false, &[]);
-    }
-}
+mod tests;

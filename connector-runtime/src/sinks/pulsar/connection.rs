@@ -6,7 +6,7 @@
 //!          └──── one answer ────┴──◄── inbox ◄────── socket
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,7 @@ use super::auth::Auth;
 use super::connect::{Address, Dialer, Link, auth_response, unreadable};
 use super::entry::Entry;
 use super::fault::{down, interrupted};
-use super::proto::{BaseCommand, SendError};
+use super::proto::{BaseCommand, CloseProducer, CommandKind, SendError};
 use super::wire::{self, Answer, Heard};
 use crate::sink::TargetFault;
 use crate::sinks::shared::outbox::Outbox;
@@ -52,13 +52,16 @@ pub(super) enum Receipt {
     /// The broker has it, or had it before.
     Taken,
     Refused(SendError),
-    /// The producer is gone: its topic was unloaded, deleted, or taken over.
+    /// The producer is gone: its topic was unloaded, deleted, or taken over. Nobody knows what became of the entry.
     Closed,
+    /// The producer was gone before, and nothing was sent.
+    Unsent,
 }
 
 enum Ask {
     Request { id: u64, command: Box<BaseCommand>, answer: oneshot::Sender<Answer> },
     Publish { producer_id: u64, entry: Entry, receipt: oneshot::Sender<Receipt> },
+    Leave { producer_id: u64, request_id: u64, answer: oneshot::Sender<Answer> },
 }
 
 /// An entry that waits for its receipt. A producer has one at a time.
@@ -118,6 +121,14 @@ impl Connection {
         self.ask(Ask::Publish { producer_id, entry, receipt: sender }, receipt, within, "receipt").await
     }
 
+    /// The broker is told that this producer has gone, also where nobody waits for the answer any more. It may have none of
+    /// that id.
+    pub(super) async fn leave(&self, producer_id: u64, within: Duration) -> Result<Answer, TargetFault> {
+        let (sender, answer) = oneshot::channel();
+        let request_id = self.next_id();
+        self.ask(Ask::Leave { producer_id, request_id, answer: sender }, answer, within, "answer to a goodbye").await
+    }
+
     /// Nothing that was not yet written leaves any more.
     pub(super) fn give_up(&self) {
         self.silent.cancel();
@@ -171,11 +182,15 @@ struct Driver {
 #[derive(Default)]
 struct Traffic {
     out: Outbox,
-    requests: HashMap<u64, oneshot::Sender<Answer>>,
-    /// By producer.
-    entries: HashMap<u64, Waiting>,
-    /// Producers that the broker has closed while they published nothing.
-    closed: HashSet<u64>,
+    requests: HashMap<u64, Asked>,
+    /// Those that the broker has made and not closed, each with the entry that is on its way.
+    producers: HashMap<u64, Option<Waiting>>,
+}
+
+struct Asked {
+    answer: oneshot::Sender<Answer>,
+    /// That it is to make.
+    producer_id: Option<u64>,
 }
 
 impl Driver {
@@ -251,12 +266,7 @@ impl Driver {
                     self.traffic.settle(producer_id, sequence_id, Receipt::Refused(refusal));
                 }
                 Heard::CloseProducer(close) => self.traffic.close(close.producer_id),
-                Heard::Answer { request_id, answer } => {
-                    if let Some(waiting) = self.traffic.requests.remove(&request_id) {
-                        // Who no longer waits was dropped half-way.
-                        let _ = waiting.send(answer);
-                    }
-                }
+                Heard::Answer { request_id, answer } => self.traffic.answered(request_id, answer),
                 Heard::Challenge => {
                     let auth = Arc::clone(&self.auth);
                     self.response = Some(Box::pin(async move { auth_response(&auth, true).await }));
@@ -273,31 +283,44 @@ impl Driver {
 impl Traffic {
     fn take(&mut self, ask: Ask) {
         match ask {
+            // Who no longer waits does not want it sent.
+            Ask::Request { answer, .. } if answer.is_closed() => {}
+            Ask::Publish { receipt, .. } if receipt.is_closed() => {}
             Ask::Request { id, command, answer } => {
-                // Who no longer waits does not want it sent.
-                if !answer.is_closed() {
-                    self.requests.insert(id, answer);
-                    wire::command(&command, &mut self.out.bytes);
-                }
+                let producer_id = command.producer.as_ref().map(|producer| producer.producer_id);
+                self.requests.insert(id, Asked { answer, producer_id });
+                wire::command(&command, &mut self.out.bytes);
             }
-            // Whoever hears it makes another producer.
-            Ask::Publish { producer_id, receipt, .. } if self.closed.remove(&producer_id) => {
-                let _ = receipt.send(Receipt::Closed);
-            }
-            Ask::Publish { producer_id, entry, receipt } => {
-                if !receipt.is_closed() {
+            Ask::Publish { producer_id, entry, receipt } => match self.producers.get_mut(&producer_id) {
+                Some(waiting) => {
                     self.out.bytes.extend_from_slice(&entry.frame);
-                    self.entries.insert(producer_id, Waiting { sequence_ids: entry.sequence_ids, receipt });
+                    *waiting = Some(Waiting { sequence_ids: entry.sequence_ids, receipt });
                 }
+                // Whoever hears it makes another producer; who no longer waits was dropped half-way.
+                None => drop(receipt.send(Receipt::Unsent)),
+            },
+            Ask::Leave { producer_id, request_id, answer } => {
+                self.producers.remove(&producer_id);
+                self.requests.insert(request_id, Asked { answer, producer_id: None });
+                let close = CloseProducer { producer_id, request_id };
+                let close = BaseCommand { close_producer: Some(close), ..wire::of(CommandKind::CloseProducer) };
+                wire::command(&close, &mut self.out.bytes);
             }
         }
     }
 
+    fn answered(&mut self, request_id: u64, answer: Answer) {
+        let Some(asked) = self.requests.remove(&request_id) else { return };
+        if let (Answer::Producer(_), Some(producer_id)) = (&answer, asked.producer_id) {
+            self.producers.insert(producer_id, None);
+        }
+        // Who no longer waits was dropped half-way.
+        let _ = asked.answer.send(answer);
+    }
+
     fn settle(&mut self, producer_id: u64, sequence_id: u64, receipt: Receipt) {
-        let is_meant = |waiting: &Waiting| waiting.sequence_ids.contains(&sequence_id);
-        if self.entries.get(&producer_id).is_some_and(is_meant)
-            && let Some(waiting) = self.entries.remove(&producer_id)
-        {
+        let Some(entry) = self.producers.get_mut(&producer_id) else { return };
+        if let Some(waiting) = entry.take_if(|waiting| waiting.sequence_ids.contains(&sequence_id)) {
             // Who no longer waits was dropped half-way.
             let _ = waiting.receipt.send(receipt);
         }
@@ -305,14 +328,9 @@ impl Traffic {
 
     /// By the broker. Where nobody waits, the next one to publish is told.
     fn close(&mut self, producer_id: u64) {
-        match self.entries.remove(&producer_id) {
-            Some(waiting) => {
-                // Who no longer waits was dropped half-way.
-                let _ = waiting.receipt.send(Receipt::Closed);
-            }
-            None => {
-                self.closed.insert(producer_id);
-            }
+        if let Some(waiting) = self.producers.remove(&producer_id).flatten() {
+            // Who no longer waits was dropped half-way.
+            let _ = waiting.receipt.send(Receipt::Closed);
         }
     }
 }

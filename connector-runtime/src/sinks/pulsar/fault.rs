@@ -75,7 +75,12 @@ pub(super) fn down(message: impl Into<std::sync::Arc<str>>) -> TargetFault {
     TargetFault::new(TargetFaultKind::Down, message)
 }
 
-pub(super) fn interrupted(message: &'static str) -> TargetFault {
+/// An answer to a request, and none that it can have.
+pub(super) fn unexpected() -> TargetFault {
+    down("the broker answered a request with something else")
+}
+
+pub(super) fn interrupted(message: impl Into<std::sync::Arc<str>>) -> TargetFault {
     TargetFault::new(TargetFaultKind::Interrupted, message)
 }
 

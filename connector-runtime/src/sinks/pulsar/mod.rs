@@ -14,6 +14,8 @@ mod entry;
 #[cfg(feature = "pulsar")]
 mod fault;
 #[cfg(feature = "pulsar")]
+mod joint;
+#[cfg(feature = "pulsar")]
 mod message;
 #[cfg(feature = "pulsar")]
 mod oauth;
@@ -25,6 +27,8 @@ mod producer;
 mod proto;
 #[cfg(feature = "pulsar")]
 mod protobuf;
+#[cfg(feature = "pulsar")]
+mod seat;
 #[cfg(feature = "pulsar")]
 pub(crate) mod sink;
 #[cfg(feature = "pulsar")]

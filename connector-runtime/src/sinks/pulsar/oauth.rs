@@ -140,6 +140,7 @@ impl OAuth {
         ];
         form.extend(self.settings.audience.as_deref().map(|audience| ("audience", audience)));
         form.extend(self.settings.scope.as_deref().map(|scope| ("scope", scope)));
+        stays_secret(&self.settings.issuer_url, &token_endpoint)?;
         let target = self.open(token_endpoint).await?;
         let request = target.client.post(target.url).header("content-type", FORM).body(encoded(&form)?);
         let answer = self.ask(request).await?;
@@ -197,6 +198,16 @@ impl OAuth {
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
+/// A secret that belongs to an issuer with TLS never leaves without it, whatever the issuer says.
+fn stays_secret(issuer: &str, token_endpoint: &str) -> Result<(), TargetFault> {
+    let has_tls = |url: &str| reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "https");
+    if has_tls(issuer) && !has_tls(token_endpoint) {
+        let message = format!("the issuer of tokens has TLS, and its token endpoint has none: {token_endpoint}");
+        return Err(TargetFault::new(TargetFaultKind::Misconfigured("TARGET_WITHOUT_TLS"), message));
+    }
+    Ok(())
+}
+
 /// A form is written like the query of a URL.
 fn encoded(form: &[(&str, &str)]) -> Result<String, TargetFault> {
     let url = reqwest::Url::parse_with_params("http://form/", form).map_err(|error| unusable(&error))?;
@@ -231,4 +242,24 @@ fn read<T: serde::de::DeserializeOwned>(answer: &Answer, who: &str) -> Result<T,
     }
     let fault = http::status_fault(answer.status, &answer.headers, &answer.words());
     Err(TargetFault { message: format!("{who}: {}", fault.message).into(), ..fault })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_never_leaves_without_the_tls_of_its_issuer() {
+        let check = |issuer: &str, endpoint: &str, expect: bool| {
+            let found = stays_secret(issuer, endpoint);
+            assert_eq!(found.is_ok(), expect, "{issuer} {endpoint} {found:?}");
+        };
+        check("https://i/realm", "https://elsewhere/token", true);
+        check("HTTPS://i", "HTTPS://i/token", true);
+        check("http://i/realm", "http://i/token", true);
+        check("http://i/realm", "https://i/token", true);
+        check("https://i/realm", "http://i/token", false);
+        check("HTTPS://i/realm", "HTTP://i/token", false);
+        check("https://i/realm", "none", false);
+    }
 }

@@ -80,7 +80,6 @@ message! {
 
 message! {
     Connected {
-        1 => server_version: required string String,
         3 => max_message_size: optional int32 i32,
     }
 }
@@ -99,10 +98,8 @@ message! {
 message! {
     ProducerSuccess {
         1 => request_id: required uint64 u64,
-        2 => producer_name: required string String,
         /// The last one that the broker has of this producer's name, where it drops what comes twice; else -1.
         3 => last_sequence_id: optional int64 i64,
-        6 => producer_ready: optional bool bool,
     }
 }
 
@@ -163,8 +160,6 @@ message! {
     Partitions {
         1 => partitions: optional uint32 u32,
         2 => request_id: required uint64 u64,
-        /// 0 is a success.
-        3 => response: optional int32 i32,
         4 => error: optional int32 i32,
         5 => message: optional string String,
     }

@@ -20,10 +20,10 @@ use super::auth::Auth;
 use super::cluster::{Cluster, servers};
 use super::config::Config;
 use super::connect::Dialer;
-use super::fault::interrupted;
+use super::fault::{EARLIER_OWNER_WITHIN, interrupted};
 use super::message::Message;
 use super::partition::partition_of;
-use super::producer::{Publishing, Seat};
+use super::seat::{Publishing, Seat};
 use crate::config::Resolved;
 use crate::config::payload::PayloadFormat;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
@@ -46,10 +46,11 @@ struct PulsarSink {
     closing: CancellationToken,
 }
 
-/// The records of one queue disk on one partition.
+/// The records of one queue disk on one partition of so many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct SeatKey {
     queue: Queue,
+    partitions: u32,
     partition: Option<u32>,
 }
 
@@ -65,7 +66,11 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let unopened = aborted.clone().drop_guard();
     let has_tls = config.server.get(..TLS_SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(TLS_SCHEME));
     let auth = Auth::new(&config, context, aborted.clone())?;
-    let servers = servers(&config.server, has_tls);
+    let unreadable = || {
+        let message = format!("{}: one of its addresses cannot be read", config.server);
+        TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), message)
+    };
+    let servers = servers(&config.server, has_tls).ok_or_else(unreadable)?;
     let trust = if has_tls { Some(Trust::read(config.tls).await?) } else { None };
     let dialer = Dialer {
         trust,
@@ -84,6 +89,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
             pending: Semaphore::new(pending_max.min(Semaphore::MAX_PERMITS)),
             pending_max,
             connector: context.connector.0.to_string(),
+            earlier_owner_within: EARLIER_OWNER_WITHIN,
         },
         format: config.payload_format,
         cluster: context.cluster,
@@ -110,6 +116,8 @@ impl Sink for PulsarSink {
             Ok(partitions) => partitions,
             Err(fault) => return batch.all(&Outcome::TargetFault(fault)),
         };
+        let queue = Queue { raft_id: batch.id.raft_id, incarnation: batch.id.incarnation };
+        self.leave_fewer_partitions(queue, partitions).await;
         let mut outcomes: Vec<Option<Outcome>> = vec![None; batch.records.len()];
         let mut shares: BTreeMap<Option<u32>, (Vec<usize>, Vec<Message>)> = BTreeMap::new();
         for (place, record) in batch.records.iter().enumerate() {
@@ -122,9 +130,8 @@ impl Sink for PulsarSink {
                 Err(fault) => outcomes[place] = Some(Outcome::RecordFault(fault)),
             }
         }
-        let queue = Queue { raft_id: batch.id.raft_id, incarnation: batch.id.incarnation };
         let delivering = shares.into_iter().map(|(partition, (places, messages))| async move {
-            let seat = self.seat(SeatKey { queue, partition });
+            let seat = self.seat(SeatKey { queue, partitions, partition });
             let ends = seat.lock().await.deliver(&self.publishing, &messages).await;
             (places, ends)
         });
@@ -174,17 +181,30 @@ impl PulsarSink {
 
     fn seat(&self, key: SeatKey) -> Arc<tokio::sync::Mutex<Seat>> {
         let make = || {
-            let Queue { raft_id, incarnation } = key.queue;
-            // Unique among all clusters that share a topic, and the same wherever this queue is delivered from.
-            let name = format!("sluice-{}-{raft_id}-{incarnation}", self.cluster);
+            let name = producer_name(self.cluster, &key);
             Arc::new(tokio::sync::Mutex::new(Seat::new(self.publishing.cluster.topic(key.partition), name)))
         };
         Arc::clone(self.lock().entry(key).or_insert_with(make))
     }
 
+    /// Where partitions were added: what comes for the queue from now on is dealt to all of them, by other producers.
+    async fn leave_fewer_partitions(&self, queue: Queue, partitions: u32) {
+        let is_left = |key: &SeatKey| key.queue == queue && key.partitions != partitions;
+        let left: Vec<_> = self.lock().extract_if(|key, _| is_left(key)).map(|(_, seat)| seat).collect();
+        join_all(left.iter().map(|seat| async { seat.lock().await.leave(&self.publishing).await })).await;
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SeatKey, Arc<tokio::sync::Mutex<Seat>>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Unique among all clusters that share a topic, and the same wherever this queue is delivered from. Where a key belongs changes
+/// with the number of partitions: a record that is tried again after that would stand below what the broker has of its new
+/// partition under the same name, and be dropped as a repeat.
+fn producer_name(cluster: ClusterId, key: &SeatKey) -> String {
+    let SeatKey { queue: Queue { raft_id, incarnation }, partitions, .. } = key;
+    format!("sluice-{cluster}-{raft_id}-{incarnation}-{partitions}")
 }
 
 impl Drop for PulsarSink {

@@ -26,8 +26,12 @@ const WRONG_PASSWORD: Breakage = Breakage {
     class: "target_auth",
     words: "Failed to authenticate",
 };
-const NO_TOPIC: Breakage =
-    Breakage { name: "missing topic", health_reason: "TARGET_MISSING", class: "target_missing", words: "not found" };
+const NO_TOPIC: Breakage = Breakage {
+    name: "missing topic",
+    health_reason: "TARGET_MISSING",
+    class: "target_missing",
+    words: "TopicNotFound",
+};
 const NO_RIGHT: Breakage = Breakage {
     name: "no right to publish",
     health_reason: "TARGET_PERMISSION",

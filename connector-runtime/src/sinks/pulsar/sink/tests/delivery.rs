@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api_types::Message as Published;
+use api_types::{Message as Published, Sequence};
 
 use super::*;
 
@@ -36,23 +36,25 @@ async fn a_message_is_its_record() {
         user_properties: vec![("plant".into(), "north".into()), ("n".into(), "1".into()), ("n".into(), "2".into())],
         ..full.message
     };
-    let mut nobody = of_client(2, "", "");
+    let mut again = full.clone();
+    again.id.sequence = Sequence(2);
+    let mut nobody = of_client(3, "", "");
     nobody.message.timestamp_ms = 1_700_000_000_123;
-    // One alone, and both in a batch.
-    for records in [&[full.clone()][..], &[full.clone(), nobody]] {
+    // One alone, and two in a batch.
+    for records in [&[full][..], &[again, nobody]] {
         delivered(&*sink, records).await;
     }
     let found = messages(&server, "itself").await;
     let [alone, full, nobody] = &found[..] else { panic!("{found:?}") };
     assert_eq!((alone.batch_index, full.batch_index, nobody.batch_index), (-1, 0, 1));
-    for found in [alone, full] {
+    for (found, id) in [(alone, "1-7-1"), (full, "1-7-2")] {
         assert_eq!((found.key.as_str(), found.event_time_ms), ("device-a", 1_700_000_000_001));
         assert_eq!(found.payload().expect("is base64"), [0, 159, 146, 150]);
         let expect = [
             ("mqtt.client_id", "device-a"),
             ("mqtt.content_type", "image/png"),
             ("mqtt.correlation_data_base64", "/w=="),
-            ("mqtt.id", "1-7-1"),
+            ("mqtt.id", id),
             ("mqtt.qos", "2"),
             ("mqtt.repeated", r#"["n"]"#),
             ("mqtt.response_topic", "reply/here"),
@@ -65,8 +67,8 @@ async fn a_message_is_its_record() {
         let expect: BTreeMap<String, String> =
             expect.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         assert_eq!(found.properties, expect);
-        // The same wherever the queue is delivered from: cluster, disk, connector.
-        assert_eq!(found.producer, format!("sluice-{}-1-7", ClusterId(7)));
+        // The same wherever the queue is delivered from: cluster, disk, connector, partitions.
+        assert_eq!(found.producer, format!("sluice-{}-1-7-0", ClusterId(7)));
     }
     assert_eq!((nobody.key.as_str(), nobody.event_time_ms), ("plant/one", 1_700_000_000_123));
     assert_eq!(nobody.payload().expect("is base64"), Vec::<u8>::new());
@@ -88,7 +90,9 @@ async fn a_key_goes_to_the_partition_where_other_clients_send_it() {
     let server = server().await;
     server.create_partitioned("partitioned", PARTITIONS).await.expect("makes the topic");
     let sink = opened(server.config("partitioned", &json!({}))).await;
-    let keys: Vec<String> = (0..40).map(|number| format!("device-{number}")).collect();
+    let mut keys: Vec<String> = (0..38).map(|number| format!("device-{number}")).collect();
+    // Units of UTF-16 count, and not bytes.
+    keys.extend(["größe-ß".to_owned(), "計器-🌡".to_owned()]);
     let mut records: Vec<Record> = Vec::new();
     for (number, key) in (1..).zip(keys.iter().chain(&keys).chain(&keys)) {
         records.push(of_client(number, key, format!("{number}")));

@@ -1,7 +1,5 @@
 //! What the broker refuses, in its own words.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
 use super::*;
 
 fn topic_of(namespace: &str, name: &str) -> String {
@@ -42,37 +40,6 @@ async fn a_topic_that_is_not_there_is_missing() {
 }
 
 #[tokio::test]
-async fn what_is_above_the_brokers_limit_is_found_before_it_is_sent() {
-    let settings = vec![("maxMessageSize".to_owned(), "20000".to_owned())];
-    let server = Pulsar::with(PulsarOptions { settings, ..PulsarOptions::default() }).await.expect("Pulsar starts");
-    let sink = opened(server.config("limited", &json!({}))).await;
-    // All together are above the limit; three by themselves, one of them by its properties.
-    let mut records: Vec<Record> = (1..=30).map(|number| record(number, vec![b'x'; 5_000])).collect();
-    for place in [0, 17] {
-        records[place].message.payload = vec![b'x'; 20_001].into();
-    }
-    records[29].message.user_properties = vec![("note".to_owned(), "y".repeat(20_000))];
-    let outcomes = deliver(&*sink, &records).await;
-    for (place, outcome) in outcomes.iter().enumerate() {
-        if [0, 17, 29].contains(&place) {
-            assert_eq!(record_fault(outcome), ("message_too_large", false), "{place}");
-        } else {
-            assert_eq!(*outcome, Outcome::Delivered, "{place}");
-        }
-    }
-    assert_eq!(messages(&server, "limited").await.len(), 27);
-    // One connection served all of it: the broker had nothing to hang up on.
-    assert_eq!(server.stats("limited").await.expect("reads")["publishers"].as_array().map(Vec::len), Some(1));
-    let compressing = opened(server.config("limited", &json!({"compression": "lz4"}))).await;
-    let outcomes = deliver(&*compressing, &records[..1]).await;
-    let kept_out = fault(&outcomes[0]).clone();
-    assert_eq!(kept_out.kind, TargetFaultKind::Interrupted);
-    sink.close().await;
-    delivers(&*compressing, &records[..1]).await;
-    server.finish();
-}
-
-#[tokio::test]
 async fn what_is_above_the_topics_limit_is_told_from_what_only_shares_its_entry() {
     let server = server().await;
     server.create_topic("small").await.expect("makes the topic");
@@ -80,7 +47,7 @@ async fn what_is_above_the_topics_limit_is_told_from_what_only_shares_its_entry(
     let sink = opened(server.config("small", &json!({}))).await;
     let probe = record(1, vec![b'x'; 2_000]);
     let limited = wait::until(LIMIT, "the limit holds", async || {
-        let outcomes = deliver(&*sink, &[probe.clone()]).await;
+        let outcomes = deliver(&*sink, std::slice::from_ref(&probe)).await;
         ensure!(matches!(outcomes[0], Outcome::RecordFault(_)), "{outcomes:?}");
         Ok(outcomes)
     });
@@ -172,66 +139,4 @@ async fn a_producer_that_is_fenced_stops_until_the_topic_is_free() {
     other.end().await.expect("gives it back");
     delivers(&*sink, &numbered(3..=4)).await;
     assert_eq!(texts(&server, "fenced").await, as_texts(1..=4));
-}
-
-/// Passes connections on, under an address of its own. A broker that is alone tells clients to stay with the address by which
-/// they came; `honest`: this is passed on as well, else each is told to go to the broker's own.
-async fn relay(to: u16, honest: bool) -> u16 {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.2", 0)).await.expect("binds");
-    let port = listener.local_addr().expect("has an address").port();
-    tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let Ok(far) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await else { continue };
-            let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
-            tokio::spawn(async move { tokio::io::copy(&mut near_in, &mut far_out).await });
-            tokio::spawn(async move {
-                let mut bytes = vec![0; 64 << 10];
-                while let Ok(count @ 1..) = far_in.read(&mut bytes).await {
-                    // The last field of the answer says it.
-                    let names_it = bytes[..count].windows(9).any(|part| part == b"pulsar://");
-                    if !honest && names_it && bytes[..count].ends_with(&[0x40, 1]) {
-                        bytes[count - 1] = 0;
-                    }
-                    if near_out.write_all(&bytes[..count]).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    port
-}
-
-#[tokio::test]
-async fn no_address_in_a_denied_network_is_connected_to_whoever_names_it() {
-    let server = server().await;
-    let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.1/32"]);
-    let by = |port: u16| json!({"server": format!("pulsar://127.0.0.2:{port}"), "topic": "denied"});
-    let (staying, leading) = (by(relay(server.port(), true).await), by(relay(server.port(), false).await));
-    // The user's own address is fine, and the one that the broker names for the topic is not.
-    for config in [server.config("denied", &json!({})), leading.clone()] {
-        let fault = denying.open(NAME, "pulsar", config.clone()).await.err().expect("is denied");
-        assert_eq!(fault.kind, TargetFaultKind::Misconfigured("TARGET_DENIED"), "{config}: {fault:?}");
-    }
-    let sink = denying.open(NAME, "pulsar", staying).await.unwrap_or_else(|fault| panic!("{fault:?}"));
-    delivered(&*sink, &numbered(1..=1)).await;
-    sink.close().await;
-    let sink = opened(leading).await;
-    delivers(&*sink, &numbered(2..=2)).await;
-}
-
-#[tokio::test]
-async fn nobody_at_home_is_down_and_the_next_server_is_asked() {
-    let server = server().await;
-    let nobody = ports::free().expect("is free");
-    let two = format!("pulsar://127.0.0.1:{nobody},127.0.0.1:{}", server.port());
-    let sink = opened(json!({"server": two, "topic": "two-servers"})).await;
-    delivered(&*sink, &numbered(1..=1)).await;
-    let fault = refused(json!({"server": format!("pulsar://127.0.0.1:{nobody}"), "topic": "x"})).await;
-    assert_eq!(fault.kind, TargetFaultKind::Down);
-    // Something else listens there.
-    let other = refused(json!({"server": format!("pulsar://127.0.0.1:{}", server.admin_port()), "topic": "x",
-                               "connection_timeout_secs": 5}))
-    .await;
-    assert_eq!(other.kind, TargetFaultKind::Down);
 }

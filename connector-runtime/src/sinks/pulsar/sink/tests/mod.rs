@@ -1,11 +1,15 @@
 //! Against Apache Pulsar itself, read back with its own client; most tests share one server, each with topics of its own.
 
+mod alone;
 mod delivery;
 mod faults;
 mod options;
 mod recovery;
+mod relay;
 mod repeats;
+mod seats;
 mod security;
+mod ways;
 
 use std::path::PathBuf;
 use std::sync::Weak;
@@ -25,21 +29,33 @@ const NAME: &str = "bridge";
 /// Far beyond anything a test waits for.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A server that lives as long as a test needs it.
-struct Shared(tokio::sync::Mutex<Weak<Pulsar>>);
+/// Lives as long as a test needs it.
+struct Shared<T>(tokio::sync::Mutex<Weak<T>>);
 
-static SERVER: Shared = Shared(tokio::sync::Mutex::const_new(Weak::new()));
+impl<T> Shared<T> {
+    const fn new() -> Self {
+        Self(tokio::sync::Mutex::const_new(Weak::new()))
+    }
+
+    async fn get(&self, start: impl AsyncFnOnce() -> T) -> Arc<T> {
+        let mut known = self.0.lock().await;
+        if let Some(shared) = known.upgrade() {
+            return shared;
+        }
+        let shared = Arc::new(start().await);
+        *known = Arc::downgrade(&shared);
+        shared
+    }
+}
 
 async fn server() -> Arc<Pulsar> {
-    let mut known = SERVER.0.lock().await;
-    if let Some(server) = known.upgrade() {
-        return server;
-    }
-    let settings = vec![("backlogQuotaCheckIntervalInSeconds".to_owned(), "1".to_owned())];
-    let options = PulsarOptions { settings, ..PulsarOptions::default() };
-    let server = Arc::new(Pulsar::with(options).await.expect("Pulsar starts").keep_nothing());
-    *known = Arc::downgrade(&server);
-    server
+    static SERVER: Shared<Pulsar> = Shared::new();
+    let start = async || {
+        let settings = vec![("backlogQuotaCheckIntervalInSeconds".to_owned(), "1".to_owned())];
+        let options = PulsarOptions { settings, ..PulsarOptions::default() };
+        Pulsar::with(options).await.expect("Pulsar starts").keep_nothing()
+    };
+    SERVER.get(start).await
 }
 
 fn node() -> TestNode {

@@ -39,6 +39,18 @@ async fn what_comes_twice_stands_there_once_also_after_a_change_of_owner() {
 }
 
 #[tokio::test]
+async fn what_comes_again_with_more_behind_it_takes_nothing_with_it() {
+    let server = deduplicating().await;
+    let topic = topic("overlapping");
+    // The broker knows nothing of this producer when it is made: what it has is known by its receipts alone.
+    let sink = opened(server.config(&topic, &json!({}))).await;
+    delivered(&*sink, &numbered(1..=10)).await;
+    delivered(&*sink, &numbered(5..=15)).await;
+    delivered(&*sink, &numbered(1..=20)).await;
+    assert_eq!(texts(&server, &topic).await, as_texts(1..=20));
+}
+
+#[tokio::test]
 async fn without_deduplication_a_repeat_stands_there_twice() {
     let server = server().await;
     let sink = opened(server.config("repeats", &json!({}))).await;

@@ -8,17 +8,28 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Accounts, and TLS for `localhost` and 127.0.0.1.
-async fn guarded(client_certificate: bool) -> (Pulsar, TempDir) {
-    let folder = TempDir::new().expect("a folder");
-    let certificates = Certificates::make(folder.path(), "DNS:localhost,IP:127.0.0.1", USER).expect("are made");
-    let options = PulsarOptions {
-        accounts: true,
-        certificates: Some(certificates),
-        client_certificate,
-        ..PulsarOptions::default()
+/// Each test has it for itself for a while.
+struct Guarded {
+    server: tokio::sync::Mutex<Pulsar>,
+    folder: TempDir,
+}
+
+/// Accounts, and TLS for `localhost` and 127.0.0.1, for which a certificate has to be shown.
+async fn guarded() -> Arc<Guarded> {
+    static SERVER: Shared<Guarded> = Shared::new();
+    let start = async || {
+        let folder = TempDir::new().expect("a folder");
+        let certificates = Certificates::make(folder.path(), "DNS:localhost,IP:127.0.0.1", USER).expect("are made");
+        let options = PulsarOptions {
+            accounts: true,
+            certificates: Some(certificates),
+            client_certificate: true,
+            ..PulsarOptions::default()
+        };
+        let server = Pulsar::with(options).await.expect("Pulsar starts").keep_nothing();
+        Guarded { server: tokio::sync::Mutex::new(server), folder }
     };
-    (Pulsar::with(options).await.expect("Pulsar starts"), folder)
+    SERVER.get(start).await
 }
 
 fn oauth(issuer: &str, more: Value) -> Value {
@@ -30,7 +41,8 @@ fn oauth(issuer: &str, more: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_way_to_authenticate_works_and_is_refused() {
-    let (server, folder) = guarded(false).await;
+    let guarded = guarded().await;
+    let (server, folder) = (guarded.server.lock().await, &guarded.folder);
     let token = server.token(USER).await.expect("is signed");
     let stranger = server.token(STRANGER).await.expect("is signed");
     let key_file = folder.path().join("key.json");
@@ -79,14 +91,14 @@ async fn each_way_to_authenticate_works_and_is_refused() {
             }
         }
     }
-    server.finish();
     issuer.finish();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_ends_is_renewed_on_the_same_connection() {
-    let (server, _folder) = guarded(false).await;
-    let mut issuer = server.issuer(Duration::from_secs(5)).await.expect("starts");
+    let guarded = guarded().await;
+    let server = guarded.server.lock().await;
+    let mut issuer = server.issuer(Duration::from_secs(3)).await.expect("starts");
     let settings = oauth(&issuer.url(), json!({"client_id": USER, "client_secret": PASSWORD}));
     let sink = opened(server.config("renewed", &settings)).await;
     let mut next = 0;
@@ -111,18 +123,21 @@ async fn a_token_that_ends_is_renewed_on_the_same_connection() {
         Ok(())
     });
     lost.await.expect("cannot log in");
-    server.finish();
     issuer.finish();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_right_to_publish_shows_with_the_first_message_and_is_over_when_it_is_given() {
-    let (server, _folder) = guarded(false).await;
+    let guarded = guarded().await;
+    let server = guarded.server.lock().await;
     let token = server.token(USER).await.expect("is signed");
-    let sink = opened(server.config("rights", &json!({"token": token}))).await;
+    // It gives the right as well.
+    server.create_deduplicating("public/rights").await.expect("makes the namespace");
+    let topic = "public/rights/topic";
+    let sink = opened(server.config(topic, &json!({"token": token}))).await;
     delivered(&*sink, &numbered(1..=1)).await;
-    server.allow("public/default", USER, false).await.expect("takes the right");
-    server.unload("rights").await.expect("unloads");
+    server.allow("public/rights", USER, false).await.expect("takes the right");
+    server.unload(topic).await.expect("unloads");
     let refused = wait::until(LIMIT, "it is refused", async || {
         let outcomes = deliver(&*sink, &numbered(2..=2)).await;
         let Outcome::TargetFault(fault) = &outcomes[0] else { anyhow::bail!("{outcomes:?}") };
@@ -131,14 +146,14 @@ async fn no_right_to_publish_shows_with_the_first_message_and_is_over_when_it_is
     });
     let refused = refused.await.expect("is refused");
     assert!(refused.message.contains("not authorized"), "{}", refused.message);
-    server.allow("public/default", USER, true).await.expect("gives it");
+    server.allow("public/rights", USER, true).await.expect("gives it");
     delivers(&*sink, &numbered(2..=2)).await;
-    server.finish();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_verifies_chain_and_name_unless_it_is_told_not_to() {
-    let (server, _folder) = guarded(true).await;
+    let guarded = guarded().await;
+    let server = guarded.server.lock().await;
     let files = server.certificates().expect("speaks TLS").clone();
     let text = |path: &Path| std::fs::read_to_string(path).expect("is there");
     let token = server.token(USER).await.expect("is signed");
@@ -187,5 +202,4 @@ async fn tls_verifies_chain_and_name_unless_it_is_told_not_to() {
     }
     let missing = server.config("secret", &json!({"server": "pulsar+ssl://127.0.0.1", "ca_cert_path": "/nowhere/ca"}));
     assert_eq!(refused(missing).await.kind, TargetFaultKind::Misconfigured("TLS_UNUSABLE"));
-    server.finish();
 }
