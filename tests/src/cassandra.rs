@@ -198,6 +198,20 @@ impl Cassandra {
         self.process.signal(signal)
     }
 
+    /// Continues it or starts it again, whatever became of it.
+    pub async fn revive(&mut self) -> Result<()> {
+        if self.process.is_running() {
+            return self.signal(Signal::CONT);
+        }
+        self.start_again().await
+    }
+
+    /// Of a server that many tests share, and whose folder nobody looks into.
+    pub fn keep_nothing(mut self) -> Self {
+        self.scratch.passed();
+        self
+    }
+
     /// The test passed: the folder may go.
     pub fn finish(mut self) {
         self.scratch.passed();
