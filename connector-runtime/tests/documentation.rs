@@ -1,23 +1,5 @@
 //! `docs/connectors/*.md` hold what the field tables say. `UPDATE_DOCS=1 cargo test -p connector-runtime` writes it.
 
-// The pages say which sinks are there; they are written for the default features.
-#![cfg(all(
-    feature = "clickhouse",
-    feature = "elasticsearch",
-    feature = "file",
-    feature = "greptime",
-    feature = "influxdb",
-    feature = "kafka",
-    feature = "mongodb",
-    feature = "mqtt",
-    feature = "mysql",
-    feature = "opentsdb",
-    feature = "postgres",
-    feature = "rabbitmq",
-    feature = "redis",
-    feature = "webhook"
-))]
-
 use std::fs;
 use std::path::PathBuf;
 

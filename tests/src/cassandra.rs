@@ -5,7 +5,7 @@
 //!   tests  ──tests/servers/cassandra_client.py──▶ as the administrator
 //! ```
 //!
-//! The jars come from Maven, by `scripts/setup cassandra`; Java is the machine's.
+//! The jars come from Maven, by `scripts/setup all`; Java is the machine's.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -274,7 +274,7 @@ fn client() -> Result<PathBuf> {
     let folder = cache::folder()?.join("servers").join(DRIVER);
     ensure!(
         folder.join("complete").is_file(),
-        "{DRIVER} is not in {}: run `scripts/setup cassandra`, which fetches it with pip",
+        "{DRIVER} is not in {}: run `scripts/setup all`, which fetches it with pip",
         folder.display()
     );
     Ok(folder.join("bin/python"))

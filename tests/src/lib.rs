@@ -24,7 +24,6 @@
 pub mod api;
 pub mod binary;
 pub mod cache;
-#[cfg(feature = "cassandra")]
 pub mod cassandra;
 pub mod certificates;
 pub mod clickhouse;
@@ -38,7 +37,6 @@ pub mod jars;
 pub mod kafka;
 pub mod kept;
 pub mod mariadb;
-#[cfg(feature = "s3")]
 pub mod minio;
 pub mod mongodb;
 pub mod mosquitto;
@@ -57,7 +55,6 @@ pub mod rabbitmq;
 pub mod reader;
 pub mod records;
 pub mod redis;
-#[cfg(feature = "s3")]
 pub mod s3;
 pub mod scratch;
 pub mod small_disk;

@@ -36,7 +36,7 @@ impl Minio {
     /// `None`, and says so, where `scripts/setup` could not build it.
     pub async fn start() -> Result<Option<Self>> {
         let Some(program) = cache::program(PROGRAM)? else {
-            eprintln!("not run: MinIO is not here; `scripts/setup s3` builds it with Go");
+            eprintln!("not run: MinIO is not here; `scripts/setup all` builds it with Go");
             return Ok(None);
         };
         let scratch = Scratch::new("minio")?;

@@ -6,7 +6,7 @@
 //!          ──Python client (tests/servers/pulsar_client.py)──▶ messages
 //! ```
 //!
-//! The distribution comes from Maven and the client from PyPI, by `scripts/setup pulsar`; Java is the machine's.
+//! The distribution comes from Maven and the client from PyPI, by `scripts/setup all`; Java is the machine's.
 
 mod accounts;
 mod admin;
@@ -187,7 +187,7 @@ fn home(scratch: &Path) -> Result<PathBuf> {
     let home = cache::folder()?.join(format!("servers/pulsar-{VERSION}/home"));
     ensure!(
         home.is_dir(),
-        "Pulsar {VERSION} is not at {}: run `scripts/setup pulsar`, which fetches it with Maven (mvn)",
+        "Pulsar {VERSION} is not at {}: run `scripts/setup all`, which fetches it with Maven (mvn)",
         home.display()
     );
     cache::readable(&home, scratch)
@@ -195,7 +195,7 @@ fn home(scratch: &Path) -> Result<PathBuf> {
 
 fn python() -> Result<PathBuf> {
     let python = cache::folder()?.join(format!("servers/pulsar-client-{CLIENT_VERSION}/bin/python"));
-    ensure!(python.exists(), "Pulsar's client is not at {}: run `scripts/setup pulsar`", python.display());
+    ensure!(python.exists(), "Pulsar's client is not at {}: run `scripts/setup all`", python.display());
     Ok(python)
 }
 

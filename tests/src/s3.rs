@@ -67,7 +67,7 @@ impl S3 {
 
     pub async fn with(options: S3Options) -> Result<Self> {
         let scratch = Scratch::new("s3")?;
-        let built = cache::program(PROGRAM)?.context("scripts/setup s3 builds versitygw")?;
+        let built = cache::program(PROGRAM)?.context("scripts/setup all builds versitygw")?;
         let program = cache::readable(&built, scratch.path())?;
         for folder in ["objects", "users"] {
             std::fs::create_dir(scratch.path().join(folder))?;

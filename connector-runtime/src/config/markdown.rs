@@ -18,13 +18,6 @@ pub fn reference_page(entry: &KindEntry) -> String {
         order_says(entry.order),
         schema.records_field
     ));
-    if !entry.offered {
-        page.push_str(&format!(
-            "\n> This release accepts the configuration; the sink is not part of it yet: the connector stays `Idle` with \
-             `state_reason` `no node offers kind {}`.\n",
-            entry.name
-        ));
-    }
     page.push_str("\n## Configuration\n\n");
     page.push_str("**+** marks what is not in the original document.\n");
     let titles = ["", "### Batches", "### Limits", "### TLS"];
@@ -58,16 +51,14 @@ pub fn reference_page(entry: &KindEntry) -> String {
 
 /// One line for each kind.
 pub fn type_index() -> String {
-    let mut table = "| Type | Name | Category | Order | Sink in this release |\n|---|---|---|---|---|\n".to_owned();
+    let mut table = "| Type | Name | Category | Order |\n|---|---|---|---|\n".to_owned();
     for entry in KINDS {
-        let sink = if entry.offered { "yes" } else { "not yet" };
         table.push_str(&format!(
-            "| [`{0}`]({0}.md) | {1} | {2} | {3} | {4} |\n",
+            "| [`{0}`]({0}.md) | {1} | {2} | {3} |\n",
             entry.name,
             entry.title,
             entry.category,
-            order_says(entry.order),
-            sink
+            order_says(entry.order)
         ));
     }
     table

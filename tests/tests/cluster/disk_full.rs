@@ -262,7 +262,7 @@ async fn one_node(set: &[&str]) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// A connector of a kind that no node offers.
+/// A connector of a kind that no node of these tests offers.
 fn not_offered(name: &str, topic: &str) -> Value {
     let mut connector = webhook_connector(name, topic, "");
     connector["connector_type"] = json!("cassandra");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::cluster::{Cluster, webhook_connector};
+use tests::cluster::{Cluster, ClusterOptions, webhook_connector};
 use tests::nginx::Nginx;
 use tests::publisher::{self, PublisherOptions};
 use tests::{records, wait};
@@ -11,7 +11,8 @@ use crate::{LIMIT, all_arrived, connect, publish_one};
 
 #[tokio::test]
 async fn all_nodes_killed_at_once_keep_connectors_and_records() -> Result<()> {
-    let mut cluster = Cluster::start().await?;
+    let set = vec!["connectors.kinds=webhook".to_owned()];
+    let mut cluster = Cluster::with(ClusterOptions { set, ..ClusterOptions::default() }).await?;
     let mut nginx = Nginx::start().await?;
     cluster.create_running(0, &webhook_connector("kept", "kept/#", &nginx.url())).await?;
     let mut idle = webhook_connector("kept_idle", "kept/#", "");

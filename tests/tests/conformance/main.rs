@@ -35,27 +35,6 @@ use stage::Stage;
 
 kinds::for_each!(test_of_each);
 
-/// Not offered yet, so it has no line among the others.
-#[cfg(feature = "s3")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s3() -> Result<()> {
-    conforms::<kinds::s3::S3>().await
-}
-
-/// Nor this one.
-#[cfg(feature = "cassandra")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cassandra() -> Result<()> {
-    conforms::<kinds::cassandra::Cassandra>().await
-}
-
-/// And this one.
-#[cfg(feature = "pulsar")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pulsar() -> Result<()> {
-    conforms::<kinds::pulsar::Pulsar>().await
-}
-
 /// Every case for one kind.
 async fn conforms<A: Adapter>() -> Result<()> {
     let counts = Counts::chosen()?;
