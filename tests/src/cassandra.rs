@@ -311,8 +311,9 @@ fn configure(
             options.joins.unwrap_or(address)
         ),
         "endpoint_snitch: SimpleSnitch".to_owned(),
-        "commitlog_sync: periodic".to_owned(),
-        "commitlog_sync_period: 200ms".to_owned(),
+        // What is confirmed is on the disk. By default it forgets, when it is killed, what it has confirmed since the last
+        // mark in its log.
+        "commitlog_sync: batch".to_owned(),
         "commitlog_segment_size: 8MiB".to_owned(),
         "commitlog_total_space: 64MiB".to_owned(),
         "memtable_heap_space: 64MiB".to_owned(),

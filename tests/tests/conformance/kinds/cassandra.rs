@@ -74,7 +74,7 @@ impl Adapter for Cassandra {
             batches_in_flight: BATCHES_IN_FLIGHT,
             // The id is the primary key.
             repeats: Repeats::Never,
-            // The log of commits is in the kernel's hands when a write is confirmed.
+            // The server syncs its log before it confirms a write.
             loses_when_killed: None,
             poison: REFUSED,
             breakages: &[WRONG_PASSWORD, NO_TABLE, NO_RIGHT],

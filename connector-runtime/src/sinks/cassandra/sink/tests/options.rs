@@ -58,7 +58,7 @@ async fn rows_go_after_their_time_and_levels_are_those_of_the_configuration() {
     // With more copies than nodes, the number that a level wants is in the server's answer.
     let wide = "CREATE KEYSPACE wide WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 5}";
     let statements =
-        [wide, "CREATE TABLE wide.messages (msgid text PRIMARY KEY)", "GRANT MODIFY ON KEYSPACE wide TO sluice"];
+        [wide, "CREATE TABLE wide.levels (msgid text PRIMARY KEY)", "GRANT MODIFY ON KEYSPACE wide TO sluice"];
     server.run(&statements).await.expect("makes them");
     for (level, expect) in [
         (json!("one"), None),
