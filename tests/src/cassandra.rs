@@ -314,6 +314,8 @@ fn configure(
         // What is confirmed is on the disk. By default it forgets, when it is killed, what it has confirmed since the last
         // mark in its log.
         "commitlog_sync: batch".to_owned(),
+        // As many rows as a connector has under way share one sync: each waits for it in a thread.
+        "concurrent_writes: 256".to_owned(),
         "commitlog_segment_size: 8MiB".to_owned(),
         "commitlog_total_space: 64MiB".to_owned(),
         "memtable_heap_space: 64MiB".to_owned(),

@@ -119,8 +119,10 @@ impl<A: Adapter> Stage<A> {
 
     /// After a case, however it ended: its connectors go, and the server is as it was.
     pub async fn clear(&mut self) -> Result<()> {
-        self.adapter.resume()?;
-        if !self.server_runs {
+        // One that was killed and not started again cannot be continued.
+        if self.server_runs {
+            self.adapter.resume()?;
+        } else {
             self.start_server().await?;
         }
         for node in &mut self.cluster.nodes {
