@@ -213,11 +213,10 @@ impl<A: Adapter> Stage<A> {
         Ok(format!("beside, a bare client had {} confirmed, lost {lost} by the target itself", confirmed.len()))
     }
 
-    /// Publishes plain messages on one topic, at the rate of the counts or as the kind keeps up with on a busy machine.
+    /// Publishes plain messages on one topic, at the rate of the counts.
     pub fn publisher(&self, name: &str, topic: &str, count: u64, port: u16) -> Publisher {
         let options = PublisherOptions::new(name, topic, &[port], count);
-        let counted = self.counts.per_second;
-        let per_second = Some(self.adapter.keeps_up_with().map_or(counted, |most| most.min(counted)));
+        let per_second = Some(self.counts.per_second);
         Publisher::start(PublisherOptions { per_second, celsius: Some(CELSIUS), ..options })
     }
 
