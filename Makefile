@@ -50,7 +50,7 @@ demo:
 ifeq ($(KIND),)
 test: setup verify
 	$(CARGO) build --locked --workspace --all-targets
-	$(CARGO) test --locked --workspace
+	scripts/test-lanes
 else
 test: setup
 	$(CARGO) build --locked --workspace --all-targets

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::mqtt_session::{Login, Session, Signal, Version};
+use crate::wait;
 
 /// Between two attempts to connect: a restarted node is back within seconds.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
@@ -102,6 +103,16 @@ impl Publisher {
     pub async fn stop(self, limit: Duration) -> Result<Published> {
         self.progress.stop.store(true, Ordering::Relaxed);
         self.finish(limit).await
+    }
+
+    /// Goes on until so many messages are acknowledged, and stops.
+    pub async fn stop_after(self, count: u64, limit: Duration) -> Result<Published> {
+        wait::until(limit, &format!("{count} messages are acknowledged"), async || {
+            ensure!(self.acknowledged() >= count || self.task.is_finished(), "{}", self.acknowledged());
+            Ok(())
+        })
+        .await?;
+        self.stop(limit).await
     }
 
     /// Waits until all messages are acknowledged.

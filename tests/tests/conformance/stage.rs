@@ -220,6 +220,12 @@ impl<A: Adapter> Stage<A> {
         Publisher::start(PublisherOptions { per_second, celsius: Some(CELSIUS), ..options })
     }
 
+    /// As [`Self::publisher`], until it is stopped: whatever is broken meanwhile is broken in the middle, however long it
+    /// takes on a busy machine.
+    pub fn publisher_without_end(&self, name: &str, topic: &str, port: u16) -> Publisher {
+        self.publisher(name, topic, u64::MAX, port)
+    }
+
     pub async fn ledger(&self, connector: &str) -> Result<Ledger> {
         self.cluster.api(self.asked).ledger(connector).await
     }

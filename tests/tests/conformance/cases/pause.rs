@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{restart, round_trip};
+use super::round_trip;
 use crate::adapter::Adapter;
 use crate::outage::Outage;
 use crate::publishing::Sent;
@@ -21,7 +21,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     }
     let waits = stage.connect("paused", "c/paused/#", Ending::Waits).await?;
     let count = stage.counts.killed;
-    let publisher = stage.publisher("paused", "c/paused", count, stage.cluster.nodes[0].mqtt_port);
+    let publisher = stage.publisher_without_end("paused", "c/paused", stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&waits.name, count / 4).await?;
     let gaps = stage.gaps(&waits);
     stage.adapter.pause()?;
@@ -33,7 +33,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     ensure!(after.sent <= before.sent + stage.in_flight(), "sent while nobody answered: {before:?}, {after:?}");
     ensure!(after.pending > 0, "nothing waited: {after:?}");
     stage.adapter.resume()?;
-    let sent = Sent::of_published(&restart::finish(publisher, stage).await?)?;
+    let sent = Sent::of_published(&publisher.stop_after(count, stage.counts.limit).await?)?;
     let settled = stage.settle(&waits, &sent).await?;
     let gap = gaps.longest();
     ensure!(settled.ledger.dead_lettered == 0, "{:?}", settled.ledger);
