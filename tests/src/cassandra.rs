@@ -31,6 +31,10 @@ const ADMIN: &str = "cassandra";
 
 /// Several Java processes start at a time on a small machine.
 const START_LIMIT: Duration = Duration::from_secs(180);
+/// Another process of the machine may take a port between the time at which it was free and the start.
+const STARTS_MAX: usize = 3;
+/// The words of the ports of nodes, and of clients.
+const TAKEN: [&str; 2] = ["in use by another process", "Failed to bind port"];
 const ASK_LIMIT: Duration = Duration::from_secs(120);
 
 /// Cassandra reads what the platform hides.
@@ -111,6 +115,16 @@ impl Cassandra {
     }
 
     pub async fn with(options: CassandraOptions) -> Result<Self> {
+        for _ in 1..STARTS_MAX {
+            match Self::once(options.clone()).await {
+                Err(error) if options.ports.is_none() && is_taken(&error) => {}
+                started => return started,
+            }
+        }
+        Self::once(options).await
+    }
+
+    async fn once(options: CassandraOptions) -> Result<Self> {
         let scratch = Scratch::new("cassandra")?;
         let ports = options.ports.map_or_else(|| Ok((ports::free()?, ports::free()?)), anyhow::Ok)?;
         std::fs::create_dir(scratch.path().join("logs"))?;
@@ -226,10 +240,12 @@ impl Cassandra {
     async fn ready(&mut self, starts: usize) -> Result<()> {
         let log = self.process.log_path().to_owned();
         let begun = wait::until(START_LIMIT, "Cassandra listens", async || {
-            ensure!(self.starts()? >= starts, "not yet");
-            Ok(())
+            let listens = self.starts()? >= starts;
+            ensure!(listens || !self.process.is_running(), "not yet");
+            Ok(listens)
         });
-        begun.await.with_context(|| process::tail(&log, 40))?;
+        let listens = begun.await.with_context(|| process::tail(&log, 40))?;
+        ensure!(listens, "Cassandra has ended: {}", process::tail(&log, 40));
         // The first user is made a moment later.
         let answers =
             wait::until(START_LIMIT, "Cassandra answers", async || self.run(&["SELECT key FROM system.local"]).await);
@@ -259,6 +275,11 @@ impl Cassandra {
         }
         Ok(process::run(&mut command, ASK_LIMIT).await?.success()?.stdout)
     }
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}");
+    TAKEN.iter().any(|words| said.contains(words))
 }
 
 /// The columns that the page shows.
