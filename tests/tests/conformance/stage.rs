@@ -213,10 +213,11 @@ impl<A: Adapter> Stage<A> {
         Ok(format!("beside, a bare client had {} confirmed, lost {lost} by the target itself", confirmed.len()))
     }
 
-    /// Publishes plain messages on one topic, at the rate of the counts.
+    /// Publishes plain messages on one topic, at the rate of the counts or as the kind keeps up with on a busy machine.
     pub fn publisher(&self, name: &str, topic: &str, count: u64, port: u16) -> Publisher {
         let options = PublisherOptions::new(name, topic, &[port], count);
-        let per_second = Some(self.counts.per_second);
+        let counted = self.counts.per_second;
+        let per_second = Some(self.adapter.keeps_up_with().map_or(counted, |most| most.min(counted)));
         Publisher::start(PublisherOptions { per_second, celsius: Some(CELSIUS), ..options })
     }
 
