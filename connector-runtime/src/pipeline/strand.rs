@@ -258,6 +258,15 @@ impl<'a> Strand<'a> {
         let now = Instant::now();
         let by_plan = now + self.task.wait_time();
         let mut by_backoff = None;
+        // Where order does not count nothing stands between a held record and the one that it waits for.
+        let mut held = None;
+        if !self.ordered && groups.iter().any(|(_, next)| *next == Next::Held) {
+            if groups.iter().any(|(_, next)| matches!(next, Next::ByBackoff | Next::Repeat)) {
+                held = Some(*by_backoff.insert(now + self.backoff.next(retry_after)));
+            } else if groups.iter().any(|(_, next)| *next == Next::ByPlan) {
+                held = Some(by_plan);
+            }
+        }
         let mut runs: Vec<Run> = Vec::with_capacity(groups.len());
         let mut from = run.from;
         for (places, next) in groups {
@@ -275,7 +284,8 @@ impl<'a> Strand<'a> {
                 Next::ByBackoff | Next::Repeat => {
                     Some(*by_backoff.get_or_insert_with(|| now + self.backoff.next(retry_after)))
                 }
-                Next::Held | Next::Ask => None,
+                Next::Held => held,
+                Next::Ask => None,
             };
             let retry = match next {
                 Next::ByPlan | Next::ByBackoff => true,

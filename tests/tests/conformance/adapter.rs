@@ -94,6 +94,12 @@ pub trait Adapter: Sized {
         bail!("{} declares no set of servers", Self::KIND)
     }
 
+    /// Records a second that its server takes on a machine with much else to do, where that is little: what is broken in
+    /// the middle of a run has to find something under way.
+    fn keeps_up_with(&self) -> Option<u64> {
+        None
+    }
+
     /// The target's own client, logged in and writing to a destination of its own with the target's confirmation; where
     /// [`Facts::loses_when_killed`] or [`Self::replicate`] says that the target may lose what it confirmed.
     async fn bare(&self, _: &Destination) -> Result<Option<BareClient>> {

@@ -119,8 +119,10 @@ impl<A: Adapter> Stage<A> {
 
     /// After a case, however it ended: its connectors go, and the server is as it was.
     pub async fn clear(&mut self) -> Result<()> {
-        self.adapter.resume()?;
-        if !self.server_runs {
+        // One that was killed and not started again cannot be continued.
+        if self.server_runs {
+            self.adapter.resume()?;
+        } else {
             self.start_server().await?;
         }
         for node in &mut self.cluster.nodes {
@@ -211,10 +213,11 @@ impl<A: Adapter> Stage<A> {
         Ok(format!("beside, a bare client had {} confirmed, lost {lost} by the target itself", confirmed.len()))
     }
 
-    /// Publishes plain messages on one topic, at the rate of the counts.
+    /// Publishes plain messages on one topic, at the rate of the counts or as the kind keeps up with on a busy machine.
     pub fn publisher(&self, name: &str, topic: &str, count: u64, port: u16) -> Publisher {
         let options = PublisherOptions::new(name, topic, &[port], count);
-        let per_second = Some(self.counts.per_second);
+        let counted = self.counts.per_second;
+        let per_second = Some(self.adapter.keeps_up_with().map_or(counted, |most| most.min(counted)));
         Publisher::start(PublisherOptions { per_second, celsius: Some(CELSIUS), ..options })
     }
 

@@ -128,3 +128,20 @@ async fn records_that_come_later_are_found() {
     assert_eq!(sink.delivered(), [0, 1]);
     assert_eq!(task.report().in_flight_records, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_order_what_is_held_back_waits_as_long_as_what_it_waits_for() {
+    let queue = MemoryQueue::numbered(10);
+    let sink = ScriptedSink::new(|call, _| {
+        if call.at_ms >= 2_000 {
+            return Answer::All(Outcome::Delivered);
+        }
+        let held = || Outcome::TargetFault(TargetFault::held());
+        let first = fault(TargetFaultKind::Down);
+        Answer::Each(std::iter::once(first).chain(std::iter::repeat_with(held)).take(call.records.len()).collect())
+    });
+    Setup { records_max: 10, order: OrderClass::None, ..Setup::default() }.start(&queue, &sink);
+    queue.all_committed().await;
+    let at_once = sink.times().iter().filter(|at| **at == 0).count();
+    assert_eq!(at_once, 1, "nobody else is sent before the target had its pause: {:?}", sink.times());
+}

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -45,7 +46,7 @@ pub(super) async fn relay(
         aborted,
     };
     // Nodes tell each other's addresses, and only those of the configuration have names.
-    let names = timeout(limit, names(config, context)).await.unwrap_or_default();
+    let names = names(config, context, limit).await;
     Ok(Relay::new(ways, names))
 }
 
@@ -54,7 +55,7 @@ pub(super) async fn connect(config: &Config, context: &SinkContext, relay: &Rela
     let mut builder = SessionBuilder::new();
     for node in &config.nodes {
         let (host, port) = dial::host_and_port(node, config.port);
-        let door = doors.to(Place { host: host.to_owned(), port, certificate_name: None });
+        let door = doors.first(Place { host: host.to_owned(), port, certificate_name: None });
         builder = builder.known_node_addr(door.map_err(|error| no_door(&error))?);
     }
     if !config.username.is_empty() {
@@ -64,7 +65,7 @@ pub(super) async fn connect(config: &Config, context: &SinkContext, relay: &Rela
     let identity = SelfIdentity::new()
         .with_application_name(format!("sluice/{}", context.connector.0))
         .with_client_id(relay.client_id().to_owned());
-    let session = builder
+    let builder = builder
         .address_translator(doors)
         .custom_identity(identity)
         // Of no use to others.
@@ -72,15 +73,19 @@ pub(super) async fn connect(config: &Config, context: &SinkContext, relay: &Rela
         .default_execution_profile_handle(profile(config, limit).into_handle())
         .connection_timeout(limit)
         .keepalive_timeout(limit)
+        .schema_agreement_timeout(limit)
         .pool_size(PoolSize::PerHost(CONNECTIONS_PER_NODE))
         // Behind a relay a node has one port.
         .disallow_shard_aware_port(true)
         // Which nodes have which rows; not what columns there are.
         .keyspaces_to_fetch([&config.keyspace])
-        .fetch_full_schema_metadata(false)
-        .build()
-        .await
-        .map_err(|error| Error::from(&error))?;
+        .fetch_full_schema_metadata(false);
+    // One node after the other is tried, and the first that answers is asked for the others.
+    let within = limit * u32::try_from(config.nodes.len() + 1).unwrap_or(u32::MAX);
+    let session = match timeout(within, builder.build()).await {
+        Ok(built) => built.map_err(|error| Error::from(&error))?,
+        Err(_) => return Err(Error::NoNode(format!("no node has let us in within {} s", within.as_secs()))),
+    };
     datacenter_is_there(config, &session)?;
     Ok(session)
 }
@@ -112,15 +117,17 @@ fn consistency(level: Level) -> Consistency {
     }
 }
 
-async fn names(config: &Config, context: &SinkContext) -> BTreeMap<IpAddr, String> {
-    let mut names = BTreeMap::new();
-    for node in &config.nodes {
-        let (host, port) = dial::host_and_port(node, config.port);
-        if host.parse::<IpAddr>().is_ok() {
-            continue;
-        }
+/// A name that is looked up slowly takes none of the others away.
+async fn names(config: &Config, context: &SinkContext, limit: Duration) -> BTreeMap<IpAddr, String> {
+    let hosts = config.nodes.iter().map(|node| dial::host_and_port(node, config.port));
+    let named = hosts.filter(|(host, _)| host.parse::<IpAddr>().is_err());
+    let found = join_all(named.map(|(host, port)| async move {
         // What is denied or cannot be looked up is told when it is connected to.
-        let Ok(addresses) = dial::resolve(host, port, &context.deny_networks).await else { continue };
+        let found = timeout(limit, dial::resolve(host, port, &context.deny_networks)).await;
+        (host, found.ok().and_then(Result::ok).unwrap_or_default())
+    }));
+    let mut names = BTreeMap::new();
+    for (host, addresses) in found.await {
         for address in addresses {
             names.entry(address.ip()).or_insert_with(|| host.to_owned());
         }

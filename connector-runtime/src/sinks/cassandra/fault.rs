@@ -13,7 +13,7 @@
 
 use scylla::errors::{
     BadQuery, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
-    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError, SchemaAgreementError,
 };
 
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
@@ -32,6 +32,8 @@ pub(super) enum Error {
     /// The server calls the statement invalid, with these words: for a value, or for what it names.
     Invalid(String),
     Target(TargetFault),
+    /// A request was given up.
+    Silent(String),
     /// A connection was lost: the relay may know why.
     Lost(String),
     /// There is none to any node: the relay may know why.
@@ -51,9 +53,33 @@ impl From<&ExecutionError> for Error {
             // No node of the data centre is known, or none of them is connected.
             ExecutionError::EmptyPlan => Self::NoNode("no node can be used".to_owned()),
             ExecutionError::RequestTimeout(limit) => {
-                Self::Target(down(&format!("no answer within {} s", limit.as_secs_f64())))
+                Self::Silent(format!("no answer within {} s", limit.as_secs_f64()))
             }
             _ => Self::Target(down(&chain(error))),
+        }
+    }
+}
+
+impl From<&SchemaAgreementError> for Error {
+    fn from(error: &SchemaAgreementError) -> Self {
+        match error {
+            SchemaAgreementError::ConnectionPoolError(error) => error.into(),
+            SchemaAgreementError::PrepareError(error) => error.into(),
+            SchemaAgreementError::RequestError(error) => error.into(),
+            _ => Self::Target(down(&chain(error))),
+        }
+    }
+}
+
+impl Error {
+    /// What is sent next would fare no better.
+    pub(super) fn holds_up(&self) -> bool {
+        match self {
+            Self::Silent(_) | Self::Lost(_) | Self::NoNode(_) => true,
+            Self::Target(fault) => {
+                fault.kind.needs_a_person() || matches!(fault.kind, TargetFaultKind::Throttled { .. })
+            }
+            Self::Unsendable(_) | Self::Invalid(_) => false,
         }
     }
 }
@@ -136,7 +162,7 @@ pub(super) fn refused(said: String) -> RecordFault {
     RecordFault::refused("cassandra_2200", said)
 }
 
-fn down(message: &str) -> TargetFault {
+pub(super) fn down(message: &str) -> TargetFault {
     TargetFault::new(TargetFaultKind::Down, words(message))
 }
 
@@ -163,6 +189,26 @@ mod tests {
         }
     }
 
+    /// A replica that is late says nothing about other rows.
+    #[test]
+    fn only_what_all_would_meet_holds_others_up() {
+        let target = |kind| Error::Target(TargetFault::new(kind, "m"));
+        let text = || "m".to_owned();
+        for error in [
+            Error::Silent(text()),
+            Error::Lost(text()),
+            Error::NoNode(text()),
+            target(TargetFaultKind::Throttled { retry_after: None }),
+            target(TargetFaultKind::Permission),
+            target(DOES_NOT_FIT),
+        ] {
+            assert!(error.holds_up(), "{error:?}");
+        }
+        for error in [Error::Invalid(text()), target(TargetFaultKind::Down), target(TargetFaultKind::Full)] {
+            assert!(!error.holds_up(), "{error:?}");
+        }
+    }
+
     #[test]
     fn a_code_says_whose_fault_it_is() {
         check(DbError::AuthenticationError, TargetFaultKind::Auth);
@@ -178,6 +224,6 @@ mod tests {
         let invalid = ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, "y".to_owned()));
         assert!(matches!(Error::from(&invalid), Error::Invalid(said) if said == "y"));
         let slow = ExecutionError::RequestTimeout(std::time::Duration::from_millis(1_500));
-        assert!(matches!(Error::from(&slow), Error::Target(fault) if &*fault.message == "no answer within 1.5 s"));
+        assert!(matches!(Error::from(&slow), Error::Silent(words) if words == "no answer within 1.5 s"));
     }
 }

@@ -1,17 +1,23 @@
 //! The table as it is, and as it is made where it is missing. Names are quoted, values never stand in the text.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
 use scylla::client::session::Session;
+use scylla::cluster::Node;
 use scylla::errors::ExecutionError;
+use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlValue;
+use tokio::time::timeout;
 
 use super::config::Config;
-use super::fault::{DOES_NOT_FIT, Error};
-use super::value::{COLUMNS, Source, Wire, wire};
+use super::fault::{DOES_NOT_FIT, Error, down};
+use super::value::{COLUMNS, Cell, Source, Wire, wire};
 use crate::sink::{TargetFault, TargetFaultKind};
 use crate::sinks::offered::chain;
 
-const SCHEMA_VERSION: &str = "SELECT schema_version FROM system.local WHERE key = 'local'";
 const KEYSPACE: &str = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
 const TABLE_COLUMNS: &str =
     "SELECT column_name, kind, type FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
@@ -27,6 +33,8 @@ pub(super) struct Table {
     /// What is made when it is missing: the options of a new keyspace.
     replication: Option<String>,
     ttl_secs: Option<u32>,
+    /// How long a question to all nodes may take.
+    limit: Duration,
 }
 
 /// A column that is written.
@@ -35,12 +43,20 @@ pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) source: Source,
     pub(super) wire: Wire,
-    /// Part of the primary key.
-    pub(super) is_key: bool,
+    pub(super) role: Role,
+}
+
+/// Of a column in the primary key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// By which a row's nodes are found.
+    Partition,
+    Clustering,
+    None,
 }
 
 /// Of a column, as the server describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Column {
     name: String,
     kind: String,
@@ -48,8 +64,12 @@ pub(super) struct Column {
 }
 
 impl Column {
-    fn is_key(&self) -> bool {
-        ["partition_key", "clustering"].contains(&self.kind.as_str())
+    fn role(&self) -> Role {
+        match self.kind.as_str() {
+            "partition_key" => Role::Partition,
+            "clustering" => Role::Clustering,
+            _ => Role::None,
+        }
     }
 }
 
@@ -60,36 +80,92 @@ impl Table {
             let copies = config.replication_factor;
             format!("{{'class': 'NetworkTopologyStrategy', '{}': {copies}}}", where_to.replace('\'', "''"))
         });
-        Self { keyspace: config.keyspace.clone(), name: config.table.clone(), replication, ttl_secs: config.ttl_secs }
+        Self {
+            keyspace: config.keyspace.clone(),
+            name: config.table.clone(),
+            replication,
+            ttl_secs: config.ttl_secs,
+            limit: Duration::from_secs(config.timeout_secs),
+        }
     }
 
     fn quoted(&self) -> String {
         format!("{}.{}", quoted(&self.keyspace), quoted(&self.name))
     }
 
+    /// Says of each value what its bytes are: a table that was made anew with other types refuses the statement.
     pub(super) fn insert(&self, fields: &[Field]) -> String {
+        let value = |field: &Field| match field.role {
+            // The server does not tell which value is the key where that says its type.
+            Role::Partition => "?".to_owned(),
+            Role::Clustering | Role::None => format!("({})?", field.wire.name()),
+        };
+        self.insert_of(fields, value, "?")
+    }
+
+    fn insert_of(&self, fields: &[Field], value: impl Fn(&Field) -> String, time: &str) -> String {
         let names: Vec<String> = fields.iter().map(|field| quoted(field.name)).collect();
-        let values = vec!["?"; fields.len()].join(", ");
+        let values: Vec<String> = fields.iter().map(value).collect();
         let ttl = self.ttl_secs.map(|seconds| format!(" AND TTL {seconds}")).unwrap_or_default();
-        format!("INSERT INTO {} ({}) VALUES ({values}) USING TIMESTAMP ?{ttl}", self.quoted(), names.join(", "))
+        let (table, names, values) = (self.quoted(), names.join(", "), values.join(", "));
+        format!("INSERT INTO {table} ({names}) VALUES ({values}) USING TIMESTAMP {time}{ttl}")
     }
 
-    /// Takes away, as of 1970, a row that is not there: the statement shares everything with an insert but the values.
-    pub(super) fn delete_nothing(&self, fields: &[Field]) -> String {
+    /// Writes a row without values and takes it away, at once and both as of 1970, so that nobody ever sees it: what the
+    /// server says about this it says about every insert. Once for each of both come the values of the key.
+    pub(super) fn insert_nothing(&self, fields: &[Field]) -> (String, Vec<Cell>) {
+        let is_key = |field: &&Field| field.role != Role::None;
+        let value = |field: &Field| if is_key(&field) { "?" } else { "null" }.to_owned();
         let keys: Vec<String> =
-            fields.iter().filter(|field| field.is_key).map(|field| format!("{} = ?", quoted(field.name))).collect();
-        format!("DELETE FROM {} USING TIMESTAMP 1 WHERE {}", self.quoted(), keys.join(" AND "))
+            fields.iter().filter(is_key).map(|field| format!("{} = ?", quoted(field.name))).collect();
+        let (insert, table, keys) = (self.insert_of(fields, value, "1"), self.quoted(), keys.join(" AND "));
+        let delete = format!("DELETE FROM {table} USING TIMESTAMP 1 WHERE {keys}");
+        let innocent = || fields.iter().filter(is_key).map(|field| field.wire.innocent());
+        (format!("BEGIN UNLOGGED BATCH {insert}; {delete}; APPLY BATCH"), innocent().chain(innocent()).collect())
     }
 
-    /// Empty where there is no such table.
-    pub(super) async fn columns(&self, session: &Session) -> Result<Vec<Column>, Error> {
-        let answer = session.query_unpaged(of_one_node(TABLE_COLUMNS), (&self.keyspace, &self.name)).await;
+    /// Of a table that is not there: the server says so itself when it is asked to prepare it.
+    pub(super) fn insert_unknown(&self) -> String {
+        format!("INSERT INTO {} ({}) VALUES (?)", self.quoted(), quoted(COLUMNS[0].0))
+    }
+
+    /// The columns, empty where there is no such table, and the version of the schema that all nodes have. While they
+    /// have several, as when a cluster gets a new release node by node, each of them must know the same columns.
+    pub(super) async fn look(&self, session: &Session) -> Result<(Option<SchemaVersion>, Vec<Column>), Error> {
+        // First, so that whatever changes meanwhile is seen as a change.
+        let version = self.schema_version(session).await?;
+        if version.is_some() {
+            return Ok((version, self.columns(session, of_one_node(TABLE_COLUMNS)).await?));
+        }
+        let state = session.get_cluster_state();
+        let nodes = state.get_nodes_info().iter().filter(|node| node.is_connected());
+        let told = try_join_all(nodes.map(|node| self.columns(session, of_this_node(TABLE_COLUMNS, node)))).await?;
+        let mut told = told.into_iter();
+        let first = told.next().ok_or_else(|| Error::NoNode("no node can be used".to_owned()))?;
+        if told.all(|columns| columns == first) {
+            return Ok((None, first));
+        }
+        Err(Error::Target(down(&format!("not every node knows {} as it is now", self.quoted()))))
+    }
+
+    /// That of all nodes which are connected; `None` where they have several.
+    pub(super) async fn schema_version(&self, session: &Session) -> Result<Option<SchemaVersion>, Error> {
+        match timeout(self.limit, session.check_schema_agreement()).await {
+            Ok(Ok(version)) => Ok(version.map(CqlValue::Uuid)),
+            Ok(Err(error)) => Err(Error::from(&error)),
+            Err(_) => Err(Error::Silent(format!("no answer within {} s", self.limit.as_secs()))),
+        }
+    }
+
+    async fn columns(&self, session: &Session, statement: Statement) -> Result<Vec<Column>, Error> {
+        let answer = session.query_unpaged(statement, (&self.keyspace, &self.name)).await;
         let rows = answer.map_err(|error| Error::from(&error))?.into_rows_result().map_err(|error| odd(&error))?;
         let mut columns = Vec::new();
         for row in rows.rows::<(String, String, String)>().map_err(|error| odd(&error))? {
             let (name, kind, type_name) = row.map_err(|error| odd(&error))?;
             columns.push(Column { name, kind, type_name });
         }
+        columns.sort();
         Ok(columns)
     }
 
@@ -116,10 +192,10 @@ impl Table {
                 let message = format!("column {name} of {} has type {}", self.quoted(), column.type_name);
                 return Err(TargetFault::new(DOES_NOT_FIT, message));
             };
-            fields.push(Field { name, source, wire, is_key: column.is_key() });
+            fields.push(Field { name, source, wire, role: column.role() });
         }
         let is_filled = |column: &Column| fields.iter().any(|field| field.name == column.name);
-        if let Some(column) = columns.iter().find(|column| column.is_key() && !is_filled(column)) {
+        if let Some(column) = columns.iter().find(|column| column.role() != Role::None && !is_filled(column)) {
             let (table, name) = (self.quoted(), &column.name);
             let message = format!("column {name} of the primary key of {table} is none of {}", known());
             return Err(TargetFault::new(DOES_NOT_FIT, message));
@@ -127,23 +203,11 @@ impl Table {
         Ok(fields)
     }
 
-    /// Those of a table that is not there: the server says so itself when it is asked to prepare them.
-    pub(super) fn fields_of_default() -> Vec<Field> {
-        let field = |(name, source)| Field { name, source, wire: Wire::Text, is_key: false };
-        COLUMNS.into_iter().map(field).collect()
+    /// The server's words about what it was asked for with a table that it does not know.
+    pub(super) fn missing(&self, said: Option<String>) -> TargetFault {
+        let said = said.unwrap_or_else(|| format!("{} had no columns a moment ago", self.quoted()));
+        TargetFault::new(TargetFaultKind::Missing, said)
     }
-
-    /// The server's words about a statement that it calls invalid before it has seen a value.
-    pub(super) fn refused(is_there: bool, said: String) -> TargetFault {
-        TargetFault::new(if is_there { DOES_NOT_FIT } else { TargetFaultKind::Missing }, said)
-    }
-}
-
-pub(super) async fn schema_version(session: &Session) -> Result<SchemaVersion, Error> {
-    let answer = session.query_unpaged(of_one_node(SCHEMA_VERSION), ()).await.map_err(|error| Error::from(&error))?;
-    let rows = answer.into_rows_result().map_err(|error| odd(&error))?;
-    let (version,): (Option<CqlValue>,) = rows.single_row().map_err(|error| odd(&error))?;
-    Ok(version.unwrap_or(CqlValue::Empty))
 }
 
 async fn run(session: &Session, statement: String) -> Result<(), Error> {
@@ -159,6 +223,13 @@ async fn run(session: &Session, statement: String) -> Result<(), Error> {
 fn of_one_node(statement: &str) -> Statement {
     let mut statement = Statement::new(statement);
     statement.set_consistency(Consistency::LocalOne);
+    statement
+}
+
+fn of_this_node(statement: &str, node: &Arc<Node>) -> Statement {
+    let mut statement = of_one_node(statement);
+    let node = NodeIdentifier::Node(Arc::clone(node));
+    statement.set_load_balancing_policy(Some(SingleTargetLoadBalancingPolicy::new(node, None)));
     statement
 }
 
@@ -180,7 +251,8 @@ mod tests {
     use super::*;
 
     fn table(ttl_secs: Option<u32>) -> Table {
-        Table { keyspace: "my \"space\"".to_owned(), name: "Table".to_owned(), replication: None, ttl_secs }
+        let (keyspace, name) = ("my \"space\"".to_owned(), "Table".to_owned());
+        Table { keyspace, name, replication: None, ttl_secs, limit: Duration::from_secs(1) }
     }
 
     fn columns(columns: &[(&str, &str, &str)]) -> Vec<Column> {
@@ -196,15 +268,17 @@ mod tests {
 
     #[test]
     fn names_are_quoted_and_values_are_bound() {
-        let found = columns(&[("topic", "clustering", "text"), KEY, ("seen", "regular", "int")]);
-        let fields = table(None).fields(&found).expect("fits");
-        let insert = r#"INSERT INTO "my ""space"""."Table" ("msgid", "topic") VALUES (?, ?) USING TIMESTAMP ?"#;
+        let columns = [KEY, ("topic", "clustering", "text"), ("qos", "regular", "int"), ("seen", "regular", "int")];
+        let fields = table(None).fields(&self::columns(&columns)).expect("fits");
+        let into = r#"INSERT INTO "my ""space"""."Table" ("msgid", "topic", "qos") VALUES"#;
+        let insert = format!("{into} (?, (text)?, (int)?) USING TIMESTAMP ?");
         assert_eq!(table(None).insert(&fields), insert);
         assert_eq!(table(Some(60)).insert(&fields), format!("{insert} AND TTL 60"));
-        assert_eq!(
-            table(None).delete_nothing(&fields),
-            r#"DELETE FROM "my ""space"""."Table" USING TIMESTAMP 1 WHERE "msgid" = ? AND "topic" = ?"#
-        );
+        let (statement, values) = table(Some(60)).insert_nothing(&fields);
+        let insert = format!("{into} (?, ?, null) USING TIMESTAMP 1 AND TTL 60");
+        let delete = r#"DELETE FROM "my ""space"""."Table" USING TIMESTAMP 1 WHERE "msgid" = ? AND "topic" = ?"#;
+        assert_eq!(statement, format!("BEGIN UNLOGGED BATCH {insert}; {delete}; APPLY BATCH"));
+        assert_eq!(values.len(), 4);
     }
 
     #[test]

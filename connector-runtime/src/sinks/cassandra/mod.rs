@@ -17,3 +17,5 @@ mod relay;
 pub(crate) mod sink;
 #[cfg(feature = "cassandra")]
 mod value;
+#[cfg(feature = "cassandra")]
+mod verdict;

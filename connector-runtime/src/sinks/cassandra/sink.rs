@@ -8,7 +8,10 @@
 //!            driver: nodes, replicas, logins ──► relay: addresses, TLS, abort
 //! ```
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
 
 use api_types::Record;
 use async_trait::async_trait;
@@ -16,17 +19,19 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use scylla::client::session::Session;
 use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::connect;
 use super::fault::{self, Error};
-use super::layout::{Table, schema_version};
-use super::plan::{Plan, changed};
+use super::layout::Table;
+use super::plan::Plan;
 use super::relay::Relay;
 use super::value::Format;
+use super::verdict::{Afterwards, Answer, Met, Statement};
 use crate::config::Resolved;
-use crate::sink::{Batch, Outcome, RecordFault, Sink, TargetFault, TargetFaultKind};
+use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
 use crate::sinks::offered::{Offered, SinkContext, chain};
 
 pub(crate) const OFFERED: Offered =
@@ -44,16 +49,8 @@ struct CassandraSink {
     plan: Mutex<Option<Arc<Plan>>>,
     window: Semaphore,
     window_size: usize,
-}
-
-/// What became of one insert, as far as it can say itself.
-#[derive(Debug)]
-enum Answer {
-    Delivered,
-    Unsendable(RecordFault),
-    /// With the server's words: the value's fault, or the statement's.
-    Invalid(String),
-    Target(TargetFault),
+    /// How long a batch goes on while the target fails some of its records.
+    limit: Duration,
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
@@ -64,13 +61,13 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     let relay = connect::relay(&config, context, aborted.clone()).await?;
     let session = match connect::connect(&config, context, &relay).await {
         Ok(session) => Arc::new(session),
-        Err(error) => return Err(target_fault(error, &relay)),
+        Err(error) => return Err(target_fault(error, &relay, &BTreeSet::new())),
     };
     let table = Table::new(&config);
     // What is missing is told before the first record comes.
     let plan = match Plan::make(&session, &table).await {
         Ok(plan) => Arc::new(plan),
-        Err(error) => return Err(target_fault(error, &relay)),
+        Err(error) => return Err(target_fault(error, &relay, &hosts(&session))),
     };
     Ok(Box::new(CassandraSink {
         session: StdMutex::new(Some(session)),
@@ -82,6 +79,7 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
         plan: Mutex::new(Some(plan)),
         window: Semaphore::new(config.max_inserts_in_flight),
         window_size: config.max_inserts_in_flight,
+        limit: Duration::from_secs(config.timeout_secs),
     }))
 }
 
@@ -116,22 +114,11 @@ impl CassandraSink {
         let session = session.ok_or_else(closed)?;
         let plan = self.plan(&session).await?;
         let answers = self.insert_all(&session, &plan, batch.records).await;
-        let taken = answers.iter().any(|answer| matches!(answer, Answer::Delivered));
-        let invalid = answers.iter().any(|answer| matches!(answer, Answer::Invalid(_)));
-        let blame = if taken || invalid { self.blame(&session, &plan, taken, invalid).await } else { Ok(()) };
         if answers.iter().any(|answer| matches!(answer, Answer::Target(fault) if fault.kind.needs_a_person())) {
             self.forget(&plan).await;
         }
-        let outcome = |answer| match (answer, &blame) {
-            (Answer::Delivered, Err(Unsure::Rewrite)) => Outcome::TargetFault(changed()),
-            (Answer::Delivered, Ok(()) | Err(Unsure::Target(_))) => Outcome::Delivered,
-            (Answer::Unsendable(fault), _) => Outcome::RecordFault(fault),
-            (Answer::Invalid(said), Ok(())) => Outcome::RecordFault(fault::refused(said)),
-            (Answer::Invalid(_), Err(Unsure::Rewrite)) => Outcome::TargetFault(changed()),
-            (Answer::Invalid(_), Err(Unsure::Target(fault))) => Outcome::TargetFault(fault.clone()),
-            (Answer::Target(fault), _) => Outcome::TargetFault(fault),
-        };
-        Ok(answers.into_iter().map(outcome).collect())
+        let after = self.afterwards(&session, &plan, &answers).await;
+        Ok(answers.into_iter().map(|answer| answer.outcome(&after)).collect())
     }
 
     async fn plan(&self, session: &Session) -> Result<Arc<Plan>, TargetFault> {
@@ -159,93 +146,113 @@ impl CassandraSink {
         let mut answers: Vec<Option<Answer>> = Vec::new();
         answers.resize_with(records.len(), || None);
         let mut rest = records.iter().copied().enumerate();
+        let is_held_up = AtomicBool::new(false);
         let mut under_way = FuturesUnordered::new();
-        // Once the target has failed one, it is not asked for those that would follow.
-        let mut failed: Option<TargetFault> = None;
+        // Other rows have other nodes, but nobody waits for ever for one after the other.
+        let mut failing_since: Option<Instant> = None;
         loop {
-            while failed.is_none() && under_way.len() < self.window_size {
+            while !is_held_up.load(Ordering::Relaxed) && under_way.len() < self.window_size {
                 let Some((place, record)) = rest.next() else { break };
-                under_way.push(async move { (place, self.insert(session, plan, record).await) });
+                let insert = self.insert(session, plan, record, &is_held_up);
+                under_way.push(async move { (place, insert.await) });
             }
             let Some((place, answer)) = under_way.next().await else { break };
-            if let (None, Answer::Target(fault)) = (&failed, &answer) {
-                failed = Some(fault.clone());
+            if matches!(answer, Answer::Target(_))
+                && failing_since.get_or_insert_with(Instant::now).elapsed() >= self.limit
+            {
+                is_held_up.store(true, Ordering::Relaxed);
             }
             answers[place] = Some(answer);
         }
-        let unasked = || Answer::Target(failed.clone().unwrap_or_else(TargetFault::held));
-        answers.into_iter().map(|answer| answer.unwrap_or_else(unasked)).collect()
+        answers.into_iter().map(|answer| answer.unwrap_or(Answer::Held)).collect()
     }
 
-    async fn insert(&self, session: &Session, plan: &Plan, record: &Record) -> Answer {
+    async fn insert(&self, session: &Session, plan: &Plan, record: &Record, is_held_up: &AtomicBool) -> Answer {
         // It is never closed.
         let _permit = self.window.acquire().await;
+        if is_held_up.load(Ordering::Relaxed) {
+            return Answer::Held;
+        }
         let row = match plan.row(record, self.format) {
             Ok(row) => row,
             Err(fault) => return Answer::Unsendable(fault),
         };
-        match session.execute_unpaged(&plan.statement, row).await {
-            Ok(_) => Answer::Delivered,
-            Err(error) => match Error::from(&error) {
-                Error::Unsendable(fault) => Answer::Unsendable(fault),
-                Error::Invalid(said) => Answer::Invalid(said),
-                error @ (Error::Target(_) | Error::Lost(_) | Error::NoNode(_)) => Answer::Target(self.fault(error)),
-            },
+        let Err(error) = session.execute_unpaged(&plan.statement, row).await else { return Answer::Delivered };
+        let error = Error::from(&error);
+        if error.holds_up() {
+            is_held_up.store(true, Ordering::Relaxed);
+        }
+        match error {
+            Error::Unsendable(fault) => Answer::Unsendable(fault),
+            Error::Invalid(said) => Answer::Invalid(said),
+            error @ (Error::Target(_) | Error::Silent(_) | Error::Lost(_) | Error::NoNode(_)) => {
+                Answer::Target(self.fault(error))
+            }
         }
     }
 
-    /// After a batch: it has met the table that it was written for, and what was called invalid was so for its values.
-    async fn blame(&self, session: &Session, plan: &Arc<Plan>, taken: bool, invalid: bool) -> Result<(), Unsure> {
-        let checked = self.check(session, plan).await;
-        if matches!(checked, Err(Unsure::Target(_))) {
+    async fn afterwards(&self, session: &Session, plan: &Arc<Plan>, answers: &[Answer]) -> Afterwards {
+        let any = |is: fn(&Answer) -> bool| answers.iter().any(is);
+        let (taken, invalid) =
+            (any(|answer| matches!(answer, Answer::Delivered)), any(|answer| matches!(answer, Answer::Invalid(_))));
+        let mut after = Afterwards { table: Met::Same, statement: Statement::Taken };
+        if !any(|answer| matches!(answer, Answer::Delivered | Answer::Unsendable(_) | Answer::Invalid(_))) {
+            return after;
+        }
+        after.table = match self.met(session, plan).await {
+            Ok(met) => met,
+            Err(error) => {
+                self.forget(plan).await;
+                Met::Unknown(self.fault(error))
+            }
+        };
+        // Where a neighbour got through, the statement is as it should be.
+        if invalid && !taken && matches!(after.table, Met::Same) {
+            let probed = plan.probe(session, &self.table).await;
+            after.statement = probed.unwrap_or_else(|error| Statement::Unknown(self.fault(error)));
+        }
+        if matches!(after.statement, Statement::Refused(_)) {
             self.forget(plan).await;
         }
-        checked?;
-        // Where a neighbour got through, the statement is as it should be.
-        if invalid && !taken {
-            let probed = plan.probe(session, &self.table, self.format).await;
-            probed.map_err(|error| Unsure::Target(self.fault(error)))?;
-        }
-        Ok(())
+        after
     }
 
-    async fn check(&self, session: &Session, plan: &Arc<Plan>) -> Result<(), Unsure> {
-        let unsure = |error| Unsure::Target(self.fault(error));
-        if schema_version(session).await.map_err(unsure)? == plan.schema {
-            return Ok(());
+    async fn met(&self, session: &Session, plan: &Arc<Plan>) -> Result<Met, Error> {
+        let version = self.table.schema_version(session).await?;
+        if version.is_some() && version == plan.schema {
+            return Ok(Met::Same);
         }
-        let now = Arc::new(Plan::make(session, &self.table).await.map_err(unsure)?);
-        let same = now.fields == plan.fields;
+        let now = Arc::new(Plan::make(session, &self.table).await?);
+        let is_same = now.fields == plan.fields;
         *self.plan.lock().await = Some(now);
-        if same { Ok(()) } else { Err(Unsure::Rewrite) }
+        Ok(if is_same { Met::Same } else { Met::Another })
     }
 
     fn fault(&self, error: Error) -> TargetFault {
-        target_fault(error, &self.relay)
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        target_fault(error, &self.relay, &session.as_deref().map(hosts).unwrap_or_default())
     }
 }
 
-/// Why the answers to a batch are not the last word.
-enum Unsure {
-    /// The columns are others now.
-    Rewrite,
-    /// What was taken is taken; nobody says whose fault the rest is.
-    Target(TargetFault),
+/// Of the cluster's nodes, as far as they are known.
+fn hosts(session: &Session) -> BTreeSet<String> {
+    session.get_cluster_state().get_nodes_info().iter().map(|node| node.address.ip().to_string()).collect()
 }
 
 /// Of an error that has nothing to do with a record.
-fn target_fault(error: Error, relay: &Relay) -> TargetFault {
+fn target_fault(error: Error, relay: &Relay, hosts: &BTreeSet<String>) -> TargetFault {
     match error {
         Error::Target(fault) => fault,
         Error::Unsendable(fault) => TargetFault::new(TargetFaultKind::Down, fault.message),
         Error::Invalid(said) => TargetFault::new(fault::DOES_NOT_FIT, said),
+        Error::Silent(words) => TargetFault::new(TargetFaultKind::Down, words),
         Error::Lost(words) => {
-            let message = relay.fault().map_or(words.into(), |fault| fault.message);
+            let message = relay.fault(hosts).map_or(words.into(), |fault| fault.message);
             TargetFault::new(TargetFaultKind::Down, message)
         }
         // The driver waits longer and longer before it looks again; a new one looks at once.
         Error::NoNode(words) => {
-            relay.fault().unwrap_or_else(|| TargetFault::new(TargetFaultKind::Down, words)).reopening()
+            relay.fault(hosts).unwrap_or_else(|| TargetFault::new(TargetFaultKind::Down, words)).reopening()
         }
     }
 }

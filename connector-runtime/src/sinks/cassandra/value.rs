@@ -74,6 +74,37 @@ impl Wire {
             _ => return None,
         })
     }
+
+    /// As it stands in a statement.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Ascii => "ascii",
+            Self::Blob => "blob",
+            Self::Boolean => "boolean",
+            Self::TinyInt => "tinyint",
+            Self::SmallInt => "smallint",
+            Self::Int => "int",
+            Self::BigInt => "bigint",
+            Self::Varint => "varint",
+            Self::Float => "float",
+            Self::Double => "double",
+            Self::Timestamp => "timestamp",
+            Self::Date => "date",
+        }
+    }
+
+    /// A value that no server objects to.
+    pub(super) fn innocent(self) -> Cell {
+        let bytes: Box<[u8]> = match self {
+            Self::Text | Self::Ascii | Self::Blob => b"sluice"[..].into(),
+            Self::Boolean | Self::TinyInt | Self::Varint => [0].into(),
+            Self::SmallInt => [0; 2].into(),
+            Self::Int | Self::Float | Self::Date => [0; 4].into(),
+            Self::BigInt | Self::Double | Self::Timestamp => [0; 8].into(),
+        };
+        Cell(bytes)
+    }
 }
 
 /// How a column's type is written; `None` where the source has no form of it.
@@ -123,7 +154,7 @@ impl Format {
 }
 
 /// The time of a write, in microseconds: the same whenever the record is written, and later for a later record of the
-/// same queue and millisecond, as far as there is room between two of them.
+/// same queue and millisecond, unless a multiple of 1,000 lies between the two: there is room for no more.
 pub(super) fn write_time(record: &Record) -> Result<Cell, RecordFault> {
     let micros = milliseconds(record.message.timestamp_ms)?.checked_mul(1_000).ok_or_else(|| too_late(record))?;
     let place = i64::try_from(record.id.sequence.0 % 1_000).unwrap_or_default();
@@ -185,16 +216,21 @@ fn of_payload(bytes: &[u8], wire: Wire) -> Result<Cell, RecordFault> {
         },
         Wire::Float => {
             let number: f32 = text.trim().parse().map_err(|_| unreadable("number"))?;
-            Ok(Cell(number.to_be_bytes().into()))
+            if number.is_finite() { Ok(Cell(number.to_be_bytes().into())) } else { Err(not_finite()) }
         }
         Wire::Double => {
             let number: f64 = text.trim().parse().map_err(|_| unreadable("number"))?;
-            Ok(Cell(number.to_be_bytes().into()))
+            if number.is_finite() { Ok(Cell(number.to_be_bytes().into())) } else { Err(not_finite()) }
         }
         Wire::TinyInt | Wire::SmallInt | Wire::Int | Wire::BigInt | Wire::Varint | Wire::Timestamp | Wire::Date => {
             of_number(text.trim().parse().map_err(|_| unreadable("whole number of 64 bits"))?, wire)
         }
     }
+}
+
+/// Too large for the type, or none at all.
+fn not_finite() -> RecordFault {
+    RecordFault::offline("out_of_range", "the payload is no finite number of its column's type")
 }
 
 /// Of a time: milliseconds.
@@ -254,6 +290,12 @@ mod tests {
         check(b" 21.5\n", "double", Ok(&21.5_f64.to_be_bytes()));
         check(b"21.5", "float", Ok(&21.5_f32.to_be_bytes()));
         check(b"warm", "double", Err("unreadable_value"));
+        for payload in [&b"1e999"[..], b"-1e999", b"NaN", b"inf", b"-Infinity"] {
+            check(payload, "double", Err("out_of_range"));
+            check(payload, "float", Err("out_of_range"));
+        }
+        check(b"1e39", "float", Err("out_of_range"));
+        check(b"1e39", "double", Ok(&1e39_f64.to_be_bytes()));
         check(b"", "int", Err("unreadable_value"));
         check(b"21.5", "int", Err("unreadable_value"));
         check(b"-2", "int", Ok(&[0xff, 0xff, 0xff, 0xfe]));
@@ -296,6 +338,38 @@ mod tests {
         ] {
             assert_eq!(wire(source, type_name), expect, "{source:?} {type_name}");
         }
+    }
+
+    #[test]
+    fn types_are_named_as_they_are_read() {
+        for name in [
+            "text",
+            "ascii",
+            "blob",
+            "boolean",
+            "tinyint",
+            "smallint",
+            "int",
+            "bigint",
+            "varint",
+            "float",
+            "double",
+            "timestamp",
+            "date",
+        ] {
+            assert_eq!(Wire::named(name).map(Wire::name), Some(name));
+        }
+    }
+
+    #[test]
+    fn a_later_record_of_a_millisecond_is_later_but_for_a_multiple_of_a_thousand() {
+        let time = |sequence| {
+            let mut record = record(sequence, "x");
+            record.message.timestamp_ms = 1_700_000_000_000;
+            write_time(&record).expect("has one").0
+        };
+        assert!(time(998) < time(999) && time(1_000) < time(1_001));
+        assert!(time(1_000) < time(999), "the limit that the page tells");
     }
 
     #[test]

@@ -8,9 +8,7 @@
 //! without an answer is given up, and after an abort nothing more leaves the process, whatever the driver still does.
 //! How a driver says where it wants to go, and who it is, is each sink's own.
 
-use std::collections::BTreeMap;
-#[cfg(feature = "mongodb")]
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,11 +75,10 @@ impl Carrier {
         self.ways.connect_within
     }
 
-    /// What is known about the servers that cannot be used: what a person must mend before what time may.
+    /// Why none of these hosts can be used; of any, where none is known.
     #[cfg(feature = "cassandra")]
-    pub(crate) fn fault(&self) -> Option<TargetFault> {
-        let faults = self.faults();
-        faults.0.values().map(|(_, fault)| fault).max_by_key(|fault| fault.kind.needs_a_person()).cloned()
+    pub(crate) fn fault(&self, hosts: &BTreeSet<String>) -> Option<TargetFault> {
+        self.faults().of_all(hosts)
     }
 
     /// Why none of these servers (`host:port`) could be used since.
@@ -216,6 +213,27 @@ impl Faults {
     }
 }
 
+#[cfg(feature = "cassandra")]
+impl Faults {
+    /// What time may mend at one of them before what a person must mend at all; the newest. What is known of hosts that
+    /// are none of these says nothing about them.
+    fn of_all(&self, hosts: &BTreeSet<String>) -> Option<TargetFault> {
+        let of_these = self.0.iter().filter(|(place, _)| hosts.contains(&place.host));
+        let mut told: Vec<(&Place, &(Instant, TargetFault))> = of_these.collect();
+        if told.is_empty() {
+            told = self.0.iter().collect();
+        }
+        let newest = |needs_a_person: bool| {
+            let of_this_kind =
+                told.iter().map(|(_, fault)| fault).filter(|(_, fault)| fault.kind.needs_a_person() == needs_a_person);
+            of_this_kind.max_by_key(|(at, _)| *at).map(|(_, fault)| fault.clone())
+        };
+        let of_how_many = told.iter().map(|(place, _)| &place.host).collect::<BTreeSet<_>>().len();
+        let all = || (of_how_many >= hosts.len()).then(|| newest(true)).flatten();
+        newest(false).or_else(all)
+    }
+}
+
 /// Who ended a connection.
 enum End {
     Driver,
@@ -313,11 +331,32 @@ impl Due {
     }
 }
 
-#[cfg(all(test, feature = "mongodb"))]
+#[cfg(all(test, feature = "cassandra", feature = "mongodb"))]
 mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+
+    #[test]
+    fn a_person_is_called_only_for_what_all_of_them_have() {
+        let began = Instant::now();
+        let at = |secs| began + Duration::from_secs(secs);
+        let certificate = TargetFault::new(TargetFaultKind::Misconfigured("TARGET_CERTIFICATE"), "untrusted");
+        let down = TargetFault::new(TargetFaultKind::Down, "refused");
+        let place = |host: &str| Place { host: host.to_owned(), port: 1, certificate_name: None };
+        let hosts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let mut faults = Faults::default();
+        assert_eq!(faults.of_all(&hosts(&[])), None);
+        faults.note(place("a"), at(1), certificate.clone());
+        assert_eq!(faults.of_all(&hosts(&["a"])), Some(certificate.clone()));
+        assert_eq!(faults.of_all(&hosts(&[])), Some(certificate.clone()), "no other was tried");
+        assert_eq!(faults.of_all(&hosts(&["a", "b"])), None, "nothing is known about b");
+        faults.note(place("b"), at(0), down.clone());
+        assert_eq!(faults.of_all(&hosts(&["a", "b"])), Some(down.clone()), "b may come back");
+        assert_eq!(faults.of_all(&hosts(&[])), Some(down), "b may come back");
+        // One that has left the cluster says nothing.
+        assert_eq!(faults.of_all(&hosts(&["a"])), Some(certificate));
+    }
 
     #[test]
     fn an_old_fault_of_one_server_says_nothing_about_another() {

@@ -74,13 +74,18 @@ impl Adapter for Cassandra {
             batches_in_flight: BATCHES_IN_FLIGHT,
             // The id is the primary key.
             repeats: Repeats::Never,
-            // The log of commits is in the kernel's hands when a write is confirmed.
+            // The server syncs its log before it confirms a write.
             loses_when_killed: None,
             poison: REFUSED,
             breakages: &[WRONG_PASSWORD, NO_TABLE, NO_RIGHT],
             has_login: true,
             has_tls: true,
         }
+    }
+
+    /// Every row is a request of its own, with an answer of its own, and none is answered before a sync of its log.
+    fn keeps_up_with(&self) -> Option<u64> {
+        Some(300)
     }
 
     fn carries(&self, shape: Shape) -> Carried {

@@ -78,6 +78,25 @@ async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
     assert_eq!(coordinated(&second, TABLE).await, before);
     sink.close().await;
 
+    // While a cluster gets a new release node by node, its nodes have several versions of the schema. What counts is the
+    // table: all of them know it as it is.
+    let versions = "SELECT schema_version FROM system.local";
+    let version = second.rows(versions).await.expect("reads")[0]["schema_version"].clone();
+    let version = version.as_str().expect("a version");
+    let set = async |version: &str| {
+        let statement = format!("UPDATE system.local SET schema_version = {version} WHERE key = 'local'");
+        second.run(&[&statement]).await.expect("changes");
+    };
+    let sink = opened(first.config(TABLE, &json!({}))).await;
+    set("00000000-0000-0000-0000-000000000001").await;
+    assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
+    let another = opened(first.config(TABLE, &json!({}))).await;
+    assert_eq!(deliver(&*another, &sent).await, vec![Outcome::Delivered; 1_000]);
+    another.close().await;
+    set(version).await;
+    assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
+    sink.close().await;
+
     let both = first.config(TABLE, &json!({ "keyspace": "twice", "timeout_secs": 5 }));
     let more = json!({ "keyspace": "twice", "consistency": "local_one", "timeout_secs": 5 });
     let one = first.config(TABLE, &more);
@@ -117,6 +136,17 @@ async fn a_node_that_is_killed_is_gone_round_and_comes_back() {
     queue.all_committed().await;
     let counters = task.report().counters;
     assert_eq!((counters.send_success_total, counters.discard_total), (COUNT, 0));
+    // Rows that are on one node each: those of the node that is left are taken, however many others there are.
+    let sink = opened(first.config(TABLE, &json!({ "max_inserts_in_flight": 10, "timeout_secs": 30 }))).await;
+    let taken = wait::until(LIMIT, "the rows of the other node are refused", async || {
+        let outcomes = deliver(&*sink, &numbered(0..1_000)).await;
+        let held = outcomes.iter().filter(|outcome| **outcome == Outcome::TargetFault(TargetFault::held())).count();
+        ensure!(held == 0, "{held} are held back");
+        Ok(outcomes.iter().filter(|outcome| **outcome == Outcome::Delivered).count())
+    });
+    let taken = taken.await.expect("goes on");
+    assert!((200..800).contains(&taken), "{taken}");
+    sink.close().await;
     second.start_again().await.expect("starts again");
     let found = first.rows(&format!("SELECT count(*) AS n FROM twice.{TABLE}")).await.expect("reads");
     assert_eq!(found[0]["n"], json!(COUNT));

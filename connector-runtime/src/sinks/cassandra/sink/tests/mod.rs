@@ -1,4 +1,5 @@
-//! Against Apache Cassandra, started for each test; DataStax's Python driver says what is in it.
+//! Against Apache Cassandra; DataStax's Python driver says what is in it. Most tests share one server, each with tables of
+//! its own, and those that stop it or look at all of it take turns at another.
 
 mod cluster;
 mod connections;
@@ -9,6 +10,7 @@ mod recovery;
 mod schema;
 
 use std::path::PathBuf;
+use std::sync::Weak;
 use std::time::Duration;
 
 use ::tests::cassandra::{COLUMNS, Cassandra, CassandraOptions, KEYSPACE, PASSWORD, USER};
@@ -16,9 +18,11 @@ use ::tests::{ports, wait};
 use anyhow::ensure;
 use api_types::{ClusterId, Message, Record};
 use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
 
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, RunningTask, Setup, policy};
+use crate::sink::RecordFault;
 use crate::sinks::opened::{TestNode, deliver, record};
 
 /// Far beyond anything a test waits for.
@@ -29,15 +33,54 @@ fn node() -> TestNode {
     TestNode::new(&[], PathBuf::from("/nowhere"), &[])
 }
 
-/// With the table of the page.
-async fn server() -> Cassandra {
-    let server = Cassandra::start().await.expect("Cassandra starts");
-    server.make_table(TABLE, COLUMNS).await.expect("makes the table");
+/// A server that lives as long as a test needs it.
+static SHARED: Mutex<Weak<Cassandra>> = Mutex::const_new(Weak::new());
+static IN_TURNS: Mutex<Weak<Mutex<Cassandra>>> = Mutex::const_new(Weak::new());
+/// Nobody may write with it into the shared server.
+const FORBIDDEN: &str = "THREE";
+
+async fn server() -> Arc<Cassandra> {
+    let mut known = SHARED.lock().await;
+    if let Some(server) = known.upgrade() {
+        return server;
+    }
+    let options = CassandraOptions { forbidden_level: Some(FORBIDDEN), ..CassandraOptions::default() };
+    let server = Arc::new(Cassandra::with(options).await.expect("Cassandra starts").keep_nothing());
+    *known = Arc::downgrade(&server);
     server
 }
 
-async fn open(server: &Cassandra, more: &Value) -> Box<dyn Sink> {
-    opened(server.config(TABLE, more)).await
+/// The shared server, with a table as on the page.
+async fn server_with(table: &str) -> Arc<Cassandra> {
+    let server = server().await;
+    server.make_table(table, COLUMNS).await.expect("makes the table");
+    server
+}
+
+/// With an empty table as on the page, and nobody connected.
+async fn server_alone() -> OwnedMutexGuard<Cassandra> {
+    let server = {
+        let mut known = IN_TURNS.lock().await;
+        match known.upgrade() {
+            Some(server) => server,
+            None => {
+                let server = Cassandra::start().await.expect("Cassandra starts").keep_nothing();
+                let server = Arc::new(Mutex::new(server));
+                *known = Arc::downgrade(&server);
+                server
+            }
+        }
+    };
+    let mut server = server.lock_owned().await;
+    server.revive().await.expect("goes on, whatever the test before has left");
+    connections_become(server.port(), 0).await;
+    server.make_table(TABLE, COLUMNS).await.expect("makes the table");
+    server.run(&[&format!("TRUNCATE {KEYSPACE}.{TABLE}")]).await.expect("empties the table");
+    server
+}
+
+async fn open(server: &Cassandra, table: &str, more: &Value) -> Box<dyn Sink> {
+    opened(server.config(table, more)).await
 }
 
 async fn opened(config: Value) -> Box<dyn Sink> {

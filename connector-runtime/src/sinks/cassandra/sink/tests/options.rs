@@ -43,13 +43,13 @@ async fn keyspace_and_table_are_made_when_they_are_wanted() {
     (other["username"], other["password"]) = (json!(USER), json!(PASSWORD));
     let fault = refused(with("nobodys", other)).await;
     assert_eq!(fault.kind, TargetFaultKind::Permission, "{fault:?}");
-    server.finish();
 }
 
 #[tokio::test]
 async fn rows_go_after_their_time_and_levels_are_those_of_the_configuration() {
-    let server = server().await;
-    let sink = open(&server, &json!({ "ttl_secs": 3_600 })).await;
+    const TABLE: &str = "levels";
+    let server = server_with(TABLE).await;
+    let sink = open(&server, TABLE, &json!({ "ttl_secs": 3_600 })).await;
     assert_eq!(deliver(&*sink, &numbered(0..2)).await, vec![Outcome::Delivered; 2]);
     let found = server.rows(&format!("SELECT TTL(payload) AS t FROM {KEYSPACE}.{TABLE}")).await.expect("reads");
     for row in found {
@@ -58,7 +58,7 @@ async fn rows_go_after_their_time_and_levels_are_those_of_the_configuration() {
     // With more copies than nodes, the number that a level wants is in the server's answer.
     let wide = "CREATE KEYSPACE wide WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 5}";
     let statements =
-        [wide, "CREATE TABLE wide.messages (msgid text PRIMARY KEY)", "GRANT MODIFY ON KEYSPACE wide TO sluice"];
+        [wide, "CREATE TABLE wide.levels (msgid text PRIMARY KEY)", "GRANT MODIFY ON KEYSPACE wide TO sluice"];
     server.run(&statements).await.expect("makes them");
     for (level, expect) in [
         (json!("one"), None),
@@ -76,22 +76,23 @@ async fn rows_go_after_their_time_and_levels_are_those_of_the_configuration() {
         match expect {
             None => assert_eq!(outcomes, [Outcome::Delivered], "{level}"),
             Some(level) => {
+                let said = &fault(&outcomes[0]).message;
                 let words = format!("Cannot achieve consistency level {level}");
-                assert!(fault(&outcomes[0]).message.starts_with(&words), "{level}: {outcomes:?}");
+                let forbidden = level == FORBIDDEN && said.contains(FORBIDDEN);
+                assert!(forbidden || said.starts_with(&words), "{level}: {outcomes:?}");
             }
         }
     }
-    server.finish();
 }
 
 #[tokio::test]
 async fn no_more_inserts_are_under_way_than_configured() {
     /// So few that all of a window fit into the server's socket.
     const BYTES: usize = 2_000;
-    let server = server().await;
+    let server = server_alone().await;
     for (window, least, most) in [(1, BYTES, 2 * BYTES), (8, 8 * BYTES, 9 * BYTES)] {
         let more = json!({ "max_inserts_in_flight": window, "timeout_secs": 300 });
-        let sink = open(&server, &more).await;
+        let sink = open(&server, TABLE, &more).await;
         let large = records((0..40).map(|_| vec![b'x'; BYTES]));
         server.signal(Signal::STOP).expect("stops");
         let (first, second) = large.split_at(20);
@@ -113,7 +114,6 @@ async fn no_more_inserts_are_under_way_than_configured() {
         sink.close().await;
         connections_become(server.port(), 0).await;
     }
-    server.finish();
 }
 
 fn took(began: Instant, what: &str) {
@@ -123,7 +123,7 @@ fn took(began: Instant, what: &str) {
 
 #[tokio::test]
 async fn connecting_and_a_request_have_their_time() {
-    let server = server().await;
+    let server = server_alone().await;
     // A port whose kernel answers and whose program never does.
     let silent = TcpListener::bind("127.0.0.1:0").expect("listens");
     let port = silent.local_addr().expect("is bound").port();
@@ -132,23 +132,24 @@ async fn connecting_and_a_request_have_their_time() {
     took(began, "connecting");
     assert_eq!(fault.kind, TargetFaultKind::Down, "{fault:?}");
 
-    let sink = open(&server, &json!({ "timeout_secs": 1 })).await;
+    // A busy machine has to connect within it.
+    let sink = open(&server, TABLE, &json!({ "timeout_secs": 3 })).await;
     server.signal(Signal::STOP).expect("stops");
     let began = Instant::now();
     let outcomes = deliver(&*sink, &numbered(0..1_000)).await;
     took(began, "a batch");
     assert_eq!(super::fault(&outcomes[0]).kind, TargetFaultKind::Down);
-    assert!(super::fault(&outcomes[0]).message.contains("no answer within 1 s"), "{:?}", outcomes[0]);
+    assert!(super::fault(&outcomes[0]).message.contains("no answer within 3 s"), "{:?}", outcomes[0]);
+    assert_eq!(outcomes[999], Outcome::TargetFault(TargetFault::held()), "it was never sent");
     server.signal(Signal::CONT).expect("continues");
     let queue = MemoryQueue::with((0..1_000).map(numbered_message));
     let _task = run(&queue, server.config(TABLE, &json!({ "timeout_secs": 2 })));
     queue.all_committed().await;
-    server.finish();
 }
 
 #[tokio::test]
 async fn nodes_have_ports_of_their_own_or_the_common_one_and_one_that_answers_is_enough() {
-    let server = server().await;
+    let server = server_alone().await;
     let port = server.port();
     let dead = ports::free().expect("is free");
     for (nodes, common) in [
@@ -156,7 +157,7 @@ async fn nodes_have_ports_of_their_own_or_the_common_one_and_one_that_answers_is
         (json!(["localhost"]), port),
         (json!([format!("127.0.0.1:{dead}"), format!("localhost:{dead}"), "127.0.0.1"]), port),
     ] {
-        let sink = open(&server, &json!({ "nodes": nodes, "port": common })).await;
+        let sink = open(&server, TABLE, &json!({ "nodes": nodes, "port": common })).await;
         assert_eq!(deliver(&*sink, &numbered(0..1)).await, [Outcome::Delivered], "{nodes}");
         let clients = server.rows("SELECT client_options FROM system_views.clients").await.expect("reads");
         let own = clients.iter().filter(|client| client["client_options"]["APPLICATION_NAME"] == "sluice/rows").count();
@@ -167,5 +168,4 @@ async fn nodes_have_ports_of_their_own_or_the_common_one_and_one_that_answers_is
     let fault = refused(server.config(TABLE, &json!({ "nodes": ["127.0.0.1"], "port": dead }))).await;
     assert_eq!(fault.kind, TargetFaultKind::Down);
     assert!(fault.message.contains("refused"), "{}", fault.message);
-    server.finish();
 }
