@@ -32,6 +32,8 @@ pub struct PublisherOptions {
     pub count: u64,
     /// `None` = as fast as the acknowledgements come.
     pub per_second: Option<u64>,
+    /// Goes on after `count`, at this rate, until it is stopped.
+    pub then_per_second: Option<u64>,
     pub window: u16,
     /// A number in every payload, for targets that store nothing else: `{"message":…,"celsius":…}`.
     pub celsius: Option<f64>,
@@ -49,6 +51,7 @@ impl PublisherOptions {
             version: Version::V5,
             count,
             per_second: None,
+            then_per_second: None,
             window: 100,
             celsius: None,
             padding: 0,
@@ -151,7 +154,7 @@ struct Run {
     published: Published,
     /// Numbers that have to go again, before any new one. At most a window of them.
     again: VecDeque<u64>,
-    /// The first number that was never sent; `count` when all were.
+    /// The first number that was never sent; `count` when all were, if it does not go on.
     next: u64,
     /// Submitted, without a packet id yet, in order.
     submitted: VecDeque<u64>,
@@ -208,7 +211,7 @@ impl Run {
 
     fn submit(&mut self, session: &Session) -> Result<()> {
         while self.submitted.len() + self.in_flight.len() < usize::from(self.options.window) {
-            if self.stopped() || (self.options.per_second.is_some() && self.allowance == 0) {
+            if self.stopped() || (self.rate().is_some() && self.allowance == 0) {
                 return Ok(());
             }
             let Some(number) = self.take() else { return Ok(()) };
@@ -227,17 +230,22 @@ impl Run {
         Ok(())
     }
 
+    fn rate(&self) -> Option<u64> {
+        if self.next < self.options.count { self.options.per_second } else { self.options.then_per_second }
+    }
+
     /// The number to send now.
     fn take(&mut self) -> Option<u64> {
         self.again.pop_front().or_else(|| {
-            let number = (self.next < self.options.count).then_some(self.next)?;
+            let goes_on = self.next < self.options.count || self.options.then_per_second.is_some();
+            let number = goes_on.then_some(self.next)?;
             self.next += 1;
             Some(number)
         })
     }
 
     async fn step(&mut self, session: &mut Session, bursts: &mut Interval, port: u16) -> Result<()> {
-        let signal = match self.options.per_second {
+        let signal = match self.rate() {
             None => session.next().await,
             Some(rate) => tokio::select! {
                 signal = session.next() => signal,
@@ -294,7 +302,8 @@ impl Run {
 
     fn done(&self) -> bool {
         let nothing_under_way = self.submitted.is_empty() && self.in_flight.is_empty();
-        let nothing_to_send = self.again.is_empty() && self.next >= self.options.count;
+        let all_sent = self.next >= self.options.count && self.options.then_per_second.is_none();
+        let nothing_to_send = self.again.is_empty() && all_sent;
         nothing_under_way && (nothing_to_send || self.stopped())
     }
 }

@@ -94,10 +94,9 @@ pub trait Adapter: Sized {
         bail!("{} declares no set of servers", Self::KIND)
     }
 
-    /// Records a second that its server takes on a machine with much else to do, where that is little: what is broken in
-    /// the middle of a run has to find something under way.
-    fn keeps_up_with(&self) -> Option<u64> {
-        None
+    /// How a record may end while the server is away, or not ready yet, where nothing waits for it.
+    fn ends_while_down(&self) -> &'static [&'static str] {
+        &["target_unreachable"]
     }
 
     /// The target's own client, logged in and writing to a destination of its own with the target's confirmation; where

@@ -23,6 +23,8 @@ use crate::publishing::{self, Sent};
 use crate::settled::Settled;
 use crate::shapes::{CELSIUS, Message};
 
+/// Of a publisher that only has to go on.
+const SLOWLY_PER_SECOND: u64 = 100;
 /// So that what waits in memory shows.
 pub const MEMORY_BYTES_MAX: u64 = 16 << 20;
 /// Of every strategy here.
@@ -213,18 +215,21 @@ impl<A: Adapter> Stage<A> {
         Ok(format!("beside, a bare client had {} confirmed, lost {lost} by the target itself", confirmed.len()))
     }
 
-    /// Publishes plain messages on one topic, at the rate of the counts or as the kind keeps up with on a busy machine.
+    /// Publishes plain messages on one topic, at the rate of the counts.
     pub fn publisher(&self, name: &str, topic: &str, count: u64, port: u16) -> Publisher {
-        let options = PublisherOptions::new(name, topic, &[port], count);
-        let counted = self.counts.per_second;
-        let per_second = Some(self.adapter.keeps_up_with().map_or(counted, |most| most.min(counted)));
-        Publisher::start(PublisherOptions { per_second, celsius: Some(CELSIUS), ..options })
+        Publisher::start(self.publishing(name, topic, count, port))
     }
 
-    /// As [`Self::publisher`], until it is stopped: whatever is broken meanwhile is broken in the middle, however long it
-    /// takes on a busy machine.
-    pub fn publisher_without_end(&self, name: &str, topic: &str, port: u16) -> Publisher {
-        self.publisher(name, topic, u64::MAX, port)
+    /// After `count` it goes on slowly, until it is stopped: whatever is broken meanwhile is broken in the middle, however
+    /// long that takes on a busy machine.
+    pub fn publisher_without_end(&self, name: &str, topic: &str, count: u64, port: u16) -> Publisher {
+        let options = self.publishing(name, topic, count, port);
+        Publisher::start(PublisherOptions { then_per_second: Some(SLOWLY_PER_SECOND), ..options })
+    }
+
+    fn publishing(&self, name: &str, topic: &str, count: u64, port: u16) -> PublisherOptions {
+        let options = PublisherOptions::new(name, topic, &[port], count);
+        PublisherOptions { per_second: Some(self.counts.per_second), celsius: Some(CELSIUS), ..options }
     }
 
     pub async fn ledger(&self, connector: &str) -> Result<Ledger> {

@@ -234,8 +234,10 @@ fn read<T: serde::de::DeserializeOwned>(answer: &Answer, who: &str) -> Result<T,
         // It may hold a token, so nothing of it is told.
         return serde_json::from_str(&answer.text()).map_err(|_| down(format!("{who} answered with something else")));
     }
+    // Others of its statuses may have such a body too, as 429 of a limiter in front of it.
+    let refuses = matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if let Ok(Refused { error, error_description }) = serde_json::from_str(&answer.text())
-        && answer.status.is_client_error()
+        && refuses
     {
         let more = error_description.map(|text| format!(" ({text})")).unwrap_or_default();
         return Err(refused(format!("{who} refuses the client: {error}{more}")));

@@ -27,7 +27,7 @@ use super::seat::{Publishing, Seat};
 use crate::config::Resolved;
 use crate::config::payload::PayloadFormat;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 use crate::sinks::shared::stream::Trust;
 
 pub(crate) const OFFERED: Offered =
@@ -100,10 +100,6 @@ async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>
     sink.look_up().await?;
     unopened.disarm();
     Ok(Box::new(sink))
-}
-
-fn unusable(error: &(dyn std::error::Error + 'static)) -> TargetFault {
-    TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(error))
 }
 
 #[async_trait]

@@ -18,7 +18,7 @@ impl Target for Rows {
     const KIND: &'static str = "cassandra";
     const WRITES: &'static str = "rows of five columns, Cassandra 5.0";
     const TOOLS: &'static [&'static str] = &["its driver in a loop, window 256"];
-    const NOTE: &'static str = "One node without logins, its log synced every 200 ms; `LOCAL_QUORUM`, `USING \
+    const NOTE: &'static str = "One node without logins, its log synced before a row is confirmed; `LOCAL_QUORUM`, `USING \
         TIMESTAMP`. Sluice with its defaults: batches of 500, four under way, 256 inserts at a time over one \
         connection. The loop runs the same prepared statement with the same driver, window and level, its rows made \
         before. `cassandra-stress`, Cassandra's own tool, is not on Maven.";

@@ -30,7 +30,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let bare = stage.bare(&destinations[2]).await?.context("a bare client")?;
 
     let count = stage.counts.killed;
-    let publisher = stage.publisher_without_end("over", "c/over", stage.cluster.nodes[0].mqtt_port);
+    let publisher = stage.publisher_without_end("over", "c/over", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&waits.name, count / 4).await?;
     stage.sent_at_least(&by_default.name, count / 4).await?;
     let gaps = stage.gaps(waits);

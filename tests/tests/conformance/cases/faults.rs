@@ -49,7 +49,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
 async fn one<A: Adapter>(stage: &Stage<A>, proxy: &Toxiproxy, fault: Fault, connected: &Connected) -> Result<Outage> {
     let count = stage.counts.killed;
     let topic = format!("c/{}", connected.name);
-    let publisher = stage.publisher_without_end(&connected.name, &topic, stage.cluster.nodes[0].mqtt_port);
+    let publisher = stage.publisher_without_end(&connected.name, &topic, count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&connected.name, count / SHARE_BEFORE).await?;
     let gaps = stage.gaps(connected);
     proxy.inflict(fault).await?;

@@ -27,7 +27,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
         .iter()
         .map(|index| {
             let port = stage.cluster.nodes[*index].mqtt_port;
-            stage.publisher_without_end(&format!("other{index}"), "c/owner", port)
+            stage.publisher_without_end(&format!("other{index}"), "c/owner", share, port)
         })
         .collect();
     let acknowledged = || publishers.iter().map(Publisher::acknowledged).sum::<u64>();

@@ -21,7 +21,7 @@ pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     }
     let waits = stage.connect("paused", "c/paused/#", Ending::Waits).await?;
     let count = stage.counts.killed;
-    let publisher = stage.publisher_without_end("paused", "c/paused", stage.cluster.nodes[0].mqtt_port);
+    let publisher = stage.publisher_without_end("paused", "c/paused", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&waits.name, count / 4).await?;
     let gaps = stage.gaps(&waits);
     stage.adapter.pause()?;

@@ -1,6 +1,7 @@
 //! A connector that is deleted, or whose node is stopped, in the middle of its work: it ends within the bound, its
 //! connections are gone at the server, and the node keeps nothing of it.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,12 +11,14 @@ use tests::wait;
 use crate::adapter::Adapter;
 use crate::publishing::Sent;
 use crate::report::{Measured, Verdict};
-use crate::stage::{Ending, Stage};
+use crate::stage::{Connected, Ending, Stage};
 
 /// `connectors.stop_timeout` and the node's own share.
 const STOP_BOUND: Duration = Duration::from_secs(10);
 /// A closed connection is seen at the other end within this.
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+/// Published after the connector is gone.
+const MORE: u64 = 100;
 
 pub async fn run<A: Adapter>(stage: &mut Stage<A>) -> Result<Verdict> {
     let deleted = delete_during_load(stage).await?;
@@ -39,7 +42,7 @@ async fn delete_during_load<A: Adapter>(stage: &mut Stage<A>) -> Result<u64> {
 
     let connected = stage.connect("removed", "c/removed/#", Ending::Waits).await?;
     let count = stage.counts.removal;
-    let publisher = stage.publisher_without_end("removed", "c/removed", stage.cluster.nodes[0].mqtt_port);
+    let publisher = stage.publisher_without_end("removed", "c/removed", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&connected.name, count / 4).await?;
     if let Some(connections) = stage.adapter.connections().await? {
         ensure!(connections > 0, "the server counts no connection of a connector that writes");
@@ -49,11 +52,13 @@ async fn delete_during_load<A: Adapter>(stage: &mut Stage<A>) -> Result<u64> {
     wait::within(STOP_BOUND, "delete during load", began.elapsed())?;
     stage.deleted(&connected.name);
     gone(stage).await?;
-    // Publishes that no connector wants are acknowledged as well.
-    let more = publisher.acknowledged() + count / 2;
+    let arrived = at_rest(stage, &connected).await?;
+    ensure!(arrived > 0, "nothing arrived");
+    // Publishes that no connector wants are acknowledged as well, and go nowhere.
+    let more = publisher.acknowledged() + MORE;
     let published = publisher.stop_after(more, stage.counts.limit).await?.acknowledged.len() as u64;
-    let arrived = stage.adapter.read(&connected.destination).await?.len() as u64;
-    ensure!(arrived > 0 && arrived < published, "{arrived} of {published} arrived");
+    let afterwards = stage.adapter.read(&connected.destination).await?.len();
+    ensure!(afterwards == arrived, "{arrived} had arrived when the connector was gone, {afterwards} have since");
     wait::until(stage.counts.limit, "the node keeps nothing", async || {
         let after = Held::by(stage.cluster.nodes[0].process()?)?;
         ensure!(after.sockets <= before.sockets, "{after:?}, before {before:?}");
@@ -67,7 +72,7 @@ async fn delete_during_load<A: Adapter>(stage: &mut Stage<A>) -> Result<u64> {
 async fn stop_during_load<A: Adapter>(stage: &mut Stage<A>) -> Result<Measured> {
     let connected = stage.connect("stopped", "c/stopped/#", Ending::Waits).await?;
     let count = stage.counts.removal;
-    let publisher = stage.publisher_without_end("stopped", "c/stopped", stage.cluster.nodes[0].mqtt_port);
+    let publisher = stage.publisher_without_end("stopped", "c/stopped", count, stage.cluster.nodes[0].mqtt_port);
     stage.sent_at_least(&connected.name, count / 4).await?;
     let (status, took) = stage.cluster.nodes[0].terminate(STOP_BOUND * 10).await?;
     wait::within(STOP_BOUND, "stop during load", took)?;
@@ -87,6 +92,18 @@ async fn stop_during_load<A: Adapter>(stage: &mut Stage<A>) -> Result<Measured> 
         note: format!("stopped in {:.1} s", took.as_secs_f64()),
         ..Measured::default()
     })
+}
+
+/// What stands at the target, when it is through with what had reached it.
+async fn at_rest<A: Adapter>(stage: &Stage<A>, connected: &Connected) -> Result<usize> {
+    let last = Cell::new(None);
+    wait::until(stage.counts.limit, "the target is through", async || {
+        let now = stage.adapter.read(&connected.destination).await?.len();
+        ensure!(last.replace(Some(now)) == Some(now), "{now} so far");
+        Ok(())
+    })
+    .await?;
+    last.get().context("it was read")
 }
 
 async fn gone<A: Adapter>(stage: &Stage<A>) -> Result<()> {

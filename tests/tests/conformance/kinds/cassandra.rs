@@ -83,11 +83,6 @@ impl Adapter for Cassandra {
         }
     }
 
-    /// Every row is a request of its own, with an answer of its own, and none is answered before a sync of its log.
-    fn keeps_up_with(&self) -> Option<u64> {
-        Some(300)
-    }
-
     fn carries(&self, shape: Shape) -> Carried {
         match shape {
             Shape::Payload(_) | Shape::Topic(_) | Shape::ClientId(_) | Shape::UserProperty(_) => Carried::Equal,

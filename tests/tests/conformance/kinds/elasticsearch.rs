@@ -98,6 +98,11 @@ impl Adapter for Elasticsearch {
         }
     }
 
+    /// It knows nobody before the index with its users is there.
+    fn ends_while_down(&self) -> &'static [&'static str] {
+        &["target_unreachable", "target_auth"]
+    }
+
     fn carries(&self, shape: Shape) -> Carried {
         envelope::carries(shape)
     }
