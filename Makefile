@@ -50,7 +50,7 @@ demo:
 ifeq ($(KIND),)
 test: setup verify
 	$(CARGO) build --locked --workspace --all-targets
-	scripts/test-lanes
+	$(CARGO) test --locked --workspace
 else
 test: setup
 	$(CARGO) build --locked --workspace --all-targets
