@@ -86,7 +86,10 @@ struct State {
     listing: Option<Listing>,
     /// Whose uploads are asked for one by one.
     keys: BTreeSet<String>,
+    /// Between two rounds. An upload that was left since ends it.
     not_before: Option<Instant>,
+    /// The store could not answer, or wants to be left alone: nothing ends this early.
+    silent_until: Option<Instant>,
     /// The store does not let this sink look.
     is_refused: bool,
 }
@@ -133,8 +136,8 @@ impl Cleanup {
     }
 
     pub(super) fn is_due(&self) -> bool {
-        let state = self.lock();
-        let is_time = state.not_before.is_none_or(|at| at <= Instant::now());
+        let (state, now) = (self.lock(), Instant::now());
+        let is_time = [state.not_before, state.silent_until].into_iter().flatten().all(|at| at <= now);
         is_time && !state.is_refused && self.next_of(&state).is_some()
     }
 
@@ -238,7 +241,10 @@ impl Cleanup {
             TargetFaultKind::Down
             | TargetFaultKind::Throttled { .. }
             | TargetFaultKind::Full
-            | TargetFaultKind::Missing => self.pause(fault.retry_after().unwrap_or_default().max(PAUSE)),
+            | TargetFaultKind::Missing => {
+                let asked = fault.retry_after().unwrap_or_default();
+                self.lock().silent_until = Some(Instant::now() + asked.max(PAUSE));
+            }
             TargetFaultKind::Auth | TargetFaultKind::Permission | TargetFaultKind::Misconfigured(_) => {
                 self.lock().is_refused = true;
                 warn!(error = %fault.message, "unfinished uploads cannot be removed");
@@ -307,13 +313,68 @@ impl Drop for Attempt<'_> {
 fn read(answer: &[u8]) -> Result<Page, TargetFault> {
     quick_xml::de::from_reader(answer).map_err(|error| {
         let says = format!("a list of uploads that cannot be read: {error}");
-        TargetFault::new(TargetFaultKind::Misconfigured("TARGET_REFUSES_REQUESTS"), says)
+        // One answer, perhaps of somebody on the way: the next one may be a list.
+        TargetFault::new(TargetFaultKind::Down, says)
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::sinks::opened::TestNode;
+    use crate::sinks::s3::config::Config;
+
+    /// Asks nobody, until there is a round.
+    async fn cleanup() -> Cleanup {
+        let node = TestNode::new(&[], PathBuf::from("/nowhere"), &[]);
+        let config = Config::with(&json!({
+            "endpoint": "http://127.0.0.1:1", "access_key_id": "sluice", "secret_access_key": "secret",
+        }));
+        let keys = Keys::new(&config, node.context().cluster, node.context().incarnation).expect("can be made");
+        let store = Store::open(&config, node.context()).await.expect("opens");
+        Cleanup::new(Arc::new(store), Arc::new(keys), OpenObjects::default(), false)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_wants_to_be_left_alone_is_left_alone_whatever_happens_meanwhile() {
+        let cleanup = cleanup().await;
+        let asked = Duration::from_mins(10);
+        let busy = TargetFault::new(TargetFaultKind::Throttled { retry_after: Some(asked) }, "busy");
+        assert!(cleanup.is_due());
+        // As a round does that had removed some before.
+        cleanup.failed(&busy);
+        cleanup.removed(&["mqtt/one".to_owned()]);
+        cleanup.left("mqtt/two");
+        tokio::time::advance(asked - Duration::from_millis(1)).await;
+        assert!(!cleanup.is_due());
+        tokio::time::advance(Duration::from_millis(2)).await;
+        assert!(cleanup.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_left_ends_a_pause_that_nobody_asked_for() {
+        let cleanup = cleanup().await;
+        cleanup.removed(&["mqtt/one".to_owned()]);
+        assert!(!cleanup.is_due());
+        cleanup.left("mqtt/two");
+        assert!(cleanup.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_cannot_be_read_is_a_pause_and_a_refusal_is_for_good() {
+        let cleanup = cleanup().await;
+        cleanup.failed(&read(b"<html>").expect_err("is no list"));
+        assert!(!cleanup.is_due());
+        tokio::time::advance(PAUSE).await;
+        assert!(cleanup.is_due());
+        cleanup.failed(&TargetFault::new(TargetFaultKind::Permission, "no"));
+        tokio::time::advance(PAUSE * 2).await;
+        assert!(!cleanup.is_due());
+    }
 
     #[test]
     fn a_page_is_read_whether_it_has_uploads_or_not() {

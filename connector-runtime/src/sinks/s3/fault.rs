@@ -1,7 +1,7 @@
 //! What the answers of a store mean. None of them is a record's fault: a store does not look into objects.
 
-use reqwest::StatusCode;
-use reqwest::header::HeaderMap;
+use reqwest::header::{ETAG, HeaderMap};
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::sink::{TargetFault, TargetFaultKind};
@@ -44,10 +44,28 @@ pub(super) fn is_gone(body: &str) -> bool {
 
 /// A refusal that came with a status of 200.
 pub(super) fn is_refusal(body: &[u8]) -> bool {
+    has_root(body, "Error")
+}
+
+/// What a success must have to confirm an object or a part of one, and this one has not: a proxy, a login page or another
+/// server that answers everything has a status of 200 as well.
+pub(super) fn lacks(method: &Method, query: &str, headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
+    const COMPLETED: &str = "CompleteMultipartUploadResult";
+    let completes = *method == Method::POST && query.split('&').any(|field| field.starts_with("uploadId="));
+    match *method {
+        Method::PUT if !headers.contains_key(ETAG) => Some("ETag"),
+        _ if completes && !has_root(body, COMPLETED) => Some(COMPLETED),
+        _ => None,
+    }
+}
+
+/// Stores send spaces while they work, before the document begins.
+fn has_root(body: &[u8], name: &str) -> bool {
     let text = String::from_utf8_lossy(body);
     let root = text.trim_start().strip_prefix("<?xml").and_then(|rest| rest.split_once("?>")).map(|(_, rest)| rest);
-    let name = root.unwrap_or(&text).trim_start().strip_prefix("<Error");
-    name.is_some_and(|rest| rest.starts_with(['>', ' ']))
+    let root = root.unwrap_or(&text).trim_start().strip_prefix('<');
+    let rest = root.and_then(|rest| rest.strip_prefix(name));
+    rest.is_some_and(|rest| rest.starts_with(|next: char| matches!(next, '>' | '/') || next.is_whitespace()))
 }
 
 fn refusal(body: &str) -> Refusal {
@@ -199,5 +217,23 @@ mod tests {
         assert!(!is_refusal(b"<?xml version=\"1.0\"?><CompleteMultipartUploadResult/>"));
         assert!(!is_refusal(b"<Errors/>"));
         assert!(!is_refusal(b""));
+    }
+
+    #[test]
+    fn a_success_confirms_only_with_what_stores_send() {
+        let none = HeaderMap::new();
+        let tagged = HeaderMap::from_iter([(ETAG, HeaderValue::from_static("\"d41d8cd9\""))]);
+        let completed = b"  <?xml version=\"1.0\"?>\n<CompleteMultipartUploadResult\n xmlns=\"x\"><ETag>1</ETag>\
+                          </CompleteMultipartUploadResult>";
+        assert_eq!(lacks(&Method::PUT, "", &none, b""), Some("ETag"));
+        assert_eq!(lacks(&Method::PUT, "partNumber=1&uploadId=7", &none, b""), Some("ETag"));
+        assert_eq!(lacks(&Method::PUT, "partNumber=1&uploadId=7", &tagged, b""), None);
+        let completes = "uploadId=7";
+        for body in [&b""[..], b"<html>CompleteMultipartUploadResult</html>", b"<CompleteMultipartUploadResults/>"] {
+            assert_eq!(lacks(&Method::POST, completes, &tagged, body), Some("CompleteMultipartUploadResult"));
+        }
+        assert_eq!(lacks(&Method::POST, completes, &none, completed), None);
+        assert_eq!(lacks(&Method::POST, "uploads", &none, b""), None, "what begins an upload is read elsewhere");
+        assert_eq!(lacks(&Method::DELETE, completes, &none, b""), None);
     }
 }

@@ -37,19 +37,7 @@ type Faults = Vec<(usize, RecordFault)>;
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
     let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
-    let keys = Keys::new(&config, context.cluster, context.incarnation).map_err(|error| unusable(&error))?;
-    let (store, keys) = (Arc::new(Store::open(&config, context).await?), Arc::new(keys));
-    let open_objects = context.s3_objects.clone();
-    let cleanup = Cleanup::new(Arc::clone(&store), Arc::clone(&keys), open_objects, config.endpoint.is_some());
-    Ok(Box::new(S3Sink {
-        store,
-        keys,
-        writing: Writing::new(&config),
-        objects: Semaphore::new(usize::try_from(config.max_open_objects).unwrap_or(1)),
-        cleanup: Arc::new(cleanup),
-        round: Mutex::default(),
-        timeout: Duration::from_secs(config.timeout_secs),
-    }))
+    Ok(Box::new(S3Sink::open(&config, context).await?))
 }
 
 #[async_trait]
@@ -79,6 +67,22 @@ impl Sink for S3Sink {
 }
 
 impl S3Sink {
+    async fn open(config: &Config, context: &SinkContext) -> Result<Self, TargetFault> {
+        let keys = Keys::new(config, context.cluster, context.incarnation).map_err(|error| unusable(&error))?;
+        let (store, keys) = (Arc::new(Store::open(config, context).await?), Arc::new(keys));
+        let open_objects = context.s3_objects.clone();
+        let cleanup = Cleanup::new(Arc::clone(&store), Arc::clone(&keys), open_objects, config.endpoint.is_some());
+        Ok(Self {
+            store,
+            keys,
+            writing: Writing::new(config),
+            objects: Semaphore::new(usize::try_from(config.max_open_objects).unwrap_or(1)),
+            cleanup: Arc::new(cleanup),
+            round: Mutex::default(),
+            timeout: Duration::from_secs(config.timeout_secs),
+        })
+    }
+
     async fn write(&self, batch: &Batch<'_>) -> Result<Faults, TargetFault> {
         let [first, ..] = batch.records else { return Ok(Vec::new()) };
         let last = batch.records.last().unwrap_or(first);

@@ -52,7 +52,7 @@ impl Transport {
         }
         // The client knows the host that was signed for.
         parts.headers.remove(HOST);
-        let method = parts.method.clone();
+        let (method, query) = (parts.method.clone(), parts.uri.query().unwrap_or_default().to_owned());
         let request = self.store.request(parts.method, url).headers(parts.headers).body(body.to_bytes());
         let answer = http::exchange(request, self.timeout, ANSWER_BYTES_MAX, &self.aborted).await;
         let answer = answer.map_err(|unanswered| unanswered.fault)?;
@@ -64,9 +64,16 @@ impl Transport {
             return Err(fault::of(answer.status, &answer.headers, &answer.text()));
         }
         match answer.end {
-            BodyEnd::Whole => Ok(response(answer.status, &answer)),
+            BodyEnd::Whole => {}
             BodyEnd::Cut | BodyEnd::Broken => {
-                Err(TargetFault::new(TargetFaultKind::Down, "the store's answer broke off"))
+                return Err(TargetFault::new(TargetFaultKind::Down, "the store's answer broke off"));
+            }
+        }
+        match fault::lacks(&method, &query, &answer.headers, answer.body()) {
+            None => Ok(response(answer.status, &answer)),
+            Some(lacks) => {
+                let says = format!("an answer without {lacks}, as a store does not give it: {}", answer.words());
+                Err(TargetFault::new(TargetFaultKind::Down, http::status_message(answer.status, &says)))
             }
         }
     }

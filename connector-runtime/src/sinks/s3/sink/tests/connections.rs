@@ -110,6 +110,36 @@ async fn every_request_with_data_has_a_checksum_unless_the_store_refuses_them() 
 }
 
 #[tokio::test]
+async fn a_success_of_somebody_else_confirms_nothing() {
+    let server = server().await;
+    let completing = "set $asked $request_method:$arg_uploadId; if ($asked ~ ^POST:.)";
+    for (answers, bytes, words) in [
+        ("return 200;".to_owned(), 10, "HTTP 200 OK: an answer without ETag"),
+        (
+            "return 200 '<html>sign in</html>';".to_owned(),
+            10,
+            "without ETag, as a store does not give it: <html>sign in",
+        ),
+        ("return 200;".to_owned(), 12 << 20, ""),
+        ("if ($arg_partNumber) { return 200; }".to_owned(), 12 << 20, "without ETag"),
+        (format!("{completing} {{ return 200 '<html>'; }}"), 12 << 20, "without CompleteMultipartUploadResult"),
+    ] {
+        let front = front(&server, &format!("{answers} client_max_body_size 64m;"), None).await;
+        let sink = open(&server, &json!({"endpoint": front.url(), "part_bytes": PART_BYTES})).await;
+        let batch = large(bytes);
+        let outcomes = deliver(&*sink, &batch).await;
+        assert_eq!(outcomes.len(), batch.len());
+        for outcome in &outcomes {
+            assert_eq!(kind(outcome), TargetFaultKind::Down, "{answers}: {outcome:?}");
+            assert!(fault(outcome).message.contains(words), "{answers}: {outcome:?}");
+        }
+        front.finish();
+    }
+    assert_eq!(server.objects(BUCKET).expect("reads").len(), 0);
+    server.finish();
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed_and_a_proxy_that_takes_less_says_so() {
     let server = server().await;
     let elsewhere = front(&server, "location /lake/away/ { return 307 http://127.0.0.1:1/; }", None).await;

@@ -9,6 +9,8 @@ use super::*;
 
 /// How a process of its own is told what to do.
 const CONFIG: &str = "SLUICE_TEST_S3_CONFIG";
+/// Whether there is another object after the first one.
+const TWICE: &str = "SLUICE_TEST_S3_TWICE";
 
 /// Of Debian's package libfaketime: gives a process another clock.
 fn other_clock() -> PathBuf {
@@ -25,6 +27,9 @@ async fn one_record_in_a_process_of_its_own() {
     let config = serde_json::from_str(&config).expect("is JSON");
     let sink = node().open("objects", "s3", config).await.expect("opens");
     println!("outcome: {:?}", deliver(&*sink, &records(1)).await[0]);
+    if std::env::var_os(TWICE).is_some() {
+        assert_eq!(deliver(&*sink, &records(2)).await, vec![Outcome::Delivered; 2]);
+    }
 }
 
 /// What became of it, with these variables and no others of AWS.
@@ -100,6 +105,34 @@ async fn the_role_of_a_container_is_asked_for() {
     let asked = agent.passed().expect("reads");
     assert!(!asked.is_empty() && asked.iter().all(|request| request.uri == "/role" && request.status == 200));
     agent.finish();
+    minio.finish();
+}
+
+#[tokio::test]
+async fn keys_of_a_role_are_renewed_before_they_end_and_not_sooner() {
+    let Some(minio) = Minio::start().await.expect("MinIO starts") else { return };
+    minio.make_bucket(BUCKET).await.expect("makes a bucket");
+    let role = minio.temporary().await.expect("gives some");
+    let config = keyless(minio.config(BUCKET, &json!({})));
+    let soon = (chrono::Utc::now() + Duration::from_secs(110)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    for (ends, is_renewed) in [("2099-01-01T00:00:00Z", false), (&*soon, true)] {
+        let keys = json!({
+            "AccessKeyId": role.access_key_id, "SecretAccessKey": role.secret_access_key, "Token": role.session_token,
+            "Expiration": ends,
+        });
+        let agent = places(&format!("location /role {{ default_type application/json; return 200 '{keys}'; }}")).await;
+        let uri = format!("{}/role", agent.url());
+        let outcome = elsewhere(&config, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri), (TWICE, "yes")]).await;
+        assert_eq!(outcome, "Delivered");
+        // The objects are two, and each was signed: also what ends within two minutes is good for the first one.
+        let asked = || agent.passed().expect("reads").len();
+        match is_renewed {
+            true => double::until("they are asked for again", || asked() >= 2).await,
+            false => drop(agent.passed_are(1).await.expect("once")),
+        }
+        agent.finish();
+    }
+    assert_eq!(minio.keys(BUCKET).await.expect("lists").len(), 2);
     minio.finish();
 }
 

@@ -5,6 +5,7 @@ mod connections;
 mod credentials;
 mod delivery;
 mod faults;
+mod held;
 mod page;
 mod recovery;
 mod stopping;
@@ -18,7 +19,7 @@ use ::tests::front::{Front, FrontOptions};
 use ::tests::minio::Minio;
 use ::tests::s3::{REGION, S3, S3Options};
 use api_types::failure::{FailureStrategy, OnTargetDown};
-use api_types::{Message, Record};
+use api_types::{Incarnation, Message, Record};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::{RngCore, SeedableRng};
@@ -50,6 +51,21 @@ async fn server_with(options: S3Options) -> S3 {
 
 async fn open(server: &S3, more: &Value) -> Box<dyn Sink> {
     node().open("objects", "s3", server.config(BUCKET, more)).await.expect("opens")
+}
+
+/// Of this node, for tests that look into it.
+async fn open_at(node: &TestNode, config: &Value) -> S3Sink {
+    // Of the batches that the tests make.
+    let context = SinkContext { incarnation: Incarnation(7), ..node.context().clone() };
+    S3Sink::open(&Config::with(config), &context).await.expect("opens")
+}
+
+/// Whether unfinished uploads were looked for after the last object; they have been, then.
+async fn has_looked(sink: &S3Sink) -> bool {
+    let round = sink.round.lock().expect("is whole").take();
+    let Some(round) = round else { return false };
+    round.await.expect("comes to its end");
+    true
 }
 
 /// nginx before the server, with these lines beside. It keeps the host that was signed for.

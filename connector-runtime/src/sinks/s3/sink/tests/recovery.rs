@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use ::tests::s3::Answered;
 use ::tests::{ports, wait};
-use api_types::{ClusterId, Incarnation};
+use api_types::ClusterId;
 use rustix::process::Signal;
 
+use super::held::Held;
 use super::*;
 use crate::sinks::s3::cleanup::Bounds;
 use crate::sinks::s3::open_objects::OpenObjects;
@@ -45,19 +46,21 @@ fn in_parts() -> Value {
     json!({"part_bytes": PART_BYTES, "timeout_secs": 30})
 }
 
-/// Ends it as a crash would: in the middle of an upload.
-async fn leave_unfinished(server: &S3, records: &[Record]) {
-    let sink = open(server, &in_parts()).await;
-    give_up(server, &*sink, records).await;
+/// To a server whose parts are held back.
+fn in_parts_to(held: &Held) -> Value {
+    let mut more = in_parts();
+    more["endpoint"] = held.url().into();
+    more
 }
 
-/// In the middle of an upload.
-async fn give_up(server: &S3, sink: &dyn Sink, records: &[Record]) {
-    let before = server.unfinished(BUCKET).expect("counts");
+/// In the middle of an upload, as a crash would: no part of it comes to the server, where it could be on its way when the
+/// upload is removed.
+async fn give_up(held: &Held, sink: &dyn Sink, records: &[Record]) {
     tokio::select! {
-        outcomes = deliver(sink, records) => panic!("was too fast: {outcomes:?}"),
-        () = double::until("an upload is begun", || server.unfinished(BUCKET).expect("counts") > before) => {}
+        outcomes = deliver(sink, records) => panic!("its parts are held back: {outcomes:?}"),
+        () = held.holds(1) => {}
     }
+    held.holds(0).await;
 }
 
 /// Nobody waits for what is removed.
@@ -68,9 +71,11 @@ async fn only_these_are_unfinished(server: &S3, expect: usize) {
 #[tokio::test]
 async fn what_a_crash_left_unfinished_is_removed_and_the_uploads_of_others_stay() {
     let server = server().await;
-    let batch = large(40 << 20);
-    leave_unfinished(&server, &batch).await;
-    leave_unfinished(&server, &batch).await;
+    let batch = large(12 << 20);
+    let held = Held::before(&server.url()).await;
+    for _ in 0..2 {
+        give_up(&held, &*open(&server, &in_parts_to(&held)).await, &batch).await;
+    }
     let strangers = ["mqtt/2023-11-14/backup.bin", "mqtt/other/2023-11-14/x", "elsewhere/x"];
     for key in strangers {
         server.begin_upload(BUCKET, key).await.expect("begins");
@@ -78,84 +83,81 @@ async fn what_a_crash_left_unfinished_is_removed_and_the_uploads_of_others_stay(
     assert_eq!(server.unfinished(BUCKET).expect("counts"), 5);
     assert_eq!(server.objects(BUCKET).expect("reads").len(), 0, "nothing incomplete is an object");
     // The next owner gets the same batch.
-    let sink = open(&server, &in_parts()).await;
-    assert_eq!(deliver(&*sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
-    only_these_are_unfinished(&server, strangers.len()).await;
+    let sink = open_at(&node(), &server.config(BUCKET, &in_parts())).await;
+    assert_eq!(deliver(&sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
+    assert!(has_looked(&sink).await);
+    assert_eq!(server.unfinished(BUCKET).expect("counts"), strangers.len());
     assert_eq!(server.objects(BUCKET).expect("reads").len(), 1);
-    // It has looked below the prefix, and for the key that an earlier sink may have begun; it looks again only after an
-    // upload of its own has failed.
+    // Below the prefix, and for the key that an earlier sink may have begun; then it leaves the store alone.
     double::until("it has looked twice", || server.count("ListMultipartUploads").expect("counts") == 2).await;
     for count in 1..4 {
-        assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+        assert_eq!(deliver(&sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+        assert!(!has_looked(&sink).await, "after {count} more");
     }
-    assert_eq!(server.count("ListMultipartUploads").expect("counts"), 2);
     assert_eq!(server.unfinished(BUCKET).expect("counts"), strangers.len());
+    held.finish();
     server.finish();
 }
 
 #[tokio::test]
 async fn an_upload_that_nobody_could_be_told_of_is_looked_for_later() {
     let mut server = server().await;
-    let batch = large(40 << 20);
-    let sink = open(&server, &in_parts()).await;
+    let batch = large(12 << 20);
+    let held = Held::before(&server.url()).await;
+    let sink = open(&server, &in_parts_to(&held)).await;
     let (outcomes, ()) = tokio::join!(deliver(&*sink, &batch), async {
-        double::until("an upload is begun", || server.unfinished(BUCKET).expect("counts") > 0).await;
-        server.signal(Signal::KILL).expect("kills");
+        held.holds(1).await;
+        server.kill().expect("kills");
+        held.let_go();
     });
     assert_eq!(kind(&outcomes[0]), TargetFaultKind::Down, "{:?}", outcomes[0]);
-    server.kill().expect("is dead");
     server.start_again().await.expect("starts again");
     assert_eq!(server.unfinished(BUCKET).expect("counts"), 1, "nobody could be told");
     assert_eq!(deliver(&*sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
     only_these_are_unfinished(&server, 0).await;
+    held.finish();
     server.finish();
 }
 
 #[tokio::test]
 async fn an_upload_that_was_given_up_half_way_is_removed_by_the_same_sink() {
     let server = server().await;
-    // No part comes to the server, where it could be on its way when its upload is removed.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
-    let silent_at = silent.local_addr().expect("has an address");
-    let held = format!(
-        "if ($arg_partNumber) {{ rewrite ^ /held last; }} client_max_body_size 64m; \
-         location = /held {{ proxy_pass http://{silent_at}; }}"
-    );
-    let front = front(&server, &held, None).await;
-    let mut more = in_parts();
-    more["endpoint"] = front.url().into();
-    let sink = open(&server, &more).await;
-    assert_eq!(deliver(&*sink, &records(1)).await, [Outcome::Delivered]);
-    double::until("its first look is over", || server.count("ListMultipartUploads").expect("counts") == 1).await;
+    let held = Held::before(&server.url()).await;
+    let sink = open_at(&node(), &server.config(BUCKET, &in_parts_to(&held))).await;
+    assert_eq!(deliver(&sink, &records(1)).await, [Outcome::Delivered]);
+    assert!(has_looked(&sink).await);
     for lost in 1..3 {
-        give_up(&server, &*sink, &large(12 << 20)).await;
+        give_up(&held, &sink, &large(12 << 20)).await;
         assert_eq!(server.unfinished(BUCKET).expect("counts"), 1, "the {lost}. one was given up, and nobody told");
-        assert_eq!(deliver(&*sink, &records(1 + lost)).await, vec![Outcome::Delivered; records(1 + lost).len()]);
-        only_these_are_unfinished(&server, 0).await;
+        assert_eq!(deliver(&sink, &records(1 + lost)).await, vec![Outcome::Delivered; records(1 + lost).len()]);
+        assert!(has_looked(&sink).await);
+        assert_eq!(server.unfinished(BUCKET).expect("counts"), 0);
     }
     assert_eq!(server.objects(BUCKET).expect("reads").len(), 3);
     drop(sink);
-    front.finish();
+    held.finish();
     server.finish();
 }
 
 #[tokio::test]
 async fn what_a_replaced_sink_still_writes_is_left_to_it() {
     let server = server().await;
-    let node = node();
-    let opener = node.sink_for("objects", "s3", server.config(BUCKET, &in_parts())).opener;
-    let (replaced, next) = (opener.open().await.expect("opens"), opener.open().await.expect("opens"));
-    let batch = large(20 << 20);
-    let mut writing = Box::pin(deliver(&*replaced, &batch));
+    let (node, held) = (node(), Held::before(&server.url()).await);
+    let config = server.config(BUCKET, &in_parts_to(&held));
+    let (replaced, next) = (open_at(&node, &config).await, open_at(&node, &config).await);
+    let batch = large(12 << 20);
+    let mut writing = Box::pin(deliver(&replaced, &batch));
     tokio::select! {
-        outcomes = &mut writing => panic!("was too fast: {outcomes:?}"),
-        () = double::until("an upload is begun", || server.unfinished(BUCKET).expect("counts") == 1) => {}
+        outcomes = &mut writing => panic!("its parts are held back: {outcomes:?}"),
+        () = held.holds(1) => {}
     }
-    assert_eq!(deliver(&*next, &records(1)).await, [Outcome::Delivered]);
-    double::until("the next one has looked", || server.count("ListMultipartUploads").expect("counts") == 1).await;
+    assert_eq!(deliver(&next, &records(1)).await, [Outcome::Delivered]);
+    assert!(has_looked(&next).await);
+    assert_eq!(server.unfinished(BUCKET).expect("counts"), 1, "the replaced one still writes it");
+    held.let_go();
     assert_eq!(writing.await, vec![Outcome::Delivered; batch.len()]);
-    assert_eq!(server.count("AbortMultipartUpload").expect("counts"), 0);
     assert_eq!(server.objects(BUCKET).expect("reads").len(), 2);
+    held.finish();
     server.finish();
 }
 
@@ -186,7 +188,7 @@ async fn no_object_waits_for_what_is_looked_for_beside_it() {
 #[tokio::test]
 async fn a_store_that_does_not_tell_is_not_asked_for_ever() {
     let server = server().await;
-    for (status, asked_again) in [(403, false), (503, true)] {
+    for (status, is_asked_again) in [(403, false), (503, true)] {
         let refusing = format!(
             "if ($args ~ ^uploads=) {{ return {status}; }} if ($arg_partNumber = 2) {{ return 500; }} \
              client_max_body_size 64m;"
@@ -194,27 +196,24 @@ async fn a_store_that_does_not_tell_is_not_asked_for_ever() {
         let front = front(&server, &refusing, None).await;
         let mut more = in_parts();
         more["endpoint"] = front.url().into();
-        let sink = open(&server, &more).await;
-        let asked = || {
-            let passed = front.passed().expect("reads");
-            passed.iter().filter(|request| request.method == "GET").count()
+        let sink = open_at(&node(), &server.config(BUCKET, &more)).await;
+        let delivered_and_looked = async |count| {
+            assert_eq!(deliver(&sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+            has_looked(&sink).await
         };
-        assert_eq!(deliver(&*sink, &records(1)).await, [Outcome::Delivered]);
-        double::until("it is asked", || asked() == 1).await;
+        assert!(delivered_and_looked(1).await);
         for count in 2..5 {
-            assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
+            assert!(!delivered_and_looked(count).await, "{status}: not after every object");
         }
-        assert_eq!(asked(), 1, "{status}: not after every object");
-        let outcomes = deliver(&*sink, &large(20 << 20)).await;
+        let outcomes = deliver(&sink, &large(20 << 20)).await;
         assert_eq!(kind(&outcomes[0]), TargetFaultKind::Down, "{:?}", outcomes[0]);
-        for count in 5..8 {
-            assert_eq!(deliver(&*sink, &records(count)).await, vec![Outcome::Delivered; records(count).len()]);
-        }
-        if asked_again {
-            double::until("it is asked after an upload has failed", || asked() == 2).await;
-        } else {
-            assert_eq!(asked(), 1, "it does not let this sink look");
-        }
+        assert!(!delivered_and_looked(5).await, "{status}: nor at once after an upload that failed");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_mins(1)).await;
+        tokio::time::resume();
+        assert_eq!(delivered_and_looked(6).await, is_asked_again, "{status}: a minute later");
+        let asked = || front.passed().expect("reads").iter().filter(|request| request.method == "GET").count();
+        double::until("all are logged", || asked() == 1 + usize::from(is_asked_again)).await;
         front.finish();
     }
     server.finish();
@@ -309,8 +308,9 @@ async fn minio_takes_parts_as_well() {
 async fn minio_is_cleaned_of_what_a_crash_left_and_of_what_was_given_up() {
     let Some(minio) = Minio::start().await.expect("MinIO starts") else { return };
     minio.make_bucket(BUCKET).await.expect("makes a bucket");
-    let config = minio.config(BUCKET, &in_parts());
-    let batch = large(24 << 20);
+    let held = Held::before(&minio.url()).await;
+    let config = minio.config(BUCKET, &in_parts_to(&held));
+    let batch = large(12 << 20);
     let key = &format!("mqtt/2023-11-14/{}-1-7-0-1-7-{}.json", ClusterId(7), batch.len() - 1);
     let unfinished = async || minio.unfinished(BUCKET, key).await.expect("counts");
     let are_left = async |expect: usize| {
@@ -321,26 +321,25 @@ async fn minio_is_cleaned_of_what_a_crash_left_and_of_what_was_given_up() {
         });
         counts.await.expect("are as many");
     };
-    let give_up = async |sink: &dyn Sink, expect: usize| {
-        tokio::select! {
-            outcomes = deliver(sink, &batch) => panic!("was too fast: {outcomes:?}"),
-            () = are_left(expect) => {}
-        }
-    };
-    let open = async || node().open("objects", "s3", config.clone()).await.expect("opens");
-    give_up(&*open().await, 1).await;
-    let sink = open().await;
-    give_up(&*sink, 2).await;
+    let open = async |config: &Value| node().open("objects", "s3", config.clone()).await.expect("opens");
+    give_up(&held, &*open(&config).await, &batch).await;
+    let sink = open(&config).await;
+    give_up(&held, &*sink, &batch).await;
     assert_eq!(unfinished().await, 2, "of a crash, and of a call that was dropped");
+    held.let_go();
     assert_eq!(deliver(&*sink, &batch).await, vec![Outcome::Delivered; batch.len()]);
     are_left(0).await;
-    give_up(&*open().await, 1).await;
-    assert_eq!(deliver(&*open().await, &batch).await.len(), batch.len());
+    let held_anew = Held::before(&minio.url()).await;
+    let anew = minio.config(BUCKET, &in_parts_to(&held_anew));
+    give_up(&held_anew, &*open(&anew).await, &batch).await;
+    assert_eq!(deliver(&*open(&config).await, &batch).await.len(), batch.len());
     // A sink that is gone looks no more: the next one does.
-    let next = open().await;
+    let next = open(&config).await;
     assert_eq!(deliver(&*next, &batch).await, vec![Outcome::Delivered; batch.len()]);
     are_left(0).await;
     assert_eq!(minio.keys(BUCKET).await.expect("lists"), [key.as_str()]);
+    held.finish();
+    held_anew.finish();
     minio.finish();
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 use ::tests::ports;
 use rustix::process::Signal;
 
+use super::held::Held;
 use super::*;
 
 /// Finishes what is under way.
@@ -40,14 +41,19 @@ async fn an_object_under_way_is_finished_before_a_stop() {
     let server = server().await;
     let batch = large(30 << 20);
     let queue = MemoryQueue::with(batch.iter().map(|record| record.message.clone()));
-    let more = json!({"part_bytes": PART_BYTES, "batch_bytes": 64 << 20});
+    let held = Held::before(&server.url()).await;
+    let more = json!({"endpoint": held.url(), "part_bytes": PART_BYTES, "batch_bytes": 64 << 20});
     let task = run(&queue, server.config(BUCKET, &more));
-    double::until("an upload is begun", || server.unfinished(BUCKET).expect("counts") > 0).await;
-    stop(task).await;
+    held.holds(1).await;
+    assert_eq!(server.unfinished(BUCKET).expect("counts"), 1);
+    task.drain.cancel();
+    held.let_go();
+    task.end().await;
     queue.all_committed().await;
     let objects = server.objects(BUCKET).expect("reads");
     assert_eq!(array(only(&objects).1).len(), batch.len());
     assert_eq!(server.unfinished(BUCKET).expect("counts"), 0);
+    held.finish();
     server.finish();
 }
 
