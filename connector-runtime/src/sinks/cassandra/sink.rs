@@ -32,7 +32,7 @@ use super::value::Format;
 use super::verdict::{Afterwards, Answer, Met, Statement};
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "cassandra", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -54,9 +54,7 @@ struct CassandraSink {
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
-    let config: Config = resolved
-        .typed()
-        .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(&error)))?;
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
     let aborted = CancellationToken::new();
     let relay = connect::relay(&config, context, aborted.clone()).await?;
     let session = match connect::connect(&config, context, &relay).await {
