@@ -14,7 +14,7 @@
 
 use scylla::errors::{
     BadQuery, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
-    MetadataError, NewSessionError, PrepareError, RequestAttemptError, SchemaAgreementError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
 };
 
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
@@ -58,17 +58,6 @@ impl From<&ExecutionError> for Error {
             ExecutionError::RequestTimeout(limit) => {
                 Self::Silent(format!("no answer within {} s", limit.as_secs_f64()))
             }
-            _ => Self::Target(down(&chain(error))),
-        }
-    }
-}
-
-impl From<&SchemaAgreementError> for Error {
-    fn from(error: &SchemaAgreementError) -> Self {
-        match error {
-            SchemaAgreementError::ConnectionPoolError(error) => error.into(),
-            SchemaAgreementError::PrepareError(error) => error.into(),
-            SchemaAgreementError::RequestError(error) => error.into(),
             _ => Self::Target(down(&chain(error))),
         }
     }

@@ -220,10 +220,17 @@ impl CassandraSink {
         if version.is_some() && version == plan.schema {
             return Ok(Met::Same);
         }
-        let now = Arc::new(Plan::make(session, &self.table).await?);
-        let is_same = now.fields == plan.fields;
-        *self.plan.lock().await = Some(now);
-        Ok(if is_same { Met::Same } else { Met::Another })
+        let (version, columns) = self.table.look(session).await?;
+        if self.table.fields(&columns).is_ok_and(|fields| fields == plan.fields) {
+            if version.is_some() {
+                // The order of a key may be another one: the next batch prepares the statement anew.
+                self.forget(plan).await;
+            }
+            return Ok(Met::Same);
+        }
+        let now = Plan::make(session, &self.table).await?;
+        *self.plan.lock().await = Some(Arc::new(now));
+        Ok(Met::Another)
     }
 
     fn fault(&self, error: Error) -> TargetFault {
