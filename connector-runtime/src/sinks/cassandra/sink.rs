@@ -3,7 +3,8 @@
 //! ```text
 //! batch ──► plan: the prepared statement ──► a window of inserts ──► one answer each ──► outcomes
 //!             ▲                                                         │
-//!             └── made anew ◄── the schema has another version ◄────────┘  and the batch is written again
+//!             └── made anew ◄── the columns are others ◄────────────────┤  and the batch is written again
+//!                                 what was refused is sent once more ◄──┘  and ends if it is refused once more
 //!
 //!            driver: nodes, replicas, logins ──► relay: addresses, TLS, abort
 //! ```
@@ -112,10 +113,11 @@ impl CassandraSink {
         let session = session.ok_or_else(closed)?;
         let plan = self.plan(&session).await?;
         let answers = self.insert_all(&session, &plan, batch.records).await;
+        let after = self.afterwards(&session, &plan, &answers).await;
+        let answers = self.refused_twice(&session, &plan, batch.records, answers, &after).await;
         if answers.iter().any(|answer| matches!(answer, Answer::Target(fault) if fault.kind.needs_a_person())) {
             self.forget(&plan).await;
         }
-        let after = self.afterwards(&session, &plan, &answers).await;
         Ok(answers.into_iter().map(|answer| answer.outcome(&after)).collect())
     }
 
@@ -213,6 +215,29 @@ impl CassandraSink {
             self.forget(plan).await;
         }
         after
+    }
+
+    /// A refusal is the opinion of one node, which may not have heard of the table as the others know it. By now all that
+    /// can be asked have the same, so a record that would end is sent once more before.
+    async fn refused_twice(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        records: &[&Record],
+        answers: Vec<Answer>,
+        after: &Afterwards,
+    ) -> Vec<Answer> {
+        let of = records.iter().zip(&answers);
+        let refused: Vec<&Record> =
+            of.filter(|(_, answer)| answer.is_refused(after)).map(|(record, _)| *record).collect();
+        let mut again = self.insert_all(session, plan, &refused).await.into_iter();
+        let confirmed = answers.into_iter().map(|answer| {
+            if !answer.is_refused(after) {
+                return answer;
+            }
+            again.next().map_or(Answer::Held, |again| answer.confirmed_by(again))
+        });
+        confirmed.collect()
     }
 
     async fn met(&self, session: &Session, plan: &Arc<Plan>) -> Result<Met, Error> {
