@@ -3,6 +3,7 @@
 //! | code of the protocol | whose | what |
 //! |---|---|---|
 //! | 2200 invalid, of a statement that others get through with | the record's | a value that the server does not take |
+//! | 2200 invalid, as the disks of the row's nodes are full | the target's | full |
 //! | 2200 invalid, otherwise | the target's | a table that is not there; a statement that does not fit |
 //! | 0100 | the target's | login |
 //! | 2100 | the target's | permission |
@@ -13,7 +14,7 @@
 
 use scylla::errors::{
     BadQuery, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
-    MetadataError, NewSessionError, PrepareError, RequestAttemptError, SchemaAgreementError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
 };
 
 use crate::sink::{RecordFault, TargetFault, TargetFaultKind};
@@ -24,6 +25,8 @@ pub(super) const DOES_NOT_FIT: TargetFaultKind = TargetFaultKind::Misconfigured(
 /// Of a server's words, which may repeat a value.
 const MESSAGE_CHARS_MAX: usize = 512;
 const CDC_WRITE_FAILURE: i32 = 0x1600;
+/// Said with the code of an invalid request: no other one says that nodes take nothing until their disks have room.
+const DISK_FULL: &str = "Write request failed because disk usage exceeds failure threshold";
 
 #[derive(Debug)]
 pub(super) enum Error {
@@ -55,17 +58,6 @@ impl From<&ExecutionError> for Error {
             ExecutionError::RequestTimeout(limit) => {
                 Self::Silent(format!("no answer within {} s", limit.as_secs_f64()))
             }
-            _ => Self::Target(down(&chain(error))),
-        }
-    }
-}
-
-impl From<&SchemaAgreementError> for Error {
-    fn from(error: &SchemaAgreementError) -> Self {
-        match error {
-            SchemaAgreementError::ConnectionPoolError(error) => error.into(),
-            SchemaAgreementError::PrepareError(error) => error.into(),
-            SchemaAgreementError::RequestError(error) => error.into(),
             _ => Self::Target(down(&chain(error))),
         }
     }
@@ -146,6 +138,7 @@ impl From<&ConnectionPoolError> for Error {
 
 fn of_answer(error: &DbError, said: &str) -> Error {
     let kind = match error {
+        DbError::Invalid if is_disk_full(said) => TargetFaultKind::Full,
         DbError::Invalid => return Error::Invalid(words(said)),
         DbError::AuthenticationError => TargetFaultKind::Auth,
         DbError::Unauthorized => TargetFaultKind::Permission,
@@ -155,6 +148,12 @@ fn of_answer(error: &DbError, said: &str) -> Error {
         _ => TargetFaultKind::Down,
     };
     Error::Target(TargetFault::new(kind, words(said)))
+}
+
+/// Since 4.1 the name of the guardrail comes first. What follows it may be of a record, so it is looked at from its start.
+fn is_disk_full(said: &str) -> bool {
+    let named = said.strip_prefix("Guardrail ").and_then(|rest| rest.split_once(" violated: "));
+    named.map_or(said, |(_, reason)| reason).starts_with(DISK_FULL)
 }
 
 /// Of a value that the server does not take.
@@ -186,6 +185,27 @@ mod tests {
                 assert!(fault.message.chars().count() <= MESSAGE_CHARS_MAX + 1);
             }
             other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn invalid(said: &str) -> Error {
+        let error = RequestAttemptError::DbError(DbError::Invalid, said.to_owned());
+        Error::from(&ExecutionError::LastAttemptError(error))
+    }
+
+    /// No record is to blame, though the code is the one of a bad value.
+    #[test]
+    fn a_full_disk_is_the_targets() {
+        let words = "Write request failed because disk usage exceeds failure threshold";
+        let guardrail = format!("Guardrail replica_disk_usage violated: {words}");
+        for said in [words, &guardrail, &format!("{guardrail} in keyspace mqtt.")] {
+            let error = invalid(said);
+            assert!(matches!(&error, Error::Target(fault) if fault.kind == TargetFaultKind::Full), "{error:?}");
+        }
+        let size = "Guardrail column_value_size violated: Value of column 'payload' has size 5MiB";
+        for said in [size, &format!("no such thing: {words}"), &format!("Guardrail key violated: '{words}'")] {
+            let error = invalid(said);
+            assert!(matches!(&error, Error::Invalid(words) if words == said), "{error:?}");
         }
     }
 
@@ -221,8 +241,7 @@ mod tests {
         check(DbError::ServerError, TargetFaultKind::Down);
         check(DbError::ProtocolError, TargetFaultKind::Down);
         check(DbError::Other(0x7777), TargetFaultKind::Down);
-        let invalid = ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, "y".to_owned()));
-        assert!(matches!(Error::from(&invalid), Error::Invalid(said) if said == "y"));
+        assert!(matches!(invalid("y"), Error::Invalid(said) if said == "y"));
         let slow = ExecutionError::RequestTimeout(std::time::Duration::from_millis(1_500));
         assert!(matches!(Error::from(&slow), Error::Silent(words) if words == "no answer within 1.5 s"));
     }

@@ -1,13 +1,15 @@
 //! The table as it is, and as it is made where it is missing. Names are quoted, values never stand in the text.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use scylla::client::session::Session;
 use scylla::cluster::Node;
 use scylla::errors::ExecutionError;
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
+use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlValue;
 use tokio::time::timeout;
@@ -21,6 +23,7 @@ use crate::sinks::offered::chain;
 const KEYSPACE: &str = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
 const TABLE_COLUMNS: &str =
     "SELECT column_name, kind, type FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+const VERSION: &str = "SELECT schema_version FROM system.local WHERE key = 'local'";
 
 /// Changes with every table, column or keyspace of the cluster.
 pub(super) type SchemaVersion = CqlValue;
@@ -33,7 +36,9 @@ pub(super) struct Table {
     /// What is made when it is missing: the options of a new keyspace.
     replication: Option<String>,
     ttl_secs: Option<u32>,
-    /// How long a question to all nodes may take.
+    /// Whose nodes rows are written through; any, where there is none.
+    datacenter: Option<String>,
+    /// How long it may take to prepare a statement at all nodes.
     limit: Duration,
 }
 
@@ -85,6 +90,7 @@ impl Table {
             name: config.table.clone(),
             replication,
             ttl_secs: config.ttl_secs,
+            datacenter: config.datacenter.clone(),
             limit: Duration::from_secs(config.timeout_secs),
         }
     }
@@ -129,32 +135,37 @@ impl Table {
         format!("INSERT INTO {} ({}) VALUES (?)", self.quoted(), quoted(COLUMNS[0].0))
     }
 
-    /// The columns, empty where there is no such table, and the version of the schema that all nodes have. While they
-    /// have several, as when a cluster gets a new release node by node, each of them must know the same columns.
+    /// The columns, empty where there is no such table, and the version of the schema that the nodes have. Each of them
+    /// must know the same columns, whatever its version.
     pub(super) async fn look(&self, session: &Session) -> Result<(Option<SchemaVersion>, Vec<Column>), Error> {
         // First, so that whatever changes meanwhile is seen as a change.
         let version = self.schema_version(session).await?;
-        if version.is_some() {
-            return Ok((version, self.columns(session, of_one_node(TABLE_COLUMNS)).await?));
+        let nodes = self.nodes(session);
+        let asked = nodes.iter().map(|node| self.columns(session, of_this_node(TABLE_COLUMNS, node)));
+        match agreed(join_all(asked).await)? {
+            Some(columns) => Ok((version, columns)),
+            None => Err(Error::Target(down(&format!("not every node knows {} as it is now", self.quoted())))),
         }
-        let state = session.get_cluster_state();
-        let nodes = state.get_nodes_info().iter().filter(|node| node.is_connected());
-        let told = try_join_all(nodes.map(|node| self.columns(session, of_this_node(TABLE_COLUMNS, node)))).await?;
-        let mut told = told.into_iter();
-        let first = told.next().ok_or_else(|| Error::NoNode("no node can be used".to_owned()))?;
-        if told.all(|columns| columns == first) {
-            return Ok((None, first));
-        }
-        Err(Error::Target(down(&format!("not every node knows {} as it is now", self.quoted()))))
     }
 
-    /// That of all nodes which are connected; `None` where they have several.
+    /// That of all nodes which can be asked; `None` where they have several, as when a cluster gets a new release node by
+    /// node.
     pub(super) async fn schema_version(&self, session: &Session) -> Result<Option<SchemaVersion>, Error> {
-        match timeout(self.limit, session.check_schema_agreement()).await {
-            Ok(Ok(version)) => Ok(version.map(CqlValue::Uuid)),
-            Ok(Err(error)) => Err(Error::from(&error)),
-            Err(_) => Err(Error::Silent(format!("no answer within {} s", self.limit.as_secs()))),
-        }
+        let nodes = self.nodes(session);
+        agreed(join_all(nodes.iter().map(|node| version_of(session, node))).await)
+    }
+
+    /// Those that rows are written through: it is such a node that reads values, by the types of the columns that it
+    /// knows. Who is not connected says at once why.
+    fn nodes(&self, session: &Session) -> Vec<Arc<Node>> {
+        let state = session.get_cluster_state();
+        let is_ours = |node: &Node| self.datacenter.is_none() || node.datacenter == self.datacenter;
+        state.get_nodes_info().iter().filter(|node| is_ours(node)).cloned().collect()
+    }
+
+    /// The driver waits for all nodes, and for each of them as long as it is connected.
+    pub(super) async fn prepare(&self, session: &Session, statement: String) -> Result<PreparedStatement, Error> {
+        in_time(self.limit, session.prepare(statement)).await?.map_err(|error| Error::from(&error))
     }
 
     async fn columns(&self, session: &Session, statement: Statement) -> Result<Vec<Column>, Error> {
@@ -210,6 +221,34 @@ impl Table {
     }
 }
 
+/// What all say who were asked; `None` where they say several things. Who cannot be asked, or does not answer in time,
+/// says nothing against the others: that is an error only where nobody answers.
+fn agreed<T: PartialEq>(answers: Vec<Result<T, Error>>) -> Result<Option<T>, Error> {
+    let (mut told, mut silent) = (Vec::new(), None);
+    for answer in answers {
+        match answer {
+            Ok(answer) => told.push(answer),
+            Err(error) => silent = silent.or(Some(error)),
+        }
+    }
+    let mut told = told.into_iter();
+    match told.next() {
+        Some(first) => Ok(told.all(|other| other == first).then_some(first)),
+        None => Err(silent.unwrap_or_else(|| Error::NoNode("no node can be used".to_owned()))),
+    }
+}
+
+async fn version_of(session: &Session, node: &Arc<Node>) -> Result<SchemaVersion, Error> {
+    let answer = session.query_unpaged(of_this_node(VERSION, node), ()).await;
+    let rows = answer.map_err(|error| Error::from(&error))?.into_rows_result().map_err(|error| odd(&error))?;
+    let (version,) = rows.single_row::<(SchemaVersion,)>().map_err(|error| odd(&error))?;
+    Ok(version)
+}
+
+async fn in_time<T>(limit: Duration, asked: impl Future<Output = T>) -> Result<T, Error> {
+    timeout(limit, asked).await.map_err(|_| Error::Silent(format!("no answer within {} s", limit.as_secs_f64())))
+}
+
 async fn run(session: &Session, statement: String) -> Result<(), Error> {
     match session.query_unpaged(of_one_node(&statement), ()).await {
         Ok(_) => Ok(()),
@@ -252,7 +291,7 @@ mod tests {
 
     fn table(ttl_secs: Option<u32>) -> Table {
         let (keyspace, name) = ("my \"space\"".to_owned(), "Table".to_owned());
-        Table { keyspace, name, replication: None, ttl_secs, limit: Duration::from_secs(1) }
+        Table { keyspace, name, replication: None, ttl_secs, datacenter: None, limit: Duration::from_secs(1) }
     }
 
     fn columns(columns: &[(&str, &str, &str)]) -> Vec<Column> {
@@ -295,5 +334,34 @@ mod tests {
                 assert!(fault.kind == DOES_NOT_FIT && fault.message.starts_with(expect), "{fault:?}");
             }
         }
+    }
+
+    /// The driver would wait as long as it takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_statement_that_nobody_prepares_is_given_up() {
+        let asked = in_time(Duration::from_secs(15), std::future::pending::<()>()).await;
+        assert!(matches!(&asked, Err(Error::Silent(words)) if words == "no answer within 15 s"), "{asked:?}");
+        assert!(matches!(in_time(Duration::from_secs(15), async { 1 }).await, Ok(1)));
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_asked_says_nothing_against_the_others() {
+        let silent = || Err(Error::Silent("silent".to_owned()));
+        let lost = || Err(Error::Lost("lost".to_owned()));
+        for (answers, expect) in [
+            (vec![Ok(1)], Some(1)),
+            (vec![Ok(1), Ok(1)], Some(1)),
+            (vec![Ok(1), Ok(2)], None),
+            (vec![silent(), Ok(1), lost(), Ok(1)], Some(1)),
+            (vec![Ok(1), silent(), Ok(2)], None),
+        ] {
+            let text = format!("{answers:?}");
+            let found = agreed(answers).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+            assert_eq!(found, expect, "{text}");
+        }
+        let nobody = agreed::<u8>(vec![silent(), lost()]);
+        assert!(matches!(nobody, Err(Error::Silent(_))), "{nobody:?}");
+        let none = agreed::<u8>(Vec::new());
+        assert!(matches!(none, Err(Error::NoNode(_))), "{none:?}");
     }
 }

@@ -22,7 +22,7 @@ const ROW_BYTES_MAX: usize = (16 << 20) - (4 << 10);
 pub(super) struct Plan {
     pub(super) statement: PreparedStatement,
     pub(super) fields: Vec<Field>,
-    /// That all nodes had; `None` where they had several.
+    /// That all nodes had which could be asked; `None` where they had several.
     pub(super) schema: Option<SchemaVersion>,
 }
 
@@ -33,8 +33,7 @@ impl Plan {
             (schema, columns) = table.look(session).await?;
         }
         if columns.is_empty() {
-            let asked = session.prepare(table.insert_unknown()).await;
-            return Err(match asked.map_err(|error| Error::from(&error)) {
+            return Err(match table.prepare(session, table.insert_unknown()).await {
                 Err(Error::Invalid(said)) => Error::Target(table.missing(Some(said))),
                 // Somebody has made it in this moment: the next look finds its columns.
                 Ok(_) => Error::Target(table.missing(None)),
@@ -42,8 +41,7 @@ impl Plan {
             });
         }
         let fields = table.fields(&columns).map_err(Error::Target)?;
-        let prepared = session.prepare(table.insert(&fields)).await;
-        let mut statement = prepared.map_err(|error| for_all(Error::from(&error)))?;
+        let mut statement = table.prepare(session, table.insert(&fields)).await.map_err(for_all)?;
         // The same key and the same time: a repeat changes nothing.
         statement.set_is_idempotent(true);
         Ok(Self { statement, fields, schema })

@@ -205,6 +205,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use ::tests::wait;
+    use anyhow::ensure;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -226,6 +228,14 @@ mod tests {
         Place { host: host.to_owned(), port, certificate_name: certificate_name.map(str::to_owned) }
     }
 
+    async fn closes(door: SocketAddr) {
+        let closed = wait::until(Duration::from_secs(60), "the door is closed", async || {
+            ensure!(TcpStream::connect(door).await.is_err(), "somebody accepts");
+            Ok(())
+        });
+        closed.await.expect("closes");
+    }
+
     #[tokio::test]
     async fn a_node_that_another_one_names_has_the_port_of_that_one() {
         let doors = relay(&[("10.0.0.1", "db-1.example.org")]).doors();
@@ -244,9 +254,7 @@ mod tests {
         let door = relay.doors().first(place("127.0.0.1", 1, None)).expect("opens");
         TcpStream::connect(door).await.expect("is open");
         drop(relay);
-        while TcpStream::connect(door).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        closes(door).await;
     }
 
     /// Nodes come and go over the years, each under many addresses.
@@ -263,9 +271,7 @@ mod tests {
         let is_open = |number| doors.open().doors.contains_key(&of(number));
         assert_eq!((is_open(1), is_open(2), is_open(3), is_open(DOORS_MAX)), (true, false, true, true));
         assert_eq!(doors.to(place("db-1.example.org", 9_142, None), false).expect("is open"), first);
-        while TcpStream::connect(opened[1]).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        closes(opened[1]).await;
         // What one has heard through it has its port all the same.
         let told = SocketAddr::from(([10, 0, 0, 3], opened[1].port()));
         assert_eq!(doors.place_of(told), place("10.0.0.3", 9_042, None));

@@ -3,7 +3,8 @@
 //! ```text
 //! batch ──► plan: the prepared statement ──► a window of inserts ──► one answer each ──► outcomes
 //!             ▲                                                         │
-//!             └── made anew ◄── the schema has another version ◄────────┘  and the batch is written again
+//!             └── made anew ◄── the columns are others ◄────────────────┤  and the batch is written again
+//!                                 what was refused is sent once more ◄──┘  and ends if it is refused once more
 //!
 //!            driver: nodes, replicas, logins ──► relay: addresses, TLS, abort
 //! ```
@@ -32,7 +33,7 @@ use super::value::Format;
 use super::verdict::{Afterwards, Answer, Met, Statement};
 use crate::config::Resolved;
 use crate::sink::{Batch, Outcome, Sink, TargetFault, TargetFaultKind};
-use crate::sinks::offered::{Offered, SinkContext, chain};
+use crate::sinks::offered::{Offered, SinkContext, unusable};
 
 pub(crate) const OFFERED: Offered =
     Offered { kind: "cassandra", open: |resolved, context| Box::pin(open(resolved, context)) };
@@ -54,9 +55,7 @@ struct CassandraSink {
 }
 
 async fn open(resolved: Resolved, context: &SinkContext) -> Result<Box<dyn Sink>, TargetFault> {
-    let config: Config = resolved
-        .typed()
-        .map_err(|error| TargetFault::new(TargetFaultKind::Misconfigured("CONFIG_UNUSABLE"), chain(&error)))?;
+    let config: Config = resolved.typed().map_err(|error| unusable(&error))?;
     let aborted = CancellationToken::new();
     let relay = connect::relay(&config, context, aborted.clone()).await?;
     let session = match connect::connect(&config, context, &relay).await {
@@ -114,10 +113,11 @@ impl CassandraSink {
         let session = session.ok_or_else(closed)?;
         let plan = self.plan(&session).await?;
         let answers = self.insert_all(&session, &plan, batch.records).await;
+        let after = self.afterwards(&session, &plan, &answers).await;
+        let answers = self.refused_twice(&session, &plan, batch.records, answers, &after).await;
         if answers.iter().any(|answer| matches!(answer, Answer::Target(fault) if fault.kind.needs_a_person())) {
             self.forget(&plan).await;
         }
-        let after = self.afterwards(&session, &plan, &answers).await;
         Ok(answers.into_iter().map(|answer| answer.outcome(&after)).collect())
     }
 
@@ -217,15 +217,45 @@ impl CassandraSink {
         after
     }
 
+    /// A refusal is the opinion of one node, which may not have heard of the table as the others know it. By now all that
+    /// can be asked have the same, so a record that would end is sent once more before.
+    async fn refused_twice(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        records: &[&Record],
+        answers: Vec<Answer>,
+        after: &Afterwards,
+    ) -> Vec<Answer> {
+        let of = records.iter().zip(&answers);
+        let refused: Vec<&Record> =
+            of.filter(|(_, answer)| answer.is_refused(after)).map(|(record, _)| *record).collect();
+        let mut again = self.insert_all(session, plan, &refused).await.into_iter();
+        let confirmed = answers.into_iter().map(|answer| {
+            if !answer.is_refused(after) {
+                return answer;
+            }
+            again.next().map_or(Answer::Held, |again| answer.confirmed_by(again))
+        });
+        confirmed.collect()
+    }
+
     async fn met(&self, session: &Session, plan: &Arc<Plan>) -> Result<Met, Error> {
         let version = self.table.schema_version(session).await?;
         if version.is_some() && version == plan.schema {
             return Ok(Met::Same);
         }
-        let now = Arc::new(Plan::make(session, &self.table).await?);
-        let is_same = now.fields == plan.fields;
-        *self.plan.lock().await = Some(now);
-        Ok(if is_same { Met::Same } else { Met::Another })
+        let (version, columns) = self.table.look(session).await?;
+        if self.table.fields(&columns).is_ok_and(|fields| fields == plan.fields) {
+            if version.is_some() {
+                // The order of a key may be another one: the next batch prepares the statement anew.
+                self.forget(plan).await;
+            }
+            return Ok(Met::Same);
+        }
+        let now = Plan::make(session, &self.table).await?;
+        *self.plan.lock().await = Some(Arc::new(now));
+        Ok(Met::Another)
     }
 
     fn fault(&self, error: Error) -> TargetFault {

@@ -2,7 +2,7 @@
 
 use super::fault::{self, DOES_NOT_FIT};
 use super::plan::changed;
-use crate::sink::{Outcome, RecordFault, TargetFault};
+use crate::sink::{Outcome, RecordFault, TargetFault, TargetFaultKind};
 
 /// What became of one insert, as far as it can say itself.
 #[derive(Debug)]
@@ -44,6 +44,25 @@ pub(super) enum Statement {
 }
 
 impl Answer {
+    /// Whether the record would end by what one node says about it.
+    pub(super) fn is_refused(&self, after: &Afterwards) -> bool {
+        let Self::Invalid(said) = self else { return false };
+        match (&after.table, &after.statement) {
+            (Met::Same, Statement::Taken) => true,
+            (Met::Same, Statement::Refused(words)) => words != said,
+            (Met::Same, Statement::Unknown(_)) | (Met::Another | Met::Unknown(_), _) => false,
+        }
+    }
+
+    /// Of a refused record, with the answer to the same insert later on: only what is said twice counts.
+    pub(super) fn confirmed_by(self, again: Self) -> Self {
+        match (self, again) {
+            (Self::Invalid(said), Self::Invalid(words)) if said == words => Self::Invalid(said),
+            (_, again @ (Self::Target(_) | Self::Held)) => again,
+            (_, Self::Delivered | Self::Unsendable(_) | Self::Invalid(_)) => Self::Target(of_two_minds()),
+        }
+    }
+
     pub(super) fn outcome(self, after: &Afterwards) -> Outcome {
         let answer = match self {
             Self::Target(fault) => return Outcome::TargetFault(fault),
@@ -76,10 +95,15 @@ impl Answer {
     }
 }
 
+/// Nobody's fault: the same record is written again, and its table looked at after that.
+fn of_two_minds() -> TargetFault {
+    let fault = TargetFault::new(TargetFaultKind::Interrupted, "nodes say different things about the same row");
+    TargetFault { reopen: false, ..fault }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::TargetFaultKind;
 
     fn down() -> TargetFault {
         TargetFault::new(TargetFaultKind::Down, "gone")
@@ -116,5 +140,37 @@ mod tests {
         let unsure = |one: &Outcome| [one.clone(), one.clone(), one.clone(), full(), held()];
         check(Met::Another, Statement::Taken, unsure(&Outcome::TargetFault(changed())));
         check(Met::Unknown(down()), Statement::Taken, unsure(&gone));
+    }
+
+    #[test]
+    fn a_record_ends_only_by_what_is_said_twice() {
+        let invalid = |words: &str| Answer::Invalid(words.to_owned());
+        let refused = |words: &str| Statement::Refused(words.to_owned());
+        for (answer, table, statement, expect) in [
+            (invalid("no"), Met::Same, Statement::Taken, true),
+            (invalid("no"), Met::Same, refused("another thing"), true),
+            (invalid("no"), Met::Same, refused("no"), false),
+            (invalid("no"), Met::Same, Statement::Unknown(down()), false),
+            (invalid("no"), Met::Another, Statement::Taken, false),
+            (invalid("no"), Met::Unknown(down()), Statement::Taken, false),
+            (Answer::Delivered, Met::Same, Statement::Taken, false),
+            (Answer::Unsendable(unsendable()), Met::Same, Statement::Taken, false),
+            (Answer::Target(down()), Met::Same, Statement::Taken, false),
+            (Answer::Held, Met::Same, Statement::Taken, false),
+        ] {
+            let after = Afterwards { table, statement };
+            assert_eq!(answer.is_refused(&after), expect, "{answer:?} {after:?}");
+        }
+        let two_minds = || Outcome::TargetFault(of_two_minds());
+        for (again, expect) in [
+            (invalid("no"), Outcome::RecordFault(fault::refused("no".to_owned()))),
+            (invalid("another thing"), two_minds()),
+            (Answer::Delivered, two_minds()),
+            (Answer::Target(down()), Outcome::TargetFault(down())),
+            (Answer::Held, Outcome::TargetFault(TargetFault::held())),
+        ] {
+            let after = Afterwards { table: Met::Same, statement: Statement::Taken };
+            assert_eq!(invalid("no").confirmed_by(again).outcome(&after), expect);
+        }
     }
 }

@@ -118,7 +118,7 @@ async fn no_more_inserts_are_under_way_than_configured() {
 
 fn took(began: Instant, what: &str) {
     println!("measured: {what}: {:?}", began.elapsed());
-    assert!((900..20_000).contains(&began.elapsed().as_millis()), "{what}: {:?}", began.elapsed());
+    assert!((900..LIMIT.as_millis()).contains(&began.elapsed().as_millis()), "{what}: {:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -132,8 +132,16 @@ async fn connecting_and_a_request_have_their_time() {
     took(began, "connecting");
     assert_eq!(fault.kind, TargetFaultKind::Down, "{fault:?}");
 
-    // A busy machine has to connect within it.
-    let sink = open(&server, TABLE, &json!({ "timeout_secs": 3 })).await;
+    // A busy machine has to connect and to write within it: once it has, it is as quick as it will be.
+    let config = server.config(TABLE, &json!({ "timeout_secs": 3 }));
+    let quick = wait::until(LIMIT, "the server is as quick as that", async || {
+        let opened = node().open("rows", "cassandra", config.clone()).await;
+        let sink = opened.map_err(|fault| anyhow::anyhow!("{fault:?}"))?;
+        let outcomes = deliver(&*sink, &numbered(0..1)).await;
+        ensure!(outcomes == [Outcome::Delivered], "{outcomes:?}");
+        Ok(sink)
+    });
+    let sink = quick.await.expect("opens");
     server.signal(Signal::STOP).expect("stops");
     let began = Instant::now();
     let outcomes = deliver(&*sink, &numbered(0..1_000)).await;
@@ -143,7 +151,7 @@ async fn connecting_and_a_request_have_their_time() {
     assert_eq!(outcomes[999], Outcome::TargetFault(TargetFault::held()), "it was never sent");
     server.signal(Signal::CONT).expect("continues");
     let queue = MemoryQueue::with((0..1_000).map(numbered_message));
-    let _task = run(&queue, server.config(TABLE, &json!({ "timeout_secs": 2 })));
+    let _task = run(&queue, server.config(TABLE, &json!({ "timeout_secs": 60 })));
     queue.all_committed().await;
 }
 
