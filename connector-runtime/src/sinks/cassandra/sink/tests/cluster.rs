@@ -4,8 +4,44 @@ use rustix::process::Signal;
 
 use super::*;
 
-/// With a table whose rows are on both nodes, and one whose rows are on one each.
-async fn two_nodes() -> (Cassandra, Cassandra) {
+type Pair = (Cassandra, Cassandra);
+
+static PAIR: Mutex<Weak<Mutex<Pair>>> = Mutex::const_new(Weak::new());
+
+/// The pair that tests take turns at, with a table of this name in both keyspaces.
+async fn pair_with(table: &str) -> OwnedMutexGuard<Pair> {
+    let pair = {
+        let mut known = PAIR.lock().await;
+        match known.upgrade() {
+            Some(pair) => pair,
+            None => {
+                let (first, second) = two_nodes().await;
+                let pair = Arc::new(Mutex::new((first.keep_nothing(), second.keep_nothing())));
+                *known = Arc::downgrade(&pair);
+                pair
+            }
+        }
+    };
+    let mut pair = pair.lock_owned().await;
+    let (first, second) = &mut *pair;
+    for node in [&mut *first, second] {
+        node.revive().await.expect("goes on, whatever the test before has left");
+    }
+    make_tables(first, table).await;
+    // A node that has stood still is believed to be there again.
+    let sink = opened(first.config(table, &json!({ "keyspace": "twice", "consistency": "all" }))).await;
+    delivered_at_last(&*sink, &numbered(0..20)).await;
+    sink.close().await;
+    pair
+}
+
+async fn make_tables(first: &Cassandra, table: &str) {
+    first.run(&[&format!("CREATE TABLE IF NOT EXISTS twice.{table} ({COLUMNS})")]).await.expect("makes the table");
+    first.make_table(table, COLUMNS).await.expect("makes the table");
+}
+
+/// With a keyspace whose rows are on both nodes, and one whose rows are on one each.
+async fn two_nodes() -> Pair {
     let options = CassandraOptions {
         login: false,
         write_timeout: "2s",
@@ -30,9 +66,7 @@ async fn two_nodes() -> (Cassandra, Cassandra) {
     });
     both.await.expect("a ring");
     let replication = "{'class': 'NetworkTopologyStrategy', 'replication_factor': 2}";
-    let twice = format!("CREATE KEYSPACE twice WITH replication = {replication}");
-    first.run(&[&twice, &format!("CREATE TABLE twice.{TABLE} ({COLUMNS})")]).await.expect("makes them");
-    first.make_table(TABLE, COLUMNS).await.expect("makes the table");
+    first.run(&[&format!("CREATE KEYSPACE twice WITH replication = {replication}")]).await.expect("makes it");
     (first, second)
 }
 
@@ -45,22 +79,25 @@ async fn coordinated(node: &Cassandra, table: &str) -> u64 {
     node.rows(&query).await.expect("reads").first().map_or(0, |row| row["count"].as_u64().expect("a number"))
 }
 
+/// Writes of rows that a node keeps itself.
+async fn kept(node: &Cassandra, table: &str) -> u64 {
+    let query = format!(
+        "SELECT count FROM system_views.local_write_latency WHERE keyspace_name = '{KEYSPACE}' \
+                         AND table_name = '{table}'"
+    );
+    node.rows(&query).await.expect("reads").first().map_or(0, |row| row["count"].as_u64().expect("a number"))
+}
+
 #[tokio::test]
-async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
-    let (first, second) = two_nodes().await;
+async fn rows_go_to_a_node_that_has_them() {
+    const TABLE: &str = "near";
+    let pair = pair_with(TABLE).await;
+    let (first, second) = &*pair;
     let sink = opened(first.config(TABLE, &json!({}))).await;
-    let sent = numbered(0..1_000);
-    assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
-    let local = async |node: &Cassandra| {
-        let query = format!(
-            "SELECT count FROM system_views.local_write_latency WHERE keyspace_name = '{KEYSPACE}' \
-                             AND table_name = '{TABLE}'"
-        );
-        node.rows(&query).await.expect("reads").first().map_or(0, |row| row["count"].as_u64().expect("a number"))
-    };
+    assert_eq!(deliver(&*sink, &numbered(0..1_000)).await, vec![Outcome::Delivered; 1_000]);
     let (mut all, mut shares) = (0, Vec::new());
-    for node in [&first, &second] {
-        let (coordinates, has) = (coordinated(node, TABLE).await, local(node).await);
+    for node in [first, second] {
+        let (coordinates, has) = (coordinated(node, TABLE).await, kept(node, TABLE).await);
         // Every row came to the node that keeps it, and to no other.
         assert_eq!(coordinates, has, "token-aware");
         all += has;
@@ -69,17 +106,27 @@ async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
     println!("measured: {shares:?} rows on the nodes");
     assert!(all == 1_000 && shares.iter().all(|share| *share > 200), "{shares:?}");
     sink.close().await;
+}
 
-    // A node whose network is denied is not reached, though the other one names it.
+/// Though the other one names it.
+#[tokio::test]
+async fn a_node_whose_network_is_denied_is_not_reached() {
+    const TABLE: &str = "denied";
+    let pair = pair_with(TABLE).await;
+    let (first, second) = &*pair;
     let denying = TestNode::new(&[], PathBuf::from("/nowhere"), &["127.0.0.2/32"]);
-    let before = coordinated(&second, TABLE).await;
     let sink = denying.open("rows", "cassandra", first.config(TABLE, &json!({}))).await.expect("opens");
-    assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
-    assert_eq!(coordinated(&second, TABLE).await, before);
+    assert_eq!(deliver(&*sink, &numbered(0..1_000)).await, vec![Outcome::Delivered; 1_000]);
+    assert_eq!((coordinated(first, TABLE).await, coordinated(second, TABLE).await), (1_000, 0));
     sink.close().await;
+}
 
-    // While a cluster gets a new release node by node, its nodes have several versions of the schema. What counts is the
-    // table: all of them know it as it is.
+/// As while a cluster gets a new release node by node. What counts is the table: all of them know it as it is.
+#[tokio::test]
+async fn several_versions_of_the_schema_with_the_same_table_hold_nobody_up() {
+    const TABLE: &str = "versions";
+    let pair = pair_with(TABLE).await;
+    let (first, second) = &*pair;
     let versions = "SELECT schema_version FROM system.local";
     let version = second.rows(versions).await.expect("reads")[0]["schema_version"].clone();
     let version = version.as_str().expect("a version");
@@ -87,6 +134,7 @@ async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
         let statement = format!("UPDATE system.local SET schema_version = {version} WHERE key = 'local'");
         second.run(&[&statement]).await.expect("changes");
     };
+    let sent = numbered(0..1_000);
     let sink = opened(first.config(TABLE, &json!({}))).await;
     set("00000000-0000-0000-0000-000000000001").await;
     assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
@@ -96,13 +144,41 @@ async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
     set(version).await;
     assert_eq!(deliver(&*sink, &sent).await, vec![Outcome::Delivered; 1_000]);
     sink.close().await;
+}
 
+/// What the other one has confirmed is delivered, though nobody can ask the silent one for its schema.
+#[tokio::test]
+async fn a_node_that_falls_silent_takes_nothing_back_that_the_other_one_has_confirmed() {
+    const TABLE: &str = "silent";
+    let pair = pair_with(TABLE).await;
+    let (first, second) = &*pair;
+    let sink = opened(first.config(TABLE, &json!({ "timeout_secs": 5 }))).await;
+    let sent = numbered(0..100);
+    delivered_at_last(&*sink, &sent).await;
+    second.signal(Signal::STOP).expect("stops");
+    let outcomes = deliver(&*sink, &sent).await;
+    let delivered = outcomes.iter().filter(|outcome| **outcome == Outcome::Delivered).count();
+    assert!((1..100).contains(&delivered), "{delivered} of 100: {outcomes:?}");
+    for outcome in outcomes.iter().filter(|outcome| **outcome != Outcome::Delivered) {
+        assert_eq!(fault(outcome).kind, TargetFaultKind::Down, "{outcome:?}");
+    }
+    second.signal(Signal::CONT).expect("continues");
+    delivered_at_last(&*sink, &sent).await;
+    sink.close().await;
+}
+
+/// Half of two is not most of them: the default waits, and says what the server says.
+#[tokio::test]
+async fn replicas_are_waited_for_unless_one_is_said_to_be_enough() {
+    const TABLE: &str = "replicas";
+    let pair = pair_with(TABLE).await;
+    let (first, second) = &*pair;
+    let sent = numbered(0..1_000);
     let both = first.config(TABLE, &json!({ "keyspace": "twice", "timeout_secs": 5 }));
     let more = json!({ "keyspace": "twice", "consistency": "local_one", "timeout_secs": 5 });
     let one = first.config(TABLE, &more);
     let (both, one) = (opened(both).await, opened(one).await);
     assert_eq!(deliver(&*both, &sent).await, vec![Outcome::Delivered; 1_000]);
-    // Half of two is not most of them: the default waits, and says what the server says.
     second.signal(Signal::STOP).expect("stops");
     let waits = wait::until(LIMIT, "a replica is missed", async || {
         let outcomes = deliver(&*both, &sent[..20]).await;
@@ -120,14 +196,13 @@ async fn rows_go_to_a_node_that_has_them_and_replicas_are_waited_for() {
     delivered_at_last(&*both, &sent).await;
     both.close().await;
     one.close().await;
-    first.finish();
-    second.finish();
 }
 
 #[tokio::test]
 async fn a_node_that_is_killed_is_gone_round_and_comes_back() {
     const COUNT: u64 = 5_000;
     let (first, mut second) = two_nodes().await;
+    make_tables(&first, TABLE).await;
     let queue = MemoryQueue::with((0..COUNT).map(numbered_message));
     let more = json!({ "keyspace": "twice", "consistency": "one", "batch_records": 100, "timeout_secs": 5 });
     let task = run(&queue, first.config(TABLE, &more));
