@@ -18,7 +18,7 @@ use super::offered::{CompiledSinks, SinkContext, SinkMaker, TaskSink};
 use crate::config::validate;
 use crate::registry;
 use crate::secrets::SecretFences;
-use crate::sink::{Batch, BatchId, OpenSink, Outcome, Sink, TargetFault};
+use crate::sink::{Batch, BatchId, OpenSink, Outcome, RecordFault, Sink, TargetFault};
 use crate::sinks::shared::network::Network;
 
 pub(crate) struct TestNode {
@@ -161,4 +161,20 @@ pub(crate) async fn deliver(sink: &dyn Sink, records: &[Record]) -> Vec<Outcome>
     };
     let records: Vec<&Record> = records.iter().collect();
     sink.deliver(&Batch { id, records: &records }).await
+}
+
+pub(crate) fn fault(outcome: &Outcome) -> &TargetFault {
+    match outcome {
+        Outcome::TargetFault(fault) => fault,
+        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
+    }
+}
+
+pub(crate) fn record_fault(outcome: &Outcome) -> &RecordFault {
+    match outcome {
+        Outcome::RecordFault(fault) => fault,
+        Outcome::Delivered | Outcome::TargetFault(_) | Outcome::Unclear(_) => {
+            panic!("{outcome:?} is no record's fault")
+        }
+    }
 }

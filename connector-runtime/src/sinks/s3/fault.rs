@@ -37,6 +37,11 @@ pub(super) fn of(status: StatusCode, headers: &HeaderMap, body: &str) -> TargetF
     }
 }
 
+/// What comes after an abort says nothing about the store.
+pub(super) fn aborted() -> TargetFault {
+    TargetFault::new(TargetFaultKind::Interrupted, "the sink was aborted")
+}
+
 /// The upload that was to be removed is not there: somebody removed it, or it became an object.
 pub(super) fn is_gone(body: &str) -> bool {
     refusal(body).code == "NoSuchUpload"

@@ -127,10 +127,7 @@ impl Places {
         let says = |text: &str| format!("no credentials from {}: {text}", place.name);
         match find::<Failed>(error) {
             Some(Failed(fault)) if fault.kind == TargetFaultKind::Interrupted => fault.clone(),
-            Some(Failed(_)) if place.is_a_guess && !self.http.has_answered() => TargetFault::new(
-                TargetFaultKind::Auth,
-                "no credentials: neither the configuration nor the node has any",
-            ),
+            Some(Failed(_)) if place.is_a_guess && !self.http.has_answered() => none_anywhere(),
             Some(Failed(fault)) => TargetFault::new(fault.kind, says(&fault.message)),
             None => {
                 let kind = match (error.kind(), self.http.last_status()) {
@@ -157,9 +154,12 @@ impl ProvideCredential for Places {
                 Err(error) => return Err(failed(self.fault_of(place, &error))),
             }
         }
-        let says = "no credentials: neither the configuration nor the node has any";
-        Err(failed(TargetFault::new(TargetFaultKind::Auth, says)))
+        Err(failed(none_anywhere()))
     }
+}
+
+fn none_anywhere() -> TargetFault {
+    TargetFault::new(TargetFaultKind::Auth, "no credentials: neither the configuration nor the node has any")
 }
 
 fn failed(fault: TargetFault) -> Error {

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::body::{Body, Writing};
 use super::cleanup::{Attempt, Cleanup};
 use super::config::Config;
+use super::fault;
 use super::keys::Keys;
 use super::store::Store;
 use crate::config::Resolved;
@@ -108,14 +109,13 @@ impl S3Sink {
 
     /// Waits for an earlier object of this connector, and no longer than a request may take.
     async fn room(&self) -> Result<SemaphorePermit<'_>, TargetFault> {
-        let interrupted = |says| TargetFault::new(TargetFaultKind::Interrupted, says);
         tokio::select! {
             biased;
-            () = self.store.aborted.cancelled() => Err(interrupted("the sink was aborted")),
+            () = self.store.aborted.cancelled() => Err(fault::aborted()),
             permit = tokio::time::timeout(self.timeout, self.objects.acquire()) => match permit {
                 Ok(Ok(permit)) => Ok(permit),
                 Ok(Err(_)) | Err(_) => {
-                    let fault = interrupted("max_open_objects are under way");
+                    let fault = TargetFault::new(TargetFaultKind::Interrupted, "max_open_objects are under way");
                     Err(TargetFault { reopen: false, ..fault })
                 }
             },

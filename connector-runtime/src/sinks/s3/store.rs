@@ -13,10 +13,11 @@ use reqwest::{Method, Url};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Checksum, Config};
+use super::fault;
 use super::login::Login;
 use super::place::Place;
 use super::transport::{self, Transport};
-use crate::sink::{TargetFault, TargetFaultKind};
+use crate::sink::TargetFault;
 use crate::sinks::offered::SinkContext;
 use crate::sinks::offered::unusable;
 use crate::sinks::shared::http;
@@ -72,7 +73,7 @@ impl Store {
     /// What an error of opendal says of the target. What comes after an abort says nothing.
     pub(super) fn fault_of(&self, error: &(dyn Error + 'static)) -> TargetFault {
         if self.aborted.is_cancelled() {
-            return TargetFault::new(TargetFaultKind::Interrupted, "the sink was aborted");
+            return fault::aborted();
         }
         transport::fault_of(error)
     }

@@ -82,9 +82,7 @@ impl Transport {
     async fn sign(&self, request: &mut Parts) -> Result<(), TargetFault> {
         tokio::select! {
             biased;
-            () = self.aborted.cancelled() => {
-                Err(TargetFault::new(TargetFaultKind::Interrupted, "the sink was aborted"))
-            }
+            () = self.aborted.cancelled() => Err(fault::aborted()),
             signed = tokio::time::timeout(self.timeout, self.login.sign(request)) => signed.unwrap_or_else(|_| {
                 let says = format!("no credentials within {} ms", self.timeout.as_millis());
                 Err(TargetFault::new(TargetFaultKind::Down, says))

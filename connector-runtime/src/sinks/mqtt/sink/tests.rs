@@ -22,7 +22,7 @@ use super::*;
 use crate::pipeline::tests::double::{MemoryQueue, Setup, until};
 use crate::registry::OrderClass;
 use crate::sink::TargetFaultKind;
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record};
 
 const NAME: &str = "bridge";
 
@@ -45,13 +45,6 @@ fn with_topic(number: u64, topic: &str, payload: impl Into<Vec<u8>>) -> Record {
 }
 
 /// What the target fault of an outcome is; panics for any other outcome.
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
-}
-
 /// The class of a record fault, and whether the target was asked.
 fn record_fault(outcome: &Outcome) -> (&str, bool) {
     match outcome {

@@ -22,8 +22,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, RunningTask, Setup, policy};
-use crate::sink::RecordFault;
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record, record_fault};
 
 /// Far beyond anything a test waits for.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -89,22 +88,6 @@ async fn opened(config: Value) -> Box<dyn Sink> {
 
 async fn refused(config: Value) -> TargetFault {
     node().open("rows", "cassandra", config.clone()).await.err().unwrap_or_else(|| panic!("{config}: opened"))
-}
-
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
-}
-
-fn record_fault(outcome: &Outcome) -> &RecordFault {
-    match outcome {
-        Outcome::RecordFault(fault) => fault,
-        Outcome::Delivered | Outcome::TargetFault(_) | Outcome::Unclear(_) => {
-            panic!("{outcome:?} is no record's fault")
-        }
-    }
 }
 
 /// Records with these payloads, by their place.

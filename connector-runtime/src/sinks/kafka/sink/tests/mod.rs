@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pipeline::tests::double::{MemoryQueue, Setup, until};
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record};
 
 const NAME: &str = "bridge";
 /// Far beyond anything a test waits for.
@@ -74,13 +74,6 @@ async fn messages(server: &Kafka, topic: &str) -> Vec<Received> {
 }
 
 /// What the target fault of an outcome is; panics for any other outcome.
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
-}
-
 /// The class of a record fault, and whether the target was asked.
 fn record_fault(outcome: &Outcome) -> (&str, bool) {
     match outcome {

@@ -17,8 +17,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, RunningTask, Setup, policy};
-use crate::sink::RecordFault;
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record, record_fault};
 
 /// Far beyond anything a test waits for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -43,22 +42,6 @@ async fn open(server: &MongoDb, more: &Value) -> Box<dyn Sink> {
 
 async fn refused(config: Value) -> TargetFault {
     node().open("documents", "mongodb", config.clone()).await.err().unwrap_or_else(|| panic!("{config}: opened"))
-}
-
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
-}
-
-fn record_fault(outcome: &Outcome) -> &RecordFault {
-    match outcome {
-        Outcome::RecordFault(fault) => fault,
-        Outcome::Delivered | Outcome::TargetFault(_) | Outcome::Unclear(_) => {
-            panic!("{outcome:?} is no record's fault")
-        }
-    }
 }
 
 fn held() -> Outcome {

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pipeline::tests::double::{MemoryQueue, Setup};
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record};
 
 const NAME: &str = "bridge";
 /// Far beyond anything a test waits for.
@@ -111,13 +111,6 @@ async fn delivers(sink: &dyn Sink, records: &[Record]) {
 }
 
 /// What the target fault of an outcome is; panics for any other outcome.
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
-}
-
 /// The class of a record fault, and whether the target was asked.
 fn record_fault(outcome: &Outcome) -> (&str, bool) {
     match outcome {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::pipeline::tests::double::{MemoryQueue, Setup};
 use crate::sink::TargetFaultKind;
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record};
 
 /// Far beyond anything a test waits for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -95,13 +95,6 @@ async fn connections_become(server: &Rabbitmq, virtual_host: &str, expect: usize
         Ok(())
     });
     become_so.await.expect("connections");
-}
-
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
 }
 
 /// Until every record is delivered.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, RunningTask, Setup};
 use crate::registry::OrderClass;
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record};
 
 /// Far beyond anything a test waits for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -43,13 +43,6 @@ async fn open(server: &Redis, more: &Value) -> Box<dyn Sink> {
 
 async fn refused(server: &Redis, more: &Value) -> TargetFault {
     node().open("lists", "redis", server.config(more)).await.err().expect("does not open")
-}
-
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
 }
 
 fn kind(outcome: &Outcome) -> TargetFaultKind {

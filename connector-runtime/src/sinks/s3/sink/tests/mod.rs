@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::pipeline::tests::double::{self, MemoryQueue, RunningTask, Setup, policy};
 use crate::registry::OrderClass;
-use crate::sinks::opened::{TestNode, deliver, record};
+use crate::sinks::opened::{TestNode, deliver, fault, record};
 
 /// Of most tests.
 const BUCKET: &str = "lake";
@@ -76,13 +76,6 @@ async fn front(server: &S3, more: &str, tls_names: Option<&str>) -> Front {
     );
     let options = FrontOptions { lines, tls_names: tls_names.map(str::to_owned), ..FrontOptions::default() };
     Front::start(options).await.expect("nginx starts")
-}
-
-fn fault(outcome: &Outcome) -> &TargetFault {
-    match outcome {
-        Outcome::TargetFault(fault) => fault,
-        Outcome::Delivered | Outcome::RecordFault(_) | Outcome::Unclear(_) => panic!("{outcome:?} is no target fault"),
-    }
 }
 
 fn kind(outcome: &Outcome) -> TargetFaultKind {
